@@ -1,0 +1,86 @@
+"""What a study wants done. Records are written to the store, in one transaction per tick, before anything is published."""
+
+from enum import StrEnum
+from typing import NamedTuple
+
+from trialfleet_shared.messages import Evaluation, EvaluationResult
+from trialfleet_shared.space import Distribution, Params
+
+
+class TrialState(StrEnum):
+    """Optuna's trial states."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    COMPLETE = "complete"
+    PRUNED = "pruned"
+    FAIL = "fail"
+
+    @property
+    def decided(self) -> bool:
+        """Whether it is final."""
+        return self in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+
+
+class RecordTrial(NamedTuple):
+    """A new trial."""
+
+    number: int
+    params: Params
+    distributions: dict[str, Distribution]
+
+
+class RecordEvaluation(NamedTuple):
+    """A result that counts: the first for its key."""
+
+    result: EvaluationResult
+
+
+class RecordRung(NamedTuple):
+    """The trial has all folds of a rung; `value` is their mean (Optuna's intermediate value at step `rung`)."""
+
+    trial: int
+    rung: int
+    value: float
+
+
+class RecordDecision(NamedTuple):
+    """The trial is decided: COMPLETE, PRUNED or FAIL. `value` is its score on the highest rung it finished."""
+
+    trial: int
+    state: TrialState
+    value: float | None
+    #: Why, for people and for the report: "complete", "halving", "threshold", "racing", "objective", "error: …" …
+    reason: str
+
+
+class RecordTest(NamedTuple):
+    """The best trial's score on the test part."""
+
+    trial: int
+    value: float
+
+
+#: What the store writes.
+Record = RecordTrial | RecordEvaluation | RecordRung | RecordDecision | RecordTest
+
+
+class DrawTrials(NamedTuple):
+    """Ask the sampler for new trials with these numbers."""
+
+    numbers: range
+
+
+class StartEvaluations(NamedTuple):
+    """Have these evaluated: by the result cache if it can, else by the fleet."""
+
+    evaluations: list[Evaluation]
+
+
+class Finish(NamedTuple):
+    """Every trial is decided and nothing is in flight."""
+
+    cause: str
+
+
+Command = Record | DrawTrials | StartEvaluations | Finish

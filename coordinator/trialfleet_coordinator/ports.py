@@ -1,0 +1,128 @@
+"""What the coordinator needs of the world, as protocols; adapters and fakes pass the same contract suites."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+import msgspec
+
+from trialfleet_coordinator.commands import Record, TrialState
+from trialfleet_coordinator.events import Draw
+from trialfleet_shared.ladder import Ladder
+from trialfleet_shared.messages import EvaluationResult
+from trialfleet_shared.space import Distribution, Params
+
+
+class Clock(Protocol):
+    """Time, in seconds."""
+
+    def monotonic(self) -> float:
+        """Seconds since some point in the past; never goes back."""
+        ...
+
+    def time(self) -> float:
+        """Seconds since 1970-01-01 UTC."""
+        ...
+
+
+class StudyDefinition(msgspec.Struct, frozen=True):
+    """What makes a study the same study when it is run again."""
+
+    name: str
+    direction: str
+    space: dict[str, Any]
+    objective: str
+    objective_digest: str
+    data_digest: str
+    ladder: Ladder
+    seed: int
+
+    def changes(self, other: "StudyDefinition") -> list[str]:
+        """What differs in `other`, in words; the name apart."""
+        changed = []
+        for field, words in (
+            ("direction", "direction"),
+            ("space", "search space"),
+            ("objective", "objective"),
+            ("objective_digest", "objective's code"),
+            ("data_digest", "data or resampling"),
+            ("ladder", "ladder"),
+            ("seed", "seed"),
+        ):
+            if getattr(self, field) != getattr(other, field):
+                changed.append(words)
+        return changed
+
+
+class TrialRecord(msgspec.Struct):
+    """One trial as the store has it."""
+
+    number: int
+    params: Params
+    distributions: dict[str, Distribution]
+    state: TrialState
+    value: float | None
+    reason: str
+    #: Results that counted, in the order they were recorded.
+    results: list[EvaluationResult]
+
+
+class StudyRecord(msgspec.Struct):
+    """One study as the store has it: enough to go on where it was."""
+
+    definition: StudyDefinition
+    trials: list[TrialRecord]
+    #: Seconds that the study ran in earlier sessions.
+    elapsed: float
+    #: The best trial's score on the test part, as (trial, value).
+    test: tuple[int, float] | None
+
+
+class StudyStore(Protocol):
+    """Owns the study. One coordinator at a time holds a study open for writing."""
+
+    def load(self, name: str) -> StudyRecord | None:
+        """The study called `name`, None when there is none. Reading needs no lock."""
+        ...
+
+    def names(self) -> list[str]:
+        """The names of all studies."""
+        ...
+
+    def open(self, definition: StudyDefinition) -> StudyRecord:
+        """Lock the study for this coordinator; create it if it is new; return what is recorded.
+
+        Raises:
+            StudyLockedError: another coordinator has it open.
+            StudyChangedError: it exists with another definition; the message says what changed.
+        """
+        ...
+
+    def commit(self, records: Sequence[Record], *, elapsed: float) -> None:
+        """Write all records, or none, in one durable transaction. Raises StoreError (a full disk, say)."""
+        ...
+
+    def close(self) -> None:
+        """Release the lock. May be called twice."""
+        ...
+
+
+class Observation(NamedTuple):
+    """What a sampler learns: a trial's score on one rung (None: it failed there)."""
+
+    trial: int
+    params: Params
+    distributions: dict[str, Distribution]
+    rung: int
+    value: float | None
+
+
+class Sampler(Protocol):
+    """Draws params. What it drew counts as pending until the trial is observed for the first time."""
+
+    def ask(self, numbers: range) -> list[Draw]:
+        """One draw for each trial number; fewer when every point of the space was drawn already."""
+        ...
+
+    def tell(self, observations: Sequence[Observation]) -> None:
+        """Learn; a trial is observed once per rung it finished."""
+        ...

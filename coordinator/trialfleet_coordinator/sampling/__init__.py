@@ -1,0 +1,1 @@
+"""Samplers: how new points of the search space are drawn."""

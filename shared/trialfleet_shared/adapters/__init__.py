@@ -1,0 +1,1 @@
+"""Adapters that coordinator and workers both need."""

@@ -1,0 +1,66 @@
+"""Every error trialfleet raises on purpose.
+
+One root, `TrialfleetError`; a class's docstring is its message when it is raised without one. `exit_status` is what the
+command line returns for it: 1 failure, 2 usage or configuration, 3 broker, 4 store.
+"""
+
+import inspect
+
+
+class TrialfleetError(Exception):
+    """trialfleet failed."""
+
+    exit_status = 1
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or inspect.cleandoc(type(self).__doc__ or type(self).__name__))
+
+
+class ConfigurationError(TrialfleetError, ValueError):
+    """A setting, study file or argument is not usable."""
+
+    exit_status = 2
+
+
+class ObjectiveError(ConfigurationError):
+    """The objective can not be loaded or called."""
+
+
+class DataError(ConfigurationError):
+    """The data set can not be read, or is not what the study says of it."""
+
+
+class StudyChangedError(ConfigurationError):
+    """A study of this name exists with another space, objective or data."""
+
+
+class DecodeError(TrialfleetError):
+    """A message is not one of ours; `payload` keeps it as it came."""
+
+    def __init__(self, message: str | None = None, *, payload: bytes = b"") -> None:
+        super().__init__(message)
+        self.payload = payload
+
+
+class StudyFailedError(TrialfleetError):
+    """The study could not go on: too many of its trials failed."""
+
+
+class FleetError(TrialfleetError):
+    """The evaluator processes could not be started or kept running."""
+
+
+class BrokerError(TrialfleetError):
+    """The broker can not be reached or refused the connection."""
+
+    exit_status = 3
+
+
+class StoreError(TrialfleetError):
+    """The study store can not be read or written."""
+
+    exit_status = 4
+
+
+class StudyLockedError(StoreError):
+    """Another coordinator is running this study."""

@@ -1,0 +1,60 @@
+"""The fleet port: whatever evaluates. `LocalFleet` and `RabbitFleet` implement it; the coordinator's driver uses it."""
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from trialfleet_shared.messages import Evaluation, EvaluationKey, EvaluationResult, StudySpec
+
+
+class FleetReport(NamedTuple):
+    """What the fleet measured of itself since the study started on it."""
+
+    slots: int
+    #: Workers alive; 1 for an embedded fleet.
+    workers: int
+    #: Seconds that slots spent evaluating.
+    busy_slot_seconds: float
+    #: Seconds that slots were there.
+    available_slot_seconds: float
+    #: Proportional set size of the fleet's processes at its peak, in bytes.
+    pss_bytes: int
+
+
+class LostEvaluation(NamedTuple):
+    """An evaluation that the fleet gives up on: whoever held it is gone."""
+
+    key: EvaluationKey
+    attempt: int
+    reason: str
+
+
+class Fleet(Protocol):
+    """Whatever evaluates. One fleet object serves one study; methods are called from one thread."""
+
+    def start(self, spec: StudySpec) -> None:
+        """Get ready. Raises TrialfleetError when that can not be done."""
+        ...
+
+    def slots(self) -> int:
+        """Slots at this moment; 0 while no worker is there."""
+        ...
+
+    def submit(self, evaluations: Sequence[Evaluation]) -> None:
+        """Have them evaluated, in this order as far as the fleet has an order. Does not wait for their end."""
+        ...
+
+    def poll(self, timeout: float) -> tuple[list[EvaluationResult], list[LostEvaluation]]:
+        """What came in, waiting up to `timeout` seconds for the first; at-least-once, in any order."""
+        ...
+
+    def acknowledge(self) -> None:
+        """All results that `poll` returned so far are safely recorded: never deliver them again."""
+        ...
+
+    def report(self) -> FleetReport:
+        """What the fleet measured of itself."""
+        ...
+
+    def close(self) -> None:
+        """Give up what is in flight and release everything. May be called twice."""
+        ...

@@ -1,0 +1,84 @@
+"""The ladder: which share of the rows and how many folds a trial sees on each rung.
+
+Rungs are nested by construction: the rows of a lower fraction are the first rows of a higher one, and a rung's folds are
+the first folds of the resampling. So a result at (fraction, fold) counts on every rung that has both.
+"""
+
+import itertools
+
+import msgspec
+
+from trialfleet_shared.errors import ConfigurationError
+
+#: Below this many training rows a score says nothing: the lowest rung never has fewer.
+FEWEST_ROWS = 100
+#: A rung below another must save at least this factor of the rows to be worth its own decision.
+SMALLEST_STEP = 1.5
+
+
+class Rung(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One position on the ladder."""
+
+    #: Share of the training rows, 0 < fraction <= 1.
+    fraction: float
+    #: Number of folds, from fold 0.
+    folds: int
+
+    def __post_init__(self) -> None:
+        """Raise ValueError outside the ranges."""
+        if not 0 < self.fraction <= 1:
+            raise ValueError(f"fraction = {self.fraction} must be above 0 and at most 1")
+        if self.folds < 1:
+            raise ValueError(f"folds = {self.folds} must be at least 1")
+
+
+class Ladder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The rungs in climbing order; a trial that has all of the last one's folds is COMPLETE."""
+
+    rungs: tuple[Rung, ...]
+
+    def __post_init__(self) -> None:
+        """Raise ValueError unless each rung has more rows or more folds than the one below and no fewer of either."""
+        if not self.rungs:
+            raise ValueError("a ladder needs at least one rung")
+        for lower, upper in itertools.pairwise(self.rungs):
+            if upper.fraction < lower.fraction or upper.folds < lower.folds or upper == lower:
+                raise ValueError(f"rung {upper} must have more rows or folds than {lower}, and no fewer of either")
+
+    @property
+    def last(self) -> int:
+        """Index of the last rung."""
+        return len(self.rungs) - 1
+
+    def new_folds(self, rung: int) -> range:
+        """The folds that a trial arriving on `rung` has not been evaluated on at that fraction yet."""
+        known = 0
+        if rung > 0 and self.rungs[rung - 1].fraction == self.rungs[rung].fraction:
+            known = self.rungs[rung - 1].folds
+        return range(known, self.rungs[rung].folds)
+
+
+def build_ladder(
+    *, rows: int, folds: int, fraction: float, lowest: float, rung_rows: int, reduction_factor: float
+) -> Ladder:
+    """The ladder from `fraction` of the rows on one fold up to all rows on all folds.
+
+    Args:
+        rows: training rows of fold 0.
+        folds: folds of the resampling.
+        fraction: share of the rows on rung 0.
+        lowest: rung 0 may start as low as this where it keeps `rung_rows` rows.
+        rung_rows: rows that make a rung below `fraction` worth having.
+        reduction_factor: eta, the ratio between the fractions of neighbouring rungs.
+    """
+    if rows < 1:
+        raise ConfigurationError(f"a ladder needs training rows, got {rows}")
+    start = max(min(fraction, max(lowest, rung_rows / rows)), min(1.0, FEWEST_ROWS / rows))
+    rungs = []
+    while start * SMALLEST_STEP <= 1.0:
+        rungs.append(Rung(round(start, 6), 1))
+        start *= reduction_factor
+    rungs.append(Rung(1.0, 1))
+    if folds > 1:
+        rungs.append(Rung(1.0, folds))
+    return Ladder(tuple(rungs))

@@ -1,0 +1,205 @@
+"""What travels between coordinator and workers, as frozen values.
+
+The wire form is JSON (`codec.py`). `SCHEMA_VERSION` goes up when an older reader could misunderstand a newer writer.
+"""
+
+from enum import StrEnum
+from typing import Annotated, Literal, NamedTuple
+
+import msgspec
+from msgspec import Meta
+
+from trialfleet_shared.space import Params
+
+SCHEMA_VERSION = 1
+
+#: The fold of the test part: trained on every row the search saw, scored on the rows it never saw.
+TEST_FOLD = -1
+#: Longest text that a message carries from an objective's exception, in characters.
+ERROR_CHARACTERS = 4000
+
+Name = Annotated[str, Meta(min_length=1, max_length=200)]
+Digest = Annotated[str, Meta(max_length=64, pattern="^[0-9a-f]*$")]
+Count = Annotated[int, Meta(ge=0, le=2**53)]
+Seconds = Annotated[float, Meta(ge=0)]
+
+
+class Resampling(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How the rows become train/validation splits. Defaults: one random holdout of a fifth.
+
+    `kind`: `holdout` (one split), `kfold`, `stratified` (folds keep the classes' shares), `grouped` (a group is never on
+    both sides), `forward` (forward chaining: validation lies after training in time).
+    """
+
+    kind: Literal["holdout", "kfold", "stratified", "grouped", "forward"] = "holdout"
+    folds: Annotated[int, Meta(ge=1, le=100)] = 1
+    #: Share of the rows that a holdout validates on.
+    valid_fraction: Annotated[float, Meta(gt=0, lt=1)] = 0.2
+    #: Share of the rows set apart before anything else, scored once with the best params at the study's end.
+    test_fraction: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+
+    def __post_init__(self) -> None:
+        """Raise ValueError when kind and folds do not go together."""
+        if self.kind == "holdout" and self.folds != 1:
+            raise ValueError(f"folds = {self.folds} does not go with kind = 'holdout'; allowed is 1")
+        if self.kind in ("kfold", "stratified", "grouped") and self.folds < 2:
+            raise ValueError(f"folds = {self.folds} does not go with kind = '{self.kind}'; at least 2 are needed")
+
+
+class DataSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A data set and how it is laid out in the cache."""
+
+    #: Path or fsspec URI of a parquet, CSV, feather or npz file; or "file.py:function" / "package.module:function",
+    #: called without arguments for a frame, an (X, y) pair, or a mapping of arrays.
+    source: Annotated[str, Meta(min_length=1, max_length=4096)]
+    #: Target column; None when the source is (X, y).
+    target: str | None = None
+    #: Order in which rows enter a subsample. None: stratified for a target of classes, else random.
+    order: Literal["random", "stratified", "temporal", "grouped"] | None = None
+    #: Column that orders the rows in time; None with order "temporal": the rows stand in time order.
+    time_column: str | None = None
+    #: Column of the group, for grouped order and resampling.
+    group_column: str | None = None
+    resampling: Resampling = Resampling()
+    #: Seed of the rows' order and of the folds.
+    seed: Count = 0
+
+
+class StudySpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is the same for every evaluation of a study: all that a worker needs beside the evaluation itself."""
+
+    study: Name
+    #: "package.module:function" or "file.py:function"; "memory:<name>" for a function handed to an embedded fleet.
+    objective: Annotated[str, Meta(min_length=1, max_length=4096)]
+    #: Digest of the objective's name and code; a worker whose code differs refuses the evaluation.
+    objective_digest: Digest
+    data: DataSpec | None = None
+    #: Content digest of the laid-out data set (`DataInfo.digest`); empty without data.
+    data_digest: Digest = ""
+    #: Seed handed to the objective as `data.seed`.
+    seed: Count = 0
+    #: Wall seconds after which an evaluation is ended; None: no deadline.
+    deadline_seconds: Seconds | None = None
+    #: Bytes of private memory an evaluation may use; None: the machine's memory over its slots.
+    memory_limit_bytes: Count | None = None
+    #: Whether slots read the data from the shared map (see `EfficiencyConfig.enable_memory_optimization`).
+    share_memory: bool = True
+    #: Evaluations between two garbage collections of a slot.
+    collect_interval: Annotated[int, Meta(ge=1)] = 50
+    #: Whether a worker may answer from its result cache.
+    use_cache: bool = True
+
+
+class EvaluationKey(NamedTuple):
+    """What identifies an evaluation within its study; a result is counted once per key."""
+
+    trial: int
+    rung: int
+    fold: int
+
+
+class Evaluation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The unit of work: one trial at one rung and fold; the objective is called once."""
+
+    trial: Count
+    rung: Count
+    #: Index of the fold, or `TEST_FOLD`.
+    fold: Annotated[int, Meta(ge=-1)]
+    #: Share of the training rows, 0 < f <= 1.
+    fraction: Annotated[float, Meta(gt=0, le=1)]
+    params: Params
+    #: 0 for the first time it is published, one more each time it is published again.
+    attempt: Count = 0
+
+    @property
+    def key(self) -> EvaluationKey:
+        """What identifies it within its study."""
+        return EvaluationKey(self.trial, self.rung, self.fold)
+
+
+class Outcome(StrEnum):
+    """How an evaluation ended."""
+
+    #: The objective returned a number.
+    OK = "ok"
+    #: The objective pruned the trial itself (raised `optuna.TrialPruned` or `trialfleet.TrialPruned`).
+    PRUNED = "pruned"
+    #: The objective raised, or returned something else than a finite number.
+    ERROR = "error"
+    #: It ran into its deadline and was ended.
+    TIMEOUT = "timeout"
+    #: It ran into its memory limit.
+    MEMORY = "memory"
+    #: Its process died: a signal, `os._exit`.
+    CRASH = "crash"
+    #: The worker refused it: objective not allowed, code or data differ.
+    REFUSED = "refused"
+
+
+class EvaluationResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What became of one evaluation."""
+
+    trial: Count
+    rung: Count
+    fold: Annotated[int, Meta(ge=-1)]
+    attempt: Count
+    outcome: Outcome
+    #: The objective's value; None unless the outcome is OK.
+    value: float | None = None
+    #: Further metrics the objective returned beside `value`.
+    metrics: dict[str, float] = {}
+    #: What went wrong, for people; None when the outcome is OK.
+    error: Annotated[str, Meta(max_length=ERROR_CHARACTERS)] | None = None
+    #: Seconds from the call of the objective to its end, measured where it ran; for a cached answer, of the run that
+    #: filled the cache.
+    wall_seconds: Seconds = 0.0
+    #: CPU seconds of the same.
+    cpu_seconds: Seconds = 0.0
+    #: Whether the answer came from a result cache.
+    cached: bool = False
+    #: Who evaluated it; empty when the coordinator's cache answered.
+    worker: Annotated[str, Meta(max_length=200)] = ""
+
+    @property
+    def key(self) -> EvaluationKey:
+        """What identifies the evaluation within its study."""
+        return EvaluationKey(self.trial, self.rung, self.fold)
+
+
+class EvaluationBatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="evaluations"):
+    """Evaluations of one study that travel in one message."""
+
+    spec: StudySpec
+    evaluations: tuple[Evaluation, ...]
+    version: int = SCHEMA_VERSION
+
+
+class ResultBatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="results"):
+    """Results of one study that travel in one message."""
+
+    study: Name
+    results: tuple[EvaluationResult, ...]
+    version: int = SCHEMA_VERSION
+
+
+class Heartbeat(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="heartbeat"):
+    """A worker says that it lives, what it can do, and what it holds."""
+
+    worker: Name
+    slots: Count
+    busy: Count
+    #: Seconds after which the next one is due.
+    interval_seconds: Seconds
+    #: Study and key (trial, rung, fold) of every evaluation it has taken and not answered.
+    held: tuple[tuple[Name, int, int, int], ...] = ()
+    #: Whether it takes no new work because it is about to leave; the last heartbeat has slots = 0.
+    draining: bool = False
+    #: Busy and available slot-seconds since the worker started.
+    busy_slot_seconds: Seconds = 0.0
+    available_slot_seconds: Seconds = 0.0
+    #: Proportional set size of the worker and its slots, in bytes.
+    pss_bytes: Count = 0
+    version: int = SCHEMA_VERSION
+
+
+Message = EvaluationBatch | ResultBatch | Heartbeat

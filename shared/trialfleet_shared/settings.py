@@ -1,0 +1,236 @@
+"""`EfficiencyConfig`, the guide's settings, and the presets `fast`, `balanced` and `thorough`.
+
+Each `enable_*` switch turns exactly one mechanism off. Layers (defaults < mode < study file < environment < flags) are
+merged as mappings by `layered` and validated once, so that an error can name the key and where its value came from.
+"""
+
+import difflib
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, Self
+
+import msgspec
+
+from trialfleet_shared.errors import ConfigurationError
+from trialfleet_shared.ladder import Ladder, Rung, build_ladder
+
+#: Preset of settings.
+Mode = Literal["fast", "balanced", "thorough"]
+MODES: tuple[Mode, ...] = ("fast", "balanced", "thorough")
+
+
+class EfficiencyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How trialfleet saves work. Without arguments: the guide's defaults; see also `fast`, `balanced`, `thorough`.
+
+    Raises:
+        ConfigurationError: a value is outside its range; the message names the field, the value and what is allowed.
+    """
+
+    #: Evaluate on a share of the rows first; off: every evaluation sees all rows.
+    enable_data_subsampling: bool = True
+    #: Share of the training rows on rung 0, 0 < f <= 1.
+    subsample_fraction: float = 0.3
+    #: Promising trials climb the ladder to all rows (asynchronous successive halving). Off: every trial is evaluated
+    #: at `subsample_fraction` on all folds, and none sees more.
+    adaptive_subsampling: bool = True
+
+    #: Answer repeated evaluations from the persistent result cache.
+    enable_caching: bool = True
+    #: Entries the result cache keeps; the ones used longest ago go first.
+    cache_size: int = 1000
+    #: Hours after which an entry is no longer used.
+    cache_ttl_hours: float = 24.0
+
+    #: Use several slots; off: one.
+    enable_parallel_processing: bool = True
+    #: Slots, at most the machine's cores; None: as many as cores. Embedded only: fleet workers choose for themselves.
+    max_workers: int | None = None
+    #: Slots are processes (hard timeout, memory limit, crash isolation); off: threads of this process.
+    use_process_pool: bool = True
+
+    #: Prune by the threshold rule.
+    enable_aggressive_pruning: bool = True
+    #: The rule prunes a trial whose score on a rung is worse than the rung's best by more than the factor
+    #: 1 / pruning_threshold, 0 < t < 1: for `maximize` and a positive best, below t x best. See `promotion.py`.
+    pruning_threshold: float = 0.1
+    #: Scores a rung needs before the rule prunes there.
+    min_trials_before_pruning: int = 10
+
+    #: Sample with the tree-structured Parzen estimator; off: uniformly.
+    enable_smart_sampling: bool = True
+    #: Trials sampled uniformly before the model is trusted.
+    warm_start_trials: int = 20
+    #: A free slot goes to a promotion before it goes to a new trial; off: to promotions only when no trial is left
+    #: to start.
+    adaptive_trial_allocation: bool = True
+
+    #: Slots read the data from one shared memory map and collect garbage; off: each slot loads its own copy.
+    enable_memory_optimization: bool = True
+    #: Evaluations that travel in one message, at most.
+    batch_size: int = 100
+    #: A slot collects garbage and returns freed memory to the system after this many evaluations.
+    clear_cache_interval: int = 50
+
+    # Fields of trialfleet beyond the guide's.
+    #: The ladder itself, when it is not to be built from `subsample_fraction`; the last rung is (1.0, all folds).
+    ladder: tuple[Rung, ...] | None = None
+    #: eta of successive halving: of each rung, the best 1/eta climb; also the ratio between the rungs' fractions.
+    reduction_factor: float = 3.0
+    #: Rung 0 may start below `subsample_fraction`, down to this, where it keeps `rung_rows` rows; None: it may not.
+    lowest_fraction: float | None = None
+    #: Rows that a rung below `subsample_fraction` needs.
+    rung_rows: int = 1000
+    #: On the last rung, stop a trial that can no longer beat the incumbent on the same folds.
+    fold_racing: bool = True
+
+    def __post_init__(self) -> None:
+        """Check every range; see the class docstring."""
+        _require(0 < self.subsample_fraction <= 1, "subsample_fraction", self.subsample_fraction, "0 < f <= 1")
+        _require(self.cache_size >= 1, "cache_size", self.cache_size, "at least 1")
+        _require(self.cache_ttl_hours > 0, "cache_ttl_hours", self.cache_ttl_hours, "more than 0")
+        _require(self.max_workers is None or self.max_workers >= 1, "max_workers", self.max_workers, "at least 1")
+        _require(0 < self.pruning_threshold < 1, "pruning_threshold", self.pruning_threshold, "0 < t < 1")
+        _require(
+            self.min_trials_before_pruning >= 1,
+            "min_trials_before_pruning",
+            self.min_trials_before_pruning,
+            "at least 1",
+        )
+        _require(self.warm_start_trials >= 0, "warm_start_trials", self.warm_start_trials, "at least 0")
+        _require(1 <= self.batch_size <= 10_000, "batch_size", self.batch_size, "1 to 10000")
+        _require(self.clear_cache_interval >= 1, "clear_cache_interval", self.clear_cache_interval, "at least 1")
+        _require(1 < self.reduction_factor <= 100, "reduction_factor", self.reduction_factor, "1 < eta <= 100")
+        lowest = self.lowest_fraction
+        _require(lowest is None or 0 < lowest <= 1, "lowest_fraction", lowest, "0 < f <= 1")
+        _require(self.rung_rows >= 1, "rung_rows", self.rung_rows, "at least 1")
+        if self.ladder is not None:
+            try:
+                Ladder(self.ladder)
+            except ValueError as error:
+                raise ConfigurationError(f"ladder: {error}") from error
+
+    @classmethod
+    def fast(cls) -> Self:
+        """Least time: a small rung 0, a wide threshold."""
+        return cls(**PRESETS["fast"])
+
+    @classmethod
+    def balanced(cls) -> Self:
+        """Less time at no loss of quality."""
+        return cls(**PRESETS["balanced"])
+
+    @classmethod
+    def thorough(cls) -> Self:
+        """The baseline's own answer for less: all rows always, only racing and caching save work."""
+        return cls(**PRESETS["thorough"])
+
+    @classmethod
+    def preset(cls, mode: Mode) -> Self:
+        """The preset called `mode`."""
+        return cls(**PRESETS[mode])
+
+    def slots(self, cores: int) -> int:
+        """How many slots to run on a machine with `cores` cores."""
+        if not self.enable_parallel_processing:
+            return 1
+        return min(self.max_workers or cores, cores)
+
+    def ladder_for(self, *, rows: int | None, folds: int, has_fidelity: bool) -> Ladder:
+        """The ladder of a study.
+
+        Args:
+            rows: training rows of fold 0; None when the study has no data set.
+            folds: folds of the resampling; 1 without data.
+            has_fidelity: whether the objective can use a fraction (it takes `data` or `budget`).
+        """
+        if not has_fidelity or not self.enable_data_subsampling:
+            return Ladder((Rung(1.0, folds),))
+        if not self.adaptive_subsampling:
+            return Ladder((Rung(self.subsample_fraction, folds),))
+        if self.ladder is not None:
+            if self.ladder[-1] != Rung(1.0, folds):
+                raise ConfigurationError(
+                    f"ladder: the last rung is {_show(self.ladder[-1])}; it must be all rows on all folds, "
+                    f"{_show(Rung(1.0, folds))}"
+                )
+            return Ladder(self.ladder)
+        return build_ladder(
+            rows=rows if rows is not None else 10**9,
+            folds=folds,
+            fraction=self.subsample_fraction,
+            lowest=self.lowest_fraction or self.subsample_fraction,
+            rung_rows=self.rung_rows,
+            reduction_factor=self.reduction_factor,
+        )
+
+
+#: What each mode sets beyond the defaults.
+PRESETS: Mapping[str, dict[str, Any]] = {
+    "fast": {
+        "subsample_fraction": 0.2,
+        "lowest_fraction": 0.1,
+        "cache_size": 500,
+        "max_workers": 16,
+        "pruning_threshold": 0.05,
+        "batch_size": 200,
+    },
+    "balanced": {
+        "subsample_fraction": 0.5,
+        "lowest_fraction": 0.1,
+        "cache_size": 1000,
+        "max_workers": 8,
+        "pruning_threshold": 0.1,
+        "batch_size": 100,
+    },
+    "thorough": {
+        "enable_data_subsampling": False,
+        "subsample_fraction": 1.0,
+        "adaptive_subsampling": False,
+        "cache_size": 2000,
+        "max_workers": 4,
+        "enable_aggressive_pruning": False,
+        "batch_size": 50,
+    },
+}
+
+
+def layered(*layers: tuple[str, Mapping[str, Any]]) -> EfficiencyConfig:
+    """The settings that the layers give, later ones winning; each layer is (where it comes from, its values).
+
+    Raises:
+        ConfigurationError: an unknown key (with the nearest known one), a wrong type, or a value out of range.
+    """
+    known = EfficiencyConfig.__struct_fields__
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for origin, layer in layers:
+        for key, value in layer.items():
+            if key not in known:
+                raise ConfigurationError(f"{origin}: unknown key {key!r}{nearest(key, known)}")
+            values[key] = value
+            origins[key] = origin
+    try:
+        return msgspec.convert(values, EfficiencyConfig)
+    except msgspec.ValidationError as error:
+        message = str(error)
+        for key in sorted(values, key=len, reverse=True):
+            if f"$.{key}" in message or message.startswith(f"{key} ") or message.startswith(f"{key}:"):
+                shown = message.split(" - at ", maxsplit=1)[0]
+                raise ConfigurationError(f"{origins[key]}: {key} = {values[key]!r}: {shown}") from error
+        raise ConfigurationError(message) from error
+
+
+def nearest(key: str, known: Iterable[str]) -> str:
+    """A hint naming the known key closest to `key`, or all of them when none is close."""
+    names = list(known)
+    close = difflib.get_close_matches(key, names, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; allowed are {', '.join(sorted(names))}"
+
+
+def _require(condition: bool, name: str, value: object, allowed: str) -> None:
+    if not condition or (isinstance(value, float) and not math.isfinite(value)):
+        raise ConfigurationError(f"{name} = {value!r}; allowed is {allowed}")
+
+
+def _show(rung: Rung) -> str:
+    return f"({rung.fraction:g}, {rung.folds})"

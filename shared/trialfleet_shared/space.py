@@ -1,0 +1,277 @@
+"""The search space as data: distributions, the conditions under which they are active, and how one is drawn.
+
+A space never draws random numbers. `Space.draw(suggest)` walks the parameters in order and asks `suggest(name,
+distribution)` for each active one, so that a static mapping and a define-by-run function serve every sampler alike.
+Distributions are written as in the guide: `{"type": "float", "min": 0, "max": 1, "step": 0.01, "log": false}`.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import msgspec
+
+from trialfleet_shared.errors import ConfigurationError
+
+#: A parameter's value, as it travels in JSON.
+Scalar = None | bool | int | float | str
+#: One trial's parameter values by name, inactive parameters left out.
+Params = dict[str, Scalar]
+
+
+class Float(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="float", tag_field="type"):
+    """A real number in [min, max], on a grid from `min` when `step` is given, uniform in its logarithm when `log`.
+
+    As in Optuna, a `step` that does not divide the range ends the grid at its last point below `max`.
+    """
+
+    min: float
+    max: float
+    step: float | None = None
+    log: bool = False
+    when: dict[str, list[Scalar]] = {}
+
+    def __post_init__(self) -> None:
+        """Raise ValueError when no value lies in the range."""
+        if not (math.isfinite(self.min) and math.isfinite(self.max)):
+            raise ValueError(f"min = {self.min} and max = {self.max} must be finite")
+        _check_range(self.min, self.max, self.step, log=self.log)
+
+    @property
+    def high(self) -> float:
+        """The largest value that can be drawn: `max`, or the last grid point not above it."""
+        if self.step is None:
+            return self.max
+        return self.at(self.cardinality() - 1)  # type: ignore[operator]  # a grid is finite
+
+    def cardinality(self) -> int | None:
+        """How many values there are; None for a continuum."""
+        if self.step is None:
+            return 1 if self.min == self.max else None
+        return math.floor((self.max - self.min) / self.step + 1e-8) + 1
+
+    def at(self, index: int) -> float:
+        """Grid point `index`, rounded so that equal points are equal floats (0.58, not 0.5800000000000001)."""
+        assert self.step is not None
+        return float(f"{self.min + index * self.step:.12g}")
+
+    def contains(self, value: Scalar) -> bool:
+        """Whether `value` can be drawn."""
+        if isinstance(value, bool) or not isinstance(value, int | float) or not self.min <= value <= self.max:
+            return False
+        if self.step is None:
+            return True
+        index = (value - self.min) / self.step
+        return abs(index - round(index)) < 1e-6
+
+
+class Int(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="int", tag_field="type"):
+    """A whole number in [min, max], every `step`-th of them, uniform in its logarithm when `log`."""
+
+    min: int
+    max: int
+    step: int = 1
+    log: bool = False
+    when: dict[str, list[Scalar]] = {}
+
+    def __post_init__(self) -> None:
+        """Raise ValueError when no value lies in the range."""
+        _check_range(self.min, self.max, self.step, log=self.log and self.step != 1)
+        if self.log and self.min < 1:
+            raise ValueError(f"log needs min >= 1, got min = {self.min}")
+
+    @property
+    def high(self) -> int:
+        """The largest value that can be drawn."""
+        return self.min + (self.max - self.min) // self.step * self.step
+
+    def cardinality(self) -> int:
+        """How many values there are."""
+        return (self.max - self.min) // self.step + 1
+
+    def contains(self, value: Scalar) -> bool:
+        """Whether `value` can be drawn."""
+        if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
+            return False
+        return self.min <= value <= self.max and (int(value) - self.min) % self.step == 0
+
+
+class Categorical(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="categorical", tag_field="type"):
+    """One of `choices`, which have no order."""
+
+    choices: list[Scalar]
+    when: dict[str, list[Scalar]] = {}
+
+    def __post_init__(self) -> None:
+        """Raise ValueError when there is nothing to choose, or a choice stands twice."""
+        if not self.choices:
+            raise ValueError("choices must not be empty")
+        for index, choice in enumerate(self.choices):
+            if isinstance(choice, float) and not math.isfinite(choice):
+                raise ValueError(f"choices must be finite, got {choice!r}")
+            if any(same_scalar(choice, other) for other in self.choices[:index]):
+                raise ValueError(f"choices must be different, {choice!r} stands twice")
+
+    def cardinality(self) -> int:
+        """How many values there are."""
+        return len(self.choices)
+
+    def contains(self, value: Scalar) -> bool:
+        """Whether `value` is one of the choices, of the same type (True is not 1)."""
+        return any(same_scalar(value, choice) for choice in self.choices)
+
+    def index(self, value: Scalar) -> int:
+        """The position of `value` among the choices. Raises ValueError when it is none of them."""
+        for index, choice in enumerate(self.choices):
+            if same_scalar(value, choice):
+                return index
+        raise ValueError(f"{value!r} is not one of {self.choices!r}")
+
+
+Distribution = Float | Int | Categorical
+#: What a sampler offers a space: the value of one parameter of the trial being drawn.
+Suggest = Callable[[str, Distribution], Scalar]
+
+
+class Space(Protocol):
+    """Anything that can be drawn from: `SearchSpace` (data) or `FunctionSpace` (define-by-run)."""
+
+    def draw(self, suggest: Suggest) -> Params:
+        """Ask `suggest` for each active parameter, in order, and return their values."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """What identifies the space, as JSON types; equal descriptions mean the same space."""
+        ...
+
+    def cardinality(self) -> int | None:
+        """An upper bound on the number of different draws; None when not known or infinite."""
+        ...
+
+
+class SearchSpace:
+    """A fixed set of parameters; one with `when` is active only while its parents have the listed values."""
+
+    def __init__(self, parameters: Mapping[str, Distribution]) -> None:
+        if not parameters:
+            raise ConfigurationError("the search space is empty; give at least one parameter")
+        self.parameters = dict(parameters)
+        seen: dict[str, Distribution] = {}
+        for name, distribution in self.parameters.items():
+            for parent, values in distribution.when.items():
+                if parent not in seen:
+                    raise ConfigurationError(
+                        f"space.{name}.when names {parent!r}; allowed are the parameters above it: "
+                        f"{', '.join(map(repr, seen)) or 'none'}"
+                    )
+                for value in values:
+                    if not seen[parent].contains(value):
+                        raise ConfigurationError(
+                            f"space.{name}.when.{parent} lists {value!r}, which {parent!r} never has"
+                        )
+            seen[name] = distribution
+
+    def draw(self, suggest: Suggest) -> Params:
+        """Ask `suggest` for each active parameter, in order, and return their values."""
+        params: Params = {}
+        for name, distribution in self.parameters.items():
+            if self._active(distribution, params):
+                params[name] = suggest(name, distribution)
+        return params
+
+    @staticmethod
+    def _active(distribution: Distribution, params: Params) -> bool:
+        return all(
+            parent in params and any(same_scalar(params[parent], value) for value in values)
+            for parent, values in distribution.when.items()
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """The parameters as the guide's mapping."""
+        described: dict[str, Any] = msgspec.to_builtins(self.parameters)
+        return described
+
+    def cardinality(self) -> int | None:
+        """The number of different draws; exact without conditions, an upper bound with them."""
+        total = 1
+        for distribution in self.parameters.values():
+            size = distribution.cardinality()
+            if size is None:
+                return None
+            total *= size
+        return total
+
+
+class SpaceTrial:
+    """The trial that a define-by-run space function is called with: Optuna's `suggest_*` methods."""
+
+    def __init__(self, suggest: Suggest) -> None:
+        self._suggest = suggest
+        self.params: Params = {}
+
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> float:
+        """A real number in [low, high]; see `Float`."""
+        return self._value(name, Float(float(low), float(high), step, log))  # type: ignore[return-value]
+
+    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
+        """A whole number in [low, high]; see `Int`."""
+        return self._value(name, Int(low, high, step, log))  # type: ignore[return-value]
+
+    def suggest_categorical(self, name: str, choices: Any) -> Scalar:
+        """One of `choices`."""
+        return self._value(name, Categorical(list(choices)))
+
+    def _value(self, name: str, distribution: Distribution) -> Scalar:
+        if name not in self.params:
+            self.params[name] = self._suggest(name, distribution)
+        return self.params[name]
+
+
+class FunctionSpace:
+    """A space written as `space(trial)` with `trial.suggest_*`; branches make parameters conditional.
+
+    Args:
+        function: called once per draw in the coordinator; it must depend on the suggested values only.
+        digest: identifies the function's code, so that a changed space is noticed when a study is resumed.
+    """
+
+    def __init__(self, function: Callable[[SpaceTrial], object], *, digest: str) -> None:
+        self._function = function
+        self._digest = digest
+
+    def draw(self, suggest: Suggest) -> Params:
+        """Run the function on a trial whose suggestions come from `suggest`."""
+        trial = SpaceTrial(suggest)
+        self._function(trial)
+        if not trial.params:
+            raise ConfigurationError("the space function suggested no parameter")
+        return trial.params
+
+    def describe(self) -> dict[str, Any]:
+        """The digest of the function's code."""
+        return {"function": self._digest}
+
+    def cardinality(self) -> int | None:
+        """Not known without running every branch."""
+        return None
+
+
+def same_scalar(left: Scalar, right: Scalar) -> bool:
+    """Equality that keeps True apart from 1 and lets 1 equal 1.0, as JSON numbers do."""
+    return isinstance(left, bool) == isinstance(right, bool) and left == right
+
+
+def _check_range(low: float, high: float, step: float | None, *, log: bool) -> None:
+    if low > high:
+        raise ValueError(f"min = {low} is above max = {high}; min <= max is needed")
+    if log and step is not None:
+        raise ValueError(f"log and step = {step} exclude each other")
+    if log and low <= 0:
+        raise ValueError(f"log needs min > 0, got min = {low}")
+    if step is not None:
+        if step <= 0:
+            raise ValueError(f"step = {step} must be positive")
+        if low < high and step > high - low:
+            raise ValueError(f"step = {step} is wider than the range from min = {low} to max = {high}")

@@ -1,0 +1,1 @@
+"""trialfleet: hyperparameter optimisation for a fleet of CPU machines."""

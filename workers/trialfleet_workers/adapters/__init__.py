@@ -1,0 +1,1 @@
+"""Where the workers touch the outside world."""
