@@ -1,4 +1,4 @@
-"""What a study wants done. Records are written to the store, in one transaction per tick, before anything is published."""
+"""What a study wants done. Records go to the store, in one transaction per tick, before anything is published."""
 
 from enum import StrEnum
 from typing import NamedTuple

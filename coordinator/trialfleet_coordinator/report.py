@@ -1,0 +1,246 @@
+"""What a study tells about itself: `Progress` while it runs, `StudyReport` at its end, and the efficiency figures.
+
+The figures compare with one imaginary run, the *baseline*: the same trials, one after another, each on all rows and all
+folds. What a trial would have cost there is estimated from measured durations alone:
+
+    cost on all rows, one fold = the trial's own mean on all rows, where it got that far; else its mean on the highest
+    fraction it reached x the ratio between the two fractions' costs, measured on the trials that ran on both, and until
+    there are any, 1 / fraction.
+
+`speedup_factor` = baseline wall seconds / wall seconds of the study. CPU seconds are attributed in a fixed order, so that
+spent + saved by pruning + saved by subsampling + saved by caching = baseline:
+
+    pruning      folds that a trial never saw, at its cost on all rows
+    subsampling  folds that it saw, at its cost on all rows, less what its evaluations cost
+    caching      what the cached evaluations cost when they were measured
+
+A sum below zero (a ladder that cost more than it saved) is reported as it is.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import msgspec
+
+from trialfleet_shared.fleet import FleetReport
+from trialfleet_shared.ladder import Ladder
+from trialfleet_shared.messages import TEST_FOLD, EvaluationResult, Outcome
+from trialfleet_shared.space import Params
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True):
+    """A running study at one moment."""
+
+    study: str
+    direction: str
+    #: Seconds that the study has run, over all its sessions.
+    elapsed_seconds: float
+    #: Trials started, and the number to start at most (None: no such budget).
+    trials: int
+    trials_budget: int | None
+    seconds_budget: float | None
+    complete: int
+    pruned: int
+    failed: int
+    #: Evaluations answered by a result cache, and all evaluations answered.
+    cached: int
+    evaluations: int
+    #: Best value so far; of the complete trials where there are any, else of the highest rung reached.
+    best_value: float | None
+    best_trial: int | None
+    #: Undecided and decided trials by the highest rung they were started on.
+    rung_mix: tuple[int, ...]
+    #: Trials decided per second of this session.
+    trials_per_second: float
+    #: Estimated seconds until the study ends; None while there is nothing to estimate from.
+    seconds_left: float | None
+    slots: int
+    in_flight: int
+    #: Why the study takes up no new trials; None while it does.
+    closing: str | None
+
+
+class SavedSeconds(msgspec.Struct, frozen=True, kw_only=True):
+    """Estimated CPU seconds saved against the baseline; see the module's docstring."""
+
+    subsampling: float
+    pruning: float
+    caching: float
+
+
+class EfficiencyMetrics(msgspec.Struct, frozen=True, kw_only=True):
+    """The guide's metrics. All seconds are wall seconds unless they say CPU."""
+
+    #: Wall seconds of the study, over all its sessions.
+    total_time_seconds: float
+    #: Wall seconds of the study per trial.
+    avg_trial_time_seconds: float
+    #: Evaluations answered by a cache / evaluations answered.
+    cache_hit_rate: float
+    #: Busy slot-seconds / available slot-seconds, of this session.
+    parallel_efficiency: float
+    #: Proportional set size of all processes of this session at its peak, in MB of 2^20 bytes.
+    memory_usage_mb: float
+    #: Estimate: baseline wall seconds / wall seconds of the study.
+    speedup_factor: float
+    #: CPU seconds of the evaluations that ran.
+    spent_cpu_seconds: float
+    #: Estimate: CPU seconds of the baseline.
+    baseline_cpu_seconds: float
+    #: Estimate: what the difference is made of.
+    saved_cpu_seconds: SavedSeconds
+
+
+class TrialSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """One trial of a report."""
+
+    number: int
+    state: str
+    params: Params
+    #: The complete value, or the score on the highest rung the trial finished; None when it finished none.
+    value: float | None
+    #: Index of the highest rung it was started on.
+    rung: int
+    #: Why it was decided so.
+    reason: str
+    wall_seconds: float
+    cpu_seconds: float
+    #: Evaluations, and how many of them a cache answered.
+    evaluations: int
+    cached: int
+    #: Means over the folds of the highest rung of further metrics that the objective returned.
+    metrics: dict[str, float]
+
+
+class StudyReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of a study."""
+
+    study: str
+    direction: str
+    #: Why it ended: trials, seconds, target, exhausted (every point of the space was tried), stopped, failed.
+    ended: str
+    #: One sentence about `ended`, for people.
+    ended_because: str
+    best_trial: int | None
+    best_params: Params | None
+    #: The best complete trial's mean over all folds; where no trial is complete, the best of the highest rung reached.
+    best_value: float | None
+    #: Whether `best_value` was measured on all rows and all folds.
+    best_is_complete: bool
+    #: The best trial's value on the test part, which the search never saw; None without a test part.
+    test_value: float | None
+    complete: int
+    pruned: int
+    failed: int
+    #: Trials not decided because the study was stopped; it goes on with them when it is run again.
+    undecided: int
+    ladder: Ladder
+    #: Evaluations answered on each rung.
+    rung_evaluations: tuple[int, ...]
+    evaluations: int
+    cached: int
+    efficiency_metrics: EfficiencyMetrics
+    #: The last failures' reasons, at most five.
+    failures: tuple[str, ...]
+    trials: tuple[TrialSummary, ...]
+
+
+class TrialCosts(msgspec.Struct, frozen=True):
+    """What the cost estimate needs of one trial."""
+
+    results: Sequence[EvaluationResult]
+    #: Whether it failed: then the baseline would have failed as well, at the same cost.
+    failed: bool
+
+
+class Savings(msgspec.Struct, frozen=True):
+    """Baseline and savings, in seconds of one measure (wall or CPU)."""
+
+    spent: float
+    baseline: float
+    pruning: float
+    subsampling: float
+    caching: float
+
+
+def estimate_savings(trials: Iterable[TrialCosts], ladder: Ladder, *, cpu: bool) -> Savings:
+    """The baseline's cost and what was saved against it; see the module's docstring for the formulas.
+
+    Args:
+        trials: all trials with an answered evaluation; evaluations on the test part are left out.
+        ladder: the study's ladder.
+        cpu: whether to count CPU seconds; else wall seconds.
+    """
+    every = [(trial, [r for r in trial.results if r.fold != TEST_FOLD]) for trial in trials]
+    full = ladder.rungs[-1].fraction
+    folds = ladder.rungs[-1].folds
+    costs = [_mean_costs(results, ladder, cpu=cpu) for _, results in every]
+    ratios = _ratios(costs, full)
+    spent = baseline = pruning = subsampling = caching = 0.0
+    for (trial, results), means in zip(every, costs, strict=True):
+        executed = sum(_seconds(r, cpu=cpu) for r in results if not r.cached)
+        cached = sum(_seconds(r, cpu=cpu) for r in results if r.cached)
+        spent += executed
+        caching += cached
+        if trial.failed or not means:
+            baseline += executed + cached
+            continue
+        highest = max(means)
+        whole = means[highest] * ratios.get(highest, 1.0 / highest)
+        seen = len({r.fold for r in results if r.outcome is Outcome.OK})
+        baseline += folds * whole
+        pruning += (folds - seen) * whole
+        subsampling += seen * whole - executed - cached
+    return Savings(spent, baseline, pruning, subsampling, caching)
+
+
+def _seconds(result: EvaluationResult, *, cpu: bool) -> float:
+    return result.cpu_seconds if cpu else result.wall_seconds
+
+
+def _mean_costs(results: Sequence[EvaluationResult], ladder: Ladder, *, cpu: bool) -> dict[float, float]:
+    """Mean seconds of the successful evaluations at each fraction."""
+    by_fraction: dict[float, list[float]] = {}
+    for result in results:
+        if result.outcome is Outcome.OK:
+            by_fraction.setdefault(ladder.rungs[result.rung].fraction, []).append(_seconds(result, cpu=cpu))
+    return {fraction: sum(seconds) / len(seconds) for fraction, seconds in by_fraction.items()}
+
+
+def _ratios(costs: Sequence[Mapping[float, float]], full: float) -> dict[float, float]:
+    """Cost on `full` over cost on each fraction, from the trials that ran on both."""
+    ratios = {full: 1.0}
+    for fraction in {fraction for means in costs for fraction in means} - {full}:
+        pairs = [(means[full], means[fraction]) for means in costs if full in means and fraction in means]
+        below = sum(lower for _, lower in pairs)
+        if below > 0:
+            ratios[fraction] = sum(upper for upper, _ in pairs) / below
+    return ratios
+
+
+def efficiency_metrics(
+    trials: Sequence[TrialCosts],
+    ladder: Ladder,
+    *,
+    elapsed_seconds: float,
+    trials_started: int,
+    fleet: FleetReport,
+    coordinator_pss_bytes: int,
+) -> EfficiencyMetrics:
+    """The guide's metrics of a study that ran for `elapsed_seconds`."""
+    cpu = estimate_savings(trials, ladder, cpu=True)
+    wall = estimate_savings(trials, ladder, cpu=False)
+    results = [result for trial in trials for result in trial.results]
+    cached = sum(result.cached for result in results)
+    return EfficiencyMetrics(
+        total_time_seconds=elapsed_seconds,
+        avg_trial_time_seconds=elapsed_seconds / trials_started if trials_started else 0.0,
+        cache_hit_rate=cached / len(results) if results else 0.0,
+        parallel_efficiency=(
+            fleet.busy_slot_seconds / fleet.available_slot_seconds if fleet.available_slot_seconds > 0 else 0.0
+        ),
+        memory_usage_mb=(fleet.pss_bytes + coordinator_pss_bytes) / 2**20,
+        speedup_factor=wall.baseline / elapsed_seconds if elapsed_seconds > 0 else 0.0,
+        spent_cpu_seconds=cpu.spent,
+        baseline_cpu_seconds=cpu.baseline,
+        saved_cpu_seconds=SavedSeconds(subsampling=cpu.subsampling, pruning=cpu.pruning, caching=cpu.caching),
+    )
