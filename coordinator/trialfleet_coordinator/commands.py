@@ -65,6 +65,16 @@ class RecordTest(NamedTuple):
 Record = RecordTrial | RecordEvaluation | RecordRung | RecordDecision | RecordTest
 
 
+class Observation(NamedTuple):
+    """What a sampler learns: a trial's score on one rung (None: it failed there)."""
+
+    trial: int
+    params: Params
+    distributions: dict[str, Distribution]
+    rung: int
+    value: float | None
+
+
 class DrawTrials(NamedTuple):
     """Ask the sampler for new trials with these numbers."""
 
@@ -77,10 +87,16 @@ class StartEvaluations(NamedTuple):
     evaluations: list[Evaluation]
 
 
+class Observe(NamedTuple):
+    """Tell the sampler."""
+
+    observation: Observation
+
+
 class Finish(NamedTuple):
     """Every trial is decided and nothing is in flight."""
 
     cause: str
 
 
-Command = Record | DrawTrials | StartEvaluations | Finish
+Command = Record | DrawTrials | StartEvaluations | Observe | Finish

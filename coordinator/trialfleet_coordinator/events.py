@@ -24,7 +24,6 @@ class TrialsDrawn(NamedTuple):
     """The sampler's answer to `DrawTrials`; fewer draws than asked for mean that the space is exhausted."""
 
     draws: list[Draw]
-    exhausted: bool
 
 
 class EvaluationFinished(NamedTuple):

@@ -1,27 +1,17 @@
 """What the coordinator needs of the world, as protocols; adapters and fakes pass the same contract suites."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import msgspec
 
+from trialfleet_coordinator.commands import Observation as Observation
 from trialfleet_coordinator.commands import Record, TrialState
 from trialfleet_coordinator.events import Draw
+from trialfleet_shared.clock import Clock as Clock  # noqa: PLC0414 -- both sides need it
 from trialfleet_shared.ladder import Ladder
 from trialfleet_shared.messages import EvaluationResult
 from trialfleet_shared.space import Distribution, Params
-
-
-class Clock(Protocol):
-    """Time, in seconds."""
-
-    def monotonic(self) -> float:
-        """Seconds since some point in the past; never goes back."""
-        ...
-
-    def time(self) -> float:
-        """Seconds since 1970-01-01 UTC."""
-        ...
 
 
 class StudyDefinition(msgspec.Struct, frozen=True):
@@ -104,16 +94,6 @@ class StudyStore(Protocol):
     def close(self) -> None:
         """Release the lock. May be called twice."""
         ...
-
-
-class Observation(NamedTuple):
-    """What a sampler learns: a trial's score on one rung (None: it failed there)."""
-
-    trial: int
-    params: Params
-    distributions: dict[str, Distribution]
-    rung: int
-    value: float | None
 
 
 class Sampler(Protocol):

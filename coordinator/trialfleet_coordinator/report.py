@@ -3,12 +3,12 @@
 The figures compare with one imaginary run, the *baseline*: the same trials, one after another, each on all rows and all
 folds. What a trial would have cost there is estimated from measured durations alone:
 
-    cost on all rows, one fold = the trial's own mean on all rows, where it got that far; else its mean on the highest
-    fraction it reached x the ratio between the two fractions' costs, measured on the trials that ran on both, and until
-    there are any, 1 / fraction.
+    cost on all rows, one fold = the trial's own mean on all rows, where it got that far; else its mean on the
+    highest fraction it reached x the ratio between the two fractions' costs, measured on the trials that ran on both,
+    and until there are any, 1 / fraction.
 
-`speedup_factor` = baseline wall seconds / wall seconds of the study. CPU seconds are attributed in a fixed order, so that
-spent + saved by pruning + saved by subsampling + saved by caching = baseline:
+`speedup_factor` = baseline wall seconds / wall seconds of the study. CPU seconds are attributed in a fixed order, so
+that spent + saved by pruning + saved by subsampling + saved by caching = baseline:
 
     pruning      folds that a trial never saw, at its cost on all rows
     subsampling  folds that it saw, at its cost on all rows, less what its evaluations cost
@@ -21,6 +21,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
+from trialfleet_coordinator.commands import TrialState
+from trialfleet_coordinator.study import Ended, Phase, StudyState, Trial
 from trialfleet_shared.fleet import FleetReport
 from trialfleet_shared.ladder import Ladder
 from trialfleet_shared.messages import TEST_FOLD, EvaluationResult, Outcome
@@ -116,7 +118,7 @@ class StudyReport(msgspec.Struct, frozen=True, kw_only=True):
 
     study: str
     direction: str
-    #: Why it ended: trials, seconds, target, exhausted (every point of the space was tried), stopped, failed.
+    #: Why it ended, a value of `study.Ended`; "open" while it has not.
     ended: str
     #: One sentence about `ended`, for people.
     ended_because: str
@@ -244,3 +246,90 @@ def efficiency_metrics(
         baseline_cpu_seconds=cpu.baseline,
         saved_cpu_seconds=SavedSeconds(subsampling=cpu.subsampling, pruning=cpu.pruning, caching=cpu.caching),
     )
+
+
+def build_report(
+    state: StudyState,
+    *,
+    study: str,
+    elapsed_seconds: float,
+    fleet: FleetReport,
+    coordinator_pss_bytes: int,
+) -> StudyReport:
+    """The report of a study at its end, or of one that is only looked at (then `fleet` has measured nothing)."""
+    best = state.best
+    rung_evaluations = [0] * len(state.ladder.rungs)
+    for trial in state.trials:
+        for result in trial.results:
+            rung_evaluations[result.rung] += 1
+    test = state.test[1] if state.test is not None and best is not None and state.test[0] == best.trial else None
+    return StudyReport(
+        study=study,
+        direction="maximize" if state.maximize else "minimize",
+        ended=state.ended.value if state.ended else "open",
+        ended_because=_because(state),
+        best_trial=best.trial if best else None,
+        best_params=state.trials[best.trial].params if best else None,
+        best_value=best.value if best else None,
+        best_is_complete=best.complete if best else False,
+        test_value=test,
+        complete=state.counts[TrialState.COMPLETE],
+        pruned=state.counts[TrialState.PRUNED],
+        failed=state.counts[TrialState.FAIL],
+        undecided=sum(not trial.decided for trial in state.trials),
+        ladder=state.ladder,
+        rung_evaluations=tuple(rung_evaluations),
+        evaluations=state.evaluations,
+        cached=state.cached,
+        efficiency_metrics=efficiency_metrics(
+            [TrialCosts(trial.results, failed=trial.phase is Phase.FAIL) for trial in state.trials],
+            state.ladder,
+            elapsed_seconds=elapsed_seconds,
+            trials_started=len(state.trials),
+            fleet=fleet,
+            coordinator_pss_bytes=coordinator_pss_bytes,
+        ),
+        failures=tuple(state.failures),
+        trials=tuple(_summary(trial) for trial in state.trials),
+    )
+
+
+def _summary(trial: Trial) -> TrialSummary:
+    executed = [result for result in trial.results if not result.cached]
+    named: dict[str, list[float]] = {}
+    for result in trial.results:
+        if result.rung == trial.rung and result.fold >= 0:
+            for name, value in result.metrics.items():
+                named.setdefault(name, []).append(value)
+    return TrialSummary(
+        number=trial.number,
+        state=trial.phase.value if trial.decided else TrialState.RUNNING.value,
+        params=trial.params,
+        value=trial.value,
+        rung=trial.rung,
+        reason=trial.reason,
+        wall_seconds=sum(result.wall_seconds for result in executed),
+        cpu_seconds=sum(result.cpu_seconds for result in executed),
+        evaluations=len(trial.results),
+        cached=len(trial.results) - len(executed),
+        metrics={name: sum(values) / len(values) for name, values in named.items()},
+    )
+
+
+def _because(state: StudyState) -> str:
+    """One sentence on why the study ended."""
+    match state.ended:
+        case Ended.TRIALS:
+            return f"all {len(state.trials)} trials of the budget are decided"
+        case Ended.EXHAUSTED:
+            return f"every point of the search space was tried, {len(state.trials)} in all"
+        case Ended.SECONDS:
+            return f"the budget of {state.budget.seconds:g} seconds is used up"
+        case Ended.TARGET:
+            return f"the target value {state.budget.target:g} is reached"
+        case Ended.FAILED:
+            return f"the first {state.counts[TrialState.FAIL]} trials all failed; the last: {state.failures[-1]}"
+        case Ended.STOPPED:
+            return "it was stopped; run it again to go on"
+        case None:
+            return "it has not ended"

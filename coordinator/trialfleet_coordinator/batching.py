@@ -1,0 +1,53 @@
+"""How much work to keep in flight, and how many evaluations travel in one message.
+
+In flight are `slots x (1 + ahead)` evaluations: enough ahead that a slot never waits for the way to the coordinator
+and back, no more, so that the sampler and the promotions decide on fresh results. A message carries so many evaluations
+that their work outweighs what the message costs, and never so many that one worker sits on what another could do.
+"""
+
+import math
+
+#: Work that each slot has ahead of it, in seconds: several times the way of a result to the coordinator and back.
+AHEAD_SECONDS = 0.1
+#: From this mean on, in seconds, the way back costs less than deciding on older results would: nothing is kept ahead.
+SLOW_SECONDS = 5.0
+#: Work that one message carries, in seconds: ten times and more what a confirmed message costs.
+MESSAGE_SECONDS = 0.05
+#: Weight of the newest duration in the running mean.
+WEIGHT = 0.1
+
+
+class Pacing:
+    """Learns how long evaluations take.
+
+    Args:
+        largest_batch: evaluations that a message may carry.
+    """
+
+    def __init__(self, largest_batch: int) -> None:
+        self._largest = largest_batch
+        self._mean: float | None = None
+
+    def observe(self, wall_seconds: float) -> None:
+        """An evaluation ran for this long."""
+        if self._mean is None:
+            self._mean = wall_seconds
+        else:
+            self._mean += WEIGHT * (wall_seconds - self._mean)
+
+    def in_flight(self, slots: int) -> int:
+        """Evaluations to keep in flight on `slots` slots."""
+        if self._mean is None:
+            ahead = 1
+        elif self._mean >= SLOW_SECONDS:
+            ahead = 0
+        else:
+            ahead = min(math.ceil(AHEAD_SECONDS / max(self._mean, 1e-9)), self._largest)
+        return slots * (1 + ahead)
+
+    def batch(self, evaluations: int, slots: int) -> int:
+        """How many of so many evaluations, all to be published now, go into one message."""
+        if self._mean is None:
+            return 1
+        worth = min(math.ceil(MESSAGE_SECONDS / max(self._mean, 1e-9)), self._largest)
+        return max(1, min(worth, math.ceil(evaluations / max(slots, 1))))

@@ -1,0 +1,301 @@
+"""The one loop: ports -> events -> `StudyState.handle` -> commands -> ports.
+
+A tick takes in what the fleet answered and carries out what the study makes of it, in an order that keeps every
+promise whenever the process dies:
+
+1. the store commits all records of the tick in one transaction;
+2. the fleet is told that the results are safe;
+3. new work is published.
+
+Dying before 1 forgets the tick: its results are delivered again. Dying between 1 and 2 has them delivered twice, and
+the second copy changes nothing. Dying before 3 leaves trials without work, which the next session publishes again.
+"""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from trialfleet_coordinator.commands import (
+    Command,
+    DrawTrials,
+    Observe,
+    Record,
+    RecordDecision,
+    RecordEvaluation,
+    RecordRung,
+    RecordTest,
+    RecordTrial,
+    StartEvaluations,
+    TrialState,
+)
+from trialfleet_coordinator.events import (
+    EvaluationFinished,
+    EvaluationLost,
+    Event,
+    FleetChanged,
+    StopRequested,
+    TimePassed,
+    TrialsDrawn,
+)
+from trialfleet_coordinator.ports import Sampler, StudyDefinition, StudyRecord, StudyStore
+from trialfleet_coordinator.report import Progress, StudyReport, build_report
+from trialfleet_coordinator.study import Budget, StudyState
+from trialfleet_shared.caching import CachedResult, ResultCache
+from trialfleet_shared.clock import Clock
+from trialfleet_shared.fingerprint import result_key
+from trialfleet_shared.fleet import Fleet
+from trialfleet_shared.messages import Evaluation, EvaluationResult, Outcome, StudySpec
+from trialfleet_shared.settings import EfficiencyConfig
+
+#: Longest wait for the fleet, in seconds: how soon a stop or a new worker is noticed.
+TICK_SECONDS = 0.25
+#: Records of one transaction, about: a study that the cache answers alone still commits and shows progress.
+TICK_RECORDS = 2000
+
+
+class StudyPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """All that `run_study` needs to know of a study."""
+
+    definition: StudyDefinition
+    config: EfficiencyConfig
+    #: What workers are told.
+    spec: StudySpec
+    budget: Budget
+    #: Whether the data have a test part.
+    has_test: bool
+
+
+class Outside(NamedTuple):
+    """The ports that a study runs on."""
+
+    fleet: Fleet
+    store: StudyStore
+    #: None: caching is off.
+    cache: ResultCache | None
+    sampler: Sampler
+    clock: Clock
+    #: Proportional set size of the coordinator's own process, in bytes.
+    memory: Callable[[], int]
+
+
+def run_study(
+    plan: StudyPlan,
+    record: StudyRecord,
+    outside: Outside,
+    *,
+    on_progress: Callable[[Progress], None],
+    stop: Callable[[], str | None],
+) -> StudyReport:
+    """Run the study to its end, or until `stop` says why not, and report.
+
+    Args:
+        plan: the study.
+        record: what `StudyStore.open` returned for it: the sampler must have been restored from the same.
+        outside: the world; the fleet is started here, and everything is left open for the caller to close.
+        on_progress: called once a tick.
+        stop: called once a tick; a text means: take up nothing new, finish what is in flight.
+
+    Raises:
+        TrialfleetError: a port failed in a way that it could not mend. What was committed is safe.
+    """
+    return _Session(plan, record, outside).run(on_progress, stop)
+
+
+class _Session:
+    """One run of `run_study`."""
+
+    def __init__(self, plan: StudyPlan, record: StudyRecord, outside: Outside) -> None:
+        self._plan = plan
+        self._outside = outside
+        self._elapsed_before = record.elapsed
+        self._maximize = plan.definition.direction == "maximize"
+        self._state = StudyState(
+            ladder=plan.definition.ladder,
+            maximize=self._maximize,
+            config=plan.config,
+            budget=plan.budget,
+            has_test=plan.has_test,
+            record=record,
+        )
+        self._decided_before = sum(self._state.counts.values())
+        self._started = outside.clock.monotonic()
+        self._slots: int | None = None
+        self._stopping = False
+        # The tick's yield, in the order of the module's docstring.
+        self._records: list[Record] = []
+        self._entries: list[tuple[bytes, CachedResult]] = []
+        self._misses: list[Evaluation] = []
+
+    def run(self, on_progress: Callable[[Progress], None], stop: Callable[[], str | None]) -> StudyReport:
+        fleet = self._outside.fleet
+        fleet.start(self._plan.spec)
+        self._restart_clock()
+        events: deque[Event] = deque()
+        while True:
+            self._look_around(events, stop)
+            self._take_in(events)
+            self._carry_out()
+            on_progress(self._progress())
+            if self._state.finished and not events:
+                return build_report(
+                    self._state,
+                    study=self._plan.definition.name,
+                    elapsed_seconds=self._elapsed(),
+                    fleet=fleet.report(),
+                    coordinator_pss_bytes=self._outside.memory(),
+                )
+            if events:
+                continue
+            results, lost = fleet.poll(TICK_SECONDS)
+            events.extend(EvaluationFinished(result) for result in results)
+            events.extend(EvaluationLost(*entry) for entry in lost)
+
+    def _restart_clock(self) -> None:
+        """Time that the fleet took to get ready is not the study's: nothing could be evaluated."""
+        self._started = self._outside.clock.monotonic()
+
+    def _elapsed(self) -> float:
+        return self._elapsed_before + self._outside.clock.monotonic() - self._started
+
+    def _look_around(self, events: deque[Event], stop: Callable[[], str | None]) -> None:
+        slots = self._outside.fleet.slots()
+        if slots != self._slots:
+            self._slots = slots
+            events.append(FleetChanged(slots))
+        events.append(TimePassed(self._elapsed()))
+        cause = None if self._stopping else stop()
+        if cause is not None:
+            self._stopping = True
+            events.append(StopRequested(cause))
+
+    def _take_in(self, events: deque[Event]) -> None:
+        """Handle events, and those that their commands lead to at once, until there are none or the tick is full."""
+        while events and len(self._records) < TICK_RECORDS:
+            event = events.popleft()
+            if isinstance(event, EvaluationFinished):
+                self._keep(event.result)
+            for command in self._state.handle(event):
+                self._obey(command, events)
+
+    def _obey(self, command: Command, events: deque[Event]) -> None:
+        match command:
+            case RecordTrial() | RecordEvaluation() | RecordRung() | RecordDecision() | RecordTest():
+                self._records.append(command)
+            case Observe(observation):
+                self._outside.sampler.tell([observation])
+            case DrawTrials(numbers):
+                # Before anything else: the study counts on the trials it has asked for.
+                events.appendleft(TrialsDrawn(self._outside.sampler.ask(numbers)))
+            case StartEvaluations(evaluations):
+                self._look_up(evaluations, events)
+
+    def _look_up(self, evaluations: Sequence[Evaluation], events: deque[Event]) -> None:
+        """Answer from the cache what it has; the rest is for the fleet."""
+        cache = self._outside.cache
+        if cache is None:
+            self._misses.extend(evaluations)
+            return
+        hits = cache.get_many([self._key(evaluation) for evaluation in evaluations])
+        for evaluation, hit in zip(evaluations, hits, strict=True):
+            if hit is None:
+                self._misses.append(evaluation)
+            else:
+                events.append(EvaluationFinished(_cached_result(evaluation, hit)))
+
+    def _keep(self, result: EvaluationResult) -> None:
+        """Put a fresh value into the cache, once the tick is committed."""
+        known = result.trial < len(self._state.trials)
+        if self._outside.cache is None or result.cached or result.outcome is not Outcome.OK or not known:
+            return
+        assert result.value is not None
+        trial = self._state.trials[result.trial]
+        evaluation = Evaluation(
+            trial=result.trial,
+            rung=result.rung,
+            fold=result.fold,
+            fraction=self._state.ladder.rungs[result.rung].fraction,
+            params=trial.params,
+        )
+        entry = CachedResult(result.value, result.metrics, result.wall_seconds, result.cpu_seconds)
+        self._entries.append((self._key(evaluation), entry))
+
+    def _key(self, evaluation: Evaluation) -> bytes:
+        spec = self._plan.spec
+        return result_key(
+            objective=spec.objective_digest,
+            data=spec.data_digest,
+            fraction=evaluation.fraction,
+            fold=evaluation.fold,
+            seed=spec.seed,
+            params=evaluation.params,
+        )
+
+    def _carry_out(self) -> None:
+        fleet, store, cache = self._outside.fleet, self._outside.store, self._outside.cache
+        if self._records:
+            store.commit(self._records, elapsed=self._elapsed())
+        fleet.acknowledge()
+        if self._misses:
+            size = self._state.pacing.batch(len(self._misses), self._slots or 1)
+            for start in range(0, len(self._misses), size):
+                fleet.submit(self._misses[start : start + size])
+        if self._entries and cache is not None:
+            cache.put_many(self._entries)
+        self._records, self._misses, self._entries = [], [], []
+
+    # What is told
+
+    def _progress(self) -> Progress:
+        state = self._state
+        elapsed = self._elapsed()
+        session = max(self._outside.clock.monotonic() - self._started, 1e-9)
+        best = state.best
+        rate = (sum(state.counts.values()) - self._decided_before) / session
+        return Progress(
+            study=self._plan.definition.name,
+            direction=self._plan.definition.direction,
+            elapsed_seconds=elapsed,
+            trials=len(state.trials),
+            trials_budget=state.budget.trials,
+            seconds_budget=state.budget.seconds,
+            complete=state.counts[TrialState.COMPLETE],
+            pruned=state.counts[TrialState.PRUNED],
+            failed=state.counts[TrialState.FAIL],
+            cached=state.cached,
+            evaluations=state.evaluations,
+            best_value=best.value if best else None,
+            best_trial=best.trial if best else None,
+            rung_mix=state.rung_mix(),
+            trials_per_second=rate,
+            seconds_left=self._seconds_left(elapsed, rate),
+            slots=self._slots or 0,
+            in_flight=len(state.pending),
+            closing=state.ended.value if state.ended else None,
+        )
+
+    def _seconds_left(self, elapsed: float, rate: float) -> float | None:
+        """The sooner of the two budgets' ends; trials are extrapolated from those decided in this session."""
+        budget = self._state.budget
+        ends = []
+        if budget.seconds is not None:
+            ends.append(max(budget.seconds - elapsed, 0.0))
+        if budget.trials is not None and rate > 0:
+            ends.append(max(budget.trials - sum(self._state.counts.values()), 0) / rate)
+        return min(ends, default=None)
+
+
+def _cached_result(evaluation: Evaluation, hit: CachedResult) -> EvaluationResult:
+    return EvaluationResult(
+        trial=evaluation.trial,
+        rung=evaluation.rung,
+        fold=evaluation.fold,
+        attempt=evaluation.attempt,
+        outcome=Outcome.OK,
+        value=hit.value,
+        metrics=hit.metrics,
+        wall_seconds=hit.wall_seconds,
+        cpu_seconds=hit.cpu_seconds,
+        cached=True,
+    )

@@ -1,0 +1,190 @@
+"""Which trials earn more data and which stop: successive halving by promotion, the threshold rule, fold racing.
+
+All three compare *scores*: the value itself when maximizing, its negative when minimizing, so that higher is better.
+
+Halving is the promotion type of asynchronous successive halving (Li et al. 2020, "A System for Massively Parallel
+Hyperparameter Tuning", algorithm 2): a trial that finished a rung waits there, and climbs once it is among the best
+1/eta of all that finished the rung. Nobody waits for a rung to fill.
+
+The threshold rule compares values, because a factor of the best has a meaning only there: see `beyond_threshold`.
+
+Racing compares a trial with the incumbent on the folds that both have seen. The difference of their scores varies
+between folds with a standard deviation s, pooled over the complete trials. After j of k folds with mean difference d,
+the mean over all k has expectation d. The other k - j folds' mean varies around the true difference, itself known to
+s / sqrt(j) only, so its standard deviation is (1 - j/k) s sqrt(1/j + 1/(k - j)). The trial stops when even the upper
+`RACING_CONFIDENCE` quantile of that stays below zero.
+"""
+
+import bisect
+import math
+import statistics
+from collections.abc import Sequence
+from typing import NamedTuple
+
+#: Trials that are checked on all rows and folds at the end of a study, however few finished the rung below.
+FINALISTS = 3
+#: One-sided confidence that a raced-out trial would not have beaten the incumbent.
+RACING_CONFIDENCE = 0.95
+#: Complete trials whose differences to the incumbent are pooled, the latest ones.
+RACING_POOL = 50
+
+_RACING_QUANTILE = statistics.NormalDist().inv_cdf(RACING_CONFIDENCE)
+
+
+class Promotion(NamedTuple):
+    """`trial`, which finished `rung`, climbs to the next one."""
+
+    trial: int
+    rung: int
+
+
+class Halving:
+    """The scores of every rung, and who waits on it for a promotion.
+
+    Args:
+        rungs: number of rungs of the ladder; nobody is promoted from the last one.
+        reduction_factor: eta; of each rung, the best 1/eta climb.
+    """
+
+    def __init__(self, rungs: int, reduction_factor: float) -> None:
+        self._eta = reduction_factor
+        #: Per rung, (-score, trial) of all that finished it, best first; equal scores rank by trial number.
+        self._finished: list[list[tuple[float, int]]] = [[] for _ in range(rungs)]
+        #: Per rung, those of them that wait there.
+        self._waiting: list[list[tuple[float, int]]] = [[] for _ in range(rungs)]
+
+    def finish(self, rung: int, trial: int, score: float, *, waits: bool) -> None:
+        """`trial` has its score on `rung`; `waits` says whether it may be promoted from there."""
+        bisect.insort(self._finished[rung], (-score, trial))
+        if waits:
+            bisect.insort(self._waiting[rung], (-score, trial))
+
+    def leave(self, rung: int, trial: int, score: float) -> None:
+        """`trial` does not wait on `rung` any more: it climbs or is decided."""
+        waiting = self._waiting[rung]
+        del waiting[bisect.bisect_left(waiting, (-score, trial))]
+
+    def candidate(self, *, closing: bool) -> Promotion | None:
+        """Who is to climb next, highest rung first; None when nobody is among the best 1/eta.
+
+        Args:
+            closing: no new trial will come, so each rung sends up its best `FINALISTS` even where 1/eta is fewer.
+        """
+        for rung in range(len(self._finished) - 2, -1, -1):
+            if self._waiting[rung]:
+                best = self._waiting[rung][0]
+                if bisect.bisect_left(self._finished[rung], best) < self._quota(rung, closing=closing):
+                    return Promotion(best[1], rung)
+        return None
+
+    def hopeless(self, trials_budget: int) -> list[int]:
+        """Trials that can not climb from rung 0 any more, even if every trial still to come scores worse.
+
+        Args:
+            trials_budget: number of trials that will ever be started.
+        """
+        quota = max(math.floor(trials_budget / self._eta), FINALISTS)
+        # The waiting are sorted: those to be given up are a tail, and only the worst one has to be looked at each time.
+        waiting, finished = self._waiting[0], self._finished[0]
+        tail = len(waiting)
+        while tail and bisect.bisect_left(finished, waiting[tail - 1]) >= quota:
+            tail -= 1
+        return [trial for _, trial in waiting[tail:]]
+
+    def best(self, rung: int) -> float | None:
+        """The best score on `rung`."""
+        return -self._finished[rung][0][0] if self._finished[rung] else None
+
+    def finished(self, rung: int) -> int:
+        """How many trials have a score on `rung`."""
+        return len(self._finished[rung])
+
+    def leader(self) -> tuple[int, int] | None:
+        """(trial, rung) of the best score on the highest rung that has one."""
+        for rung in range(len(self._finished) - 1, -1, -1):
+            if self._finished[rung]:
+                return self._finished[rung][0][1], rung
+        return None
+
+    def waiting(self) -> list[tuple[int, int]]:
+        """(trial, rung) of all that wait, in order of trial number."""
+        return sorted((trial, rung) for rung, entries in enumerate(self._waiting) for _, trial in entries)
+
+    def _quota(self, rung: int, *, closing: bool) -> int:
+        quota = math.floor(len(self._finished[rung]) / self._eta)
+        return max(quota, FINALISTS) if closing else quota
+
+
+def beyond_threshold(value: float, best: float, *, threshold: float, maximize: bool) -> bool:
+    """Whether `value` is worse than `best` by more than the factor 1 / threshold.
+
+    A factor has a meaning on one side of zero only, hence four cases; t is the threshold, 0 < t < 1:
+
+        ==========  ==========================  ==========================
+        direction   best > 0                    best < 0
+        ==========  ==========================  ==========================
+        maximize    pruned if value < t best    pruned if value < best / t
+        minimize    pruned if value > best / t  pruned if value > t best
+        ==========  ==========================  ==========================
+
+    With best = 0 no value is a factor worse, and the rule says nothing.
+    """
+    if best == 0:
+        return False
+    if maximize:
+        return value < (best * threshold if best > 0 else best / threshold)
+    return value > (best / threshold if best > 0 else best * threshold)
+
+
+class Verdict(NamedTuple):
+    """What racing says of a trial."""
+
+    goes_on: bool
+    #: The score over all folds to be expected of it.
+    expected: float
+
+
+class Racing:
+    """Races trials over the folds of the last rung against the incumbent, the best complete trial.
+
+    Args:
+        folds: number of folds of the last rung.
+    """
+
+    def __init__(self, folds: int) -> None:
+        self._folds = folds
+        self._incumbent: tuple[float, ...] | None = None
+        self._complete: list[tuple[float, ...]] = []
+        #: Pooled standard deviation between folds of the difference to the incumbent; None when not known yet.
+        self._deviation: float | None = None
+
+    @property
+    def has_incumbent(self) -> bool:
+        """Whether there is anyone to race against."""
+        return self._incumbent is not None
+
+    def complete(self, scores: Sequence[float]) -> None:
+        """A trial has its scores on all folds."""
+        entry = tuple(scores)
+        if self._incumbent is None or sum(entry) > sum(self._incumbent):
+            self._incumbent = entry
+        self._complete = [*self._complete[1 - RACING_POOL :], entry]
+        variances = [
+            statistics.variance(map(float.__sub__, other, self._incumbent))
+            for other in self._complete
+            if other != self._incumbent
+        ]
+        self._deviation = math.sqrt(statistics.fmean(variances)) if variances and self._folds > 1 else None
+
+    def verdict(self, scores: Sequence[float]) -> Verdict:
+        """Whether a trial with these scores on folds 0, 1, … may still beat the incumbent."""
+        own = statistics.fmean(scores) if scores else -math.inf
+        if self._incumbent is None or self._deviation is None or not scores:
+            return Verdict(goes_on=True, expected=own)
+        seen, left = len(scores), self._folds - len(scores)
+        difference = own - statistics.fmean(self._incumbent[:seen])
+        expected = statistics.fmean(self._incumbent) + difference
+        if left == 0:
+            return Verdict(goes_on=False, expected=own)
+        spread = (left / self._folds) * self._deviation * math.sqrt(1 / seen + 1 / left)
+        return Verdict(goes_on=difference + _RACING_QUANTILE * spread >= 0, expected=expected)

@@ -1,0 +1,687 @@
+"""One study as a state machine without IO: events in, commands out.
+
+`StudyState.handle(event)` is the only mutator. It reads no clock, draws no random number and touches nothing outside:
+the driver feeds it what happened and carries out what it answers. A trial's way is a walk through `TRANSITIONS`:
+
+    EVALUATING  at least one evaluation of its rung is to be answered
+    WAITING     it finished a rung and waits there for a promotion
+    COMPLETE    it has all folds of the last rung
+    PRUNED      it stopped early: by halving, the threshold rule, racing, the objective, or the end of the budget
+    FAIL        an evaluation of it failed
+
+Results may come late, twice, or for evaluations that nobody asked for: the first answer to a key that is in flight
+counts, every other is counted in `discarded` and changes nothing.
+"""
+
+import math
+import statistics
+from collections import Counter, deque
+from collections.abc import Iterable
+from enum import Enum
+from typing import NamedTuple
+
+import msgspec
+
+from trialfleet_coordinator.batching import Pacing
+from trialfleet_coordinator.commands import (
+    Command,
+    DrawTrials,
+    Finish,
+    Observation,
+    Observe,
+    RecordDecision,
+    RecordEvaluation,
+    RecordRung,
+    RecordTest,
+    RecordTrial,
+    StartEvaluations,
+    TrialState,
+)
+from trialfleet_coordinator.events import (
+    Draw,
+    EvaluationFinished,
+    EvaluationLost,
+    Event,
+    FleetChanged,
+    StopRequested,
+    TimePassed,
+    TrialsDrawn,
+)
+from trialfleet_coordinator.ports import StudyRecord, TrialRecord
+from trialfleet_coordinator.promotion import Halving, Promotion, Racing, beyond_threshold
+from trialfleet_shared.errors import TrialfleetError
+from trialfleet_shared.ladder import Ladder
+from trialfleet_shared.messages import TEST_FOLD, Evaluation, EvaluationKey, EvaluationResult, Outcome
+from trialfleet_shared.settings import EfficiencyConfig
+from trialfleet_shared.space import Distribution, Params
+
+#: A study whose first trials all fail stops after so many: something is wrong with the objective, not with the params.
+FIRST_FAILURES = 5
+#: Times that an evaluation is published before a worker's refusal is final; another worker may have the right code.
+REFUSALS = 5
+#: Times that an evaluation may be lost with its worker before the trial fails.
+LOSSES = 10
+#: Steps that `story` remembers.
+STORY_LENGTH = 2000
+
+
+class Phase(Enum):
+    """Where a trial stands."""
+
+    EVALUATING = "evaluating"
+    WAITING = "waiting"
+    COMPLETE = "complete"
+    PRUNED = "pruned"
+    FAIL = "fail"
+
+
+#: Every step that a trial may take.
+TRANSITIONS: frozenset[tuple[Phase, Phase]] = frozenset(
+    {
+        (Phase.EVALUATING, Phase.WAITING),  # finished a rung
+        (Phase.EVALUATING, Phase.COMPLETE),  # finished the last one
+        (Phase.EVALUATING, Phase.PRUNED),  # threshold rule, racing, objective, end of the budget
+        (Phase.EVALUATING, Phase.FAIL),  # an evaluation failed
+        (Phase.WAITING, Phase.EVALUATING),  # promoted
+        (Phase.WAITING, Phase.PRUNED),  # never promoted
+    }
+)
+
+_STATES = {
+    Phase.COMPLETE: TrialState.COMPLETE,
+    Phase.PRUNED: TrialState.PRUNED,
+    Phase.FAIL: TrialState.FAIL,
+}
+
+
+class Ended(Enum):
+    """Why a study takes up no new trials. Later ones overrule earlier ones."""
+
+    #: The budget of trials is used up; those under way still climb.
+    TRIALS = "trials"
+    #: The sampler has no point left; those under way still climb.
+    EXHAUSTED = "exhausted"
+    #: The budget of seconds is used up; what is in flight is finished.
+    SECONDS = "seconds"
+    #: A complete trial reached the target value; what is in flight is finished.
+    TARGET = "target"
+    #: Somebody asked for it; the study can be resumed.
+    STOPPED = "stopped"
+    #: The first trials all failed.
+    FAILED = "failed"
+
+    @property
+    def rank(self) -> int:
+        """Its place in the order of overruling."""
+        return list(Ended).index(self)
+
+
+class Budget(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """When a study ends; at least one of `trials` and `seconds` is given."""
+
+    #: Trials to start.
+    trials: int | None = None
+    #: Seconds to run, over all sessions.
+    seconds: float | None = None
+    #: Value at which a complete trial ends the study.
+    target: float | None = None
+
+
+class InvalidTransitionError(TrialfleetError):
+    """A trial was to take a step that `TRANSITIONS` does not know: a bug in trialfleet."""
+
+    def __init__(self, number: int, start: Phase, finish: Phase, story: Iterable[str]) -> None:
+        steps = "; ".join(story)
+        super().__init__(f"trial {number} can not go from {start.value} to {finish.value}; its story: {steps}")
+
+
+class Trial:
+    """One trial of the study; mutated by `StudyState` alone."""
+
+    __slots__ = ("distributions", "number", "params", "phase", "reason", "results", "rung", "value", "values")
+
+    def __init__(self, number: int, params: Params, distributions: dict[str, Distribution]) -> None:
+        self.number = number
+        self.params = params
+        self.distributions = distributions
+        self.phase = Phase.EVALUATING
+        #: The rung it is on or was decided on.
+        self.rung = 0
+        #: Values by (fraction, fold): a value counts on every rung that has both.
+        self.values: dict[tuple[float, int], float] = {}
+        #: Results that counted, in order.
+        self.results: list[EvaluationResult] = []
+        #: Its value once decided; while undecided, its mean on the highest rung it finished.
+        self.value: float | None = None
+        self.reason = ""
+
+    @property
+    def decided(self) -> bool:
+        """Whether it is COMPLETE, PRUNED or FAIL."""
+        return self.phase in _STATES
+
+
+class Best(NamedTuple):
+    """The best trial so far."""
+
+    trial: int
+    value: float
+    #: Whether the value was measured on all rows and all folds.
+    complete: bool
+
+
+class StudyState:
+    """The study. See the module's docstring.
+
+    Args:
+        ladder: the rungs.
+        maximize: direction.
+        config: the settings; those of subsampling, pruning, allocation and racing are read here.
+        budget: when it ends.
+        has_test: whether the best trial is scored on a test part at the end.
+        record: what earlier sessions recorded; None for a new study.
+    """
+
+    def __init__(
+        self,
+        *,
+        ladder: Ladder,
+        maximize: bool,
+        config: EfficiencyConfig,
+        budget: Budget,
+        has_test: bool,
+        record: StudyRecord | None = None,
+    ) -> None:
+        self.ladder = ladder
+        self.maximize = maximize
+        self.config = config
+        self.budget = budget
+        self.has_test = has_test
+        self.trials: list[Trial] = []
+        #: Why no new trials are taken up; None while they are.
+        self.ended: Ended | None = None
+        #: Whether every evaluation is answered and every trial that will be decided is decided.
+        self.finished = False
+        #: Score of a trial on the test part, as (trial, value).
+        self.test: tuple[int, float] | None = None
+        #: Decided trials by state.
+        self.counts: Counter[TrialState] = Counter()
+        #: Answered evaluations, and those of them that a cache answered.
+        self.evaluations = 0
+        self.cached = 0
+        #: Results that changed nothing, by reason.
+        self.discarded: Counter[str] = Counter()
+        #: Reasons of the latest failures.
+        self.failures: deque[str] = deque(maxlen=5)
+        self.pacing = Pacing(config.batch_size)
+        self.slots = 0
+        #: Evaluations in flight and the attempt that is.
+        self.pending: dict[EvaluationKey, int] = {}
+        self._halving = Halving(len(ladder.rungs), config.reduction_factor)
+        self._racing = Racing(ladder.rungs[-1].folds) if config.fold_racing else None
+        self._best: Best | None = None
+        self._drawing = 0
+        #: Trials of an earlier session whose evaluations are to be published again.
+        self._backlog: deque[Trial] = deque()
+        self._rung_mix = [0] * len(ladder.rungs)
+        self._evaluations_ok = 0
+        #: The trial whose test evaluation failed: it is not tried twice.
+        self._untestable: int | None = None
+        self._story: deque[tuple[int, str]] = deque(maxlen=STORY_LENGTH)
+        self._commands: list[Command] = []
+        if record is not None:
+            self._restore(record)
+
+    # Events
+
+    def handle(self, event: Event) -> list[Command]:
+        """Take in what happened; the answer is what is to be done about it, in this order."""
+        self._commands = []
+        if self.finished:
+            if isinstance(event, EvaluationFinished):
+                self.discarded["late"] += 1
+            return []
+        match event:
+            case EvaluationFinished(result):
+                self._on_result(result)
+            case TrialsDrawn(draws):
+                self._on_drawn(draws)
+            case FleetChanged(slots):
+                self.slots = slots
+            case TimePassed(elapsed):
+                if self.budget.seconds is not None and elapsed >= self.budget.seconds:
+                    self._end(Ended.SECONDS)
+            case EvaluationLost(key, attempt, reason):
+                self._on_lost(key, attempt, reason)
+            case StopRequested():
+                self._end(Ended.STOPPED)
+        self._advance()
+        return self._commands
+
+    def _on_drawn(self, draws: list[Draw]) -> None:
+        exhausted = len(draws) < self._drawing
+        self._drawing = 0
+        for draw in draws:
+            trial = Trial(len(self.trials), draw.params, draw.distributions)
+            self.trials.append(trial)
+            self._rung_mix[0] += 1
+            self._commands.append(RecordTrial(trial.number, trial.params, trial.distributions))
+            self._publish(trial)
+        if exhausted:
+            self._end(Ended.EXHAUSTED)
+
+    def _on_result(self, result: EvaluationResult) -> None:
+        if result.key not in self.pending:
+            known = result.trial < len(self.trials)
+            self.discarded["duplicate" if known else "unknown"] += 1
+            return
+        if result.outcome is Outcome.REFUSED:
+            # Another copy of the evaluation may be with a worker that has the right code.
+            attempt = self.pending[result.key]
+            if result.attempt < attempt:
+                self.discarded["late"] += 1
+                return
+            if attempt + 1 < REFUSALS:
+                self._publish_again(result.key)
+                return
+        del self.pending[result.key]
+        trial = self.trials[result.trial]
+        self._commands.append(RecordEvaluation(result))
+        self._count(result)
+        trial.results.append(result)
+        if result.fold == TEST_FOLD:
+            self._on_test(trial, result)
+        elif result.outcome is Outcome.OK:
+            assert result.value is not None
+            trial.values[self.ladder.rungs[result.rung].fraction, result.fold] = result.value
+            self._on_value(trial)
+        elif result.outcome is Outcome.PRUNED:
+            self._decide(trial, Phase.PRUNED, trial.value, "objective")
+        else:
+            self._fail(trial, f"{result.outcome.value}: {result.error or 'no reason given'}")
+
+    def _on_lost(self, key: EvaluationKey, attempt: int, reason: str) -> None:
+        if self.pending.get(key) != attempt:
+            self.discarded["lost late"] += 1
+        elif attempt + 1 >= LOSSES:
+            if key.fold == TEST_FOLD:
+                del self.pending[key]
+                self._untestable = key.trial
+            else:
+                self._fail(self.trials[key.trial], f"lost: {LOSSES} times, the last time because {reason}")
+        else:
+            self._publish_again(key)
+
+    def _on_test(self, trial: Trial, result: EvaluationResult) -> None:
+        if result.outcome is Outcome.OK:
+            assert result.value is not None
+            self.test = (trial.number, result.value)
+            self._commands.append(RecordTest(trial.number, result.value))
+        else:
+            self._untestable = trial.number
+            self.failures.append(f"trial {trial.number} on the test part: {result.outcome.value}: {result.error}")
+
+    # One trial
+
+    def _on_value(self, trial: Trial) -> None:
+        """A fold came in: the rung may be finished, or the race decided."""
+        rung = self.ladder.rungs[trial.rung]
+        values = self._fold_values(trial, trial.rung)
+        if len(values) == rung.folds:
+            self._on_rung(trial, statistics.fmean(values))
+        elif not self._in_flight(trial):
+            self._publish(trial)
+
+    def _on_rung(self, trial: Trial, value: float) -> None:
+        """The trial has all folds of its rung."""
+        trial.value = value
+        rung, score = trial.rung, self._score(value)
+        self._commands.append(RecordRung(trial.number, rung, value))
+        self._observe(trial, rung, value)
+        last = rung == self.ladder.last
+        if not last and self._beyond_threshold(rung, value):
+            self._halving.finish(rung, trial.number, score, waits=False)
+            self._decide(trial, Phase.PRUNED, value, "threshold")
+        elif not last:
+            self._move(trial, Phase.WAITING, f"finished rung {rung}")
+            self._halving.finish(rung, trial.number, score, waits=True)
+            self._give_up_hopeless()
+        else:
+            self._halving.finish(rung, trial.number, score, waits=False)
+            self._decide(trial, Phase.COMPLETE, value, "complete")
+            self._on_complete(trial, value)
+
+    def _on_complete(self, trial: Trial, value: float) -> None:
+        if self._racing is not None:
+            self._racing.complete([self._score(v) for v in self._fold_values(trial, self.ladder.last)])
+        if self._best is None or self._score(value) > self._score(self._best.value):
+            self._best = Best(trial.number, value, complete=True)
+        if self.budget.target is not None and self._score(value) >= self._score(self.budget.target):
+            self._end(Ended.TARGET)
+
+    def _promote(self, promotion: Promotion) -> None:
+        trial = self.trials[promotion.trial]
+        assert trial.value is not None
+        self._halving.leave(promotion.rung, trial.number, self._score(trial.value))
+        self._move(trial, Phase.EVALUATING, f"promoted from rung {promotion.rung}")
+        self._rung_mix[trial.rung] -= 1
+        trial.rung += 1
+        self._rung_mix[trial.rung] += 1
+        self._publish(trial)
+
+    def _publish(self, trial: Trial) -> None:
+        """Have the next folds of the trial's rung evaluated; on the last rung, one at a time while it races."""
+        if self._interrupted:
+            return  # it stays undecided, and is taken up again when the study is resumed
+        if not self._climbs_on:
+            self._decide(trial, Phase.PRUNED, trial.value, "budget")
+            return
+        rung = self.ladder.rungs[trial.rung]
+        missing = [fold for fold in range(rung.folds) if (rung.fraction, fold) not in trial.values]
+        if trial.rung == self.ladder.last and self._racing is not None and rung.folds > 1:
+            verdict = self._racing.verdict([self._score(value) for value in self._fold_values(trial, trial.rung)])
+            if not verdict.goes_on:
+                expected = self._score(verdict.expected)
+                self._observe(trial, trial.rung, expected)
+                self._decide(trial, Phase.PRUNED, expected, "racing")
+                return
+            if self._racing.has_incumbent:
+                missing = missing[:1]
+        self._start([self._evaluation(trial, fold) for fold in missing])
+
+    def _evaluation(self, trial: Trial, fold: int, attempt: int = 0) -> Evaluation:
+        return Evaluation(
+            trial=trial.number,
+            rung=trial.rung,
+            fold=fold,
+            fraction=self.ladder.rungs[trial.rung].fraction,
+            params=trial.params,
+            attempt=attempt,
+        )
+
+    def _start(self, evaluations: list[Evaluation]) -> None:
+        for evaluation in evaluations:
+            self.pending[evaluation.key] = evaluation.attempt
+        self._commands.append(StartEvaluations(evaluations))
+
+    def _publish_again(self, key: EvaluationKey) -> None:
+        if self._interrupted:
+            del self.pending[key]
+            return
+        self._start([self._evaluation(self.trials[key.trial], key.fold, self.pending[key] + 1)])
+
+    def _fail(self, trial: Trial, reason: str) -> None:
+        self.failures.append(f"trial {trial.number}: {reason}")
+        self._decide(trial, Phase.FAIL, None, reason)
+        self._commands.append(Observe(Observation(trial.number, trial.params, trial.distributions, trial.rung, None)))
+        failed = self.counts[TrialState.FAIL]
+        if failed >= FIRST_FAILURES and self._evaluations_ok == 0:
+            self._end(Ended.FAILED)
+
+    def _decide(self, trial: Trial, phase: Phase, value: float | None, reason: str) -> None:
+        for key in self._keys_in_flight(trial):
+            del self.pending[key]
+        if trial.phase is Phase.WAITING:
+            assert trial.value is not None
+            self._halving.leave(trial.rung, trial.number, self._score(trial.value))
+        self._move(trial, phase, reason)
+        trial.value = value
+        trial.reason = reason
+        self.counts[_STATES[phase]] += 1
+        self._commands.append(RecordDecision(trial.number, _STATES[phase], value, reason))
+
+    def _move(self, trial: Trial, phase: Phase, cause: str) -> None:
+        if (trial.phase, phase) not in TRANSITIONS:
+            raise InvalidTransitionError(trial.number, trial.phase, phase, self.story(trial.number))
+        self._story.append((trial.number, f"{trial.phase.value} -> {phase.value} ({cause})"))
+        trial.phase = phase
+
+    # The whole study
+
+    def _advance(self) -> None:
+        """Fill the slots; where nothing is left to do, decide what waits, and finish."""
+        self._fill()
+        if self.pending or self._drawing or self._backlog:
+            return
+        if self.ended is None:
+            # No slots, or every trial of an unbounded study waits: only new slots or time can change that.
+            return
+        if not self._interrupted:
+            reason = "halving" if self._climbs_on else "budget"
+            for number, _ in self._halving.waiting():
+                self._decide(self.trials[number], Phase.PRUNED, self.trials[number].value, reason)
+            if self._start_test():
+                return
+            if self._evaluations_ok == 0 and self.counts[TrialState.FAIL]:
+                self._end(Ended.FAILED)
+        self.finished = True
+        self._commands.append(Finish(self.ended.value))
+
+    @property
+    def _climbs_on(self) -> bool:
+        """Whether trials under way are still promoted."""
+        return self.ended in (None, Ended.TRIALS, Ended.EXHAUSTED)
+
+    @property
+    def _interrupted(self) -> bool:
+        """Whether undecided trials stay so: the study may be resumed."""
+        return self.ended in (Ended.STOPPED, Ended.FAILED)
+
+    def _fill(self) -> None:
+        if self._interrupted:
+            self._backlog.clear()
+            return
+        # One evaluation is in flight even while there are no slots: it waits for the first worker to come.
+        target = max(self.pacing.in_flight(self.slots), 1)
+        while len(self.pending) < target and self._climbs_on and not self._drawing:
+            if self._backlog:
+                self._publish(self._backlog.popleft())
+            elif not (self._take_promotion(early=self.config.adaptive_trial_allocation) or self._draw(target)):
+                break
+        while self._backlog and not self._climbs_on:
+            self._publish(self._backlog.popleft())
+
+    def _take_promotion(self, *, early: bool) -> bool:
+        """Promote one trial; `early` says whether promotions go before new trials."""
+        closing = self.ended is not None
+        if not (early or closing):
+            return False
+        promotion = self._halving.candidate(closing=closing)
+        if promotion is None:
+            return False
+        self._promote(promotion)
+        return True
+
+    def _draw(self, target: int) -> bool:
+        """Ask for new trials; whether anything was done about it."""
+        if self.ended is not None:
+            return False
+        left = math.inf if self.budget.trials is None else self.budget.trials - len(self.trials)
+        if left <= 0:
+            self._end(Ended.TRIALS)
+            return True
+        count = min(left, math.ceil((target - len(self.pending)) / self._evaluations_per_trial()))
+        self._drawing = int(count)
+        self._commands.append(DrawTrials(range(len(self.trials), len(self.trials) + self._drawing)))
+        return True
+
+    def _evaluations_per_trial(self) -> int:
+        """Evaluations that a new trial puts in flight."""
+        raced = self._racing is not None and self.ladder.last == 0 and self._racing.has_incumbent
+        return 1 if raced else self.ladder.rungs[0].folds
+
+    def _give_up_hopeless(self) -> None:
+        if self.budget.trials is not None and not self._interrupted:
+            for number in self._halving.hopeless(max(self.budget.trials, len(self.trials))):
+                self._decide(self.trials[number], Phase.PRUNED, self.trials[number].value, "halving")
+
+    def _start_test(self) -> bool:
+        best = self._best
+        if not self.has_test or best is None or best.trial == self._untestable:
+            return False
+        if self.test is not None and self.test[0] == best.trial:
+            return False
+        trial = self.trials[best.trial]
+        self._start([self._evaluation(trial, TEST_FOLD)])
+        return True
+
+    def _end(self, ended: Ended) -> None:
+        if self.ended is None or ended.rank > self.ended.rank:
+            self.ended = ended
+
+    # What is known
+
+    @property
+    def best(self) -> Best | None:
+        """The best complete trial; where there is none, the best on the highest rung reached; None before that."""
+        if self._best is not None:
+            return self._best
+        leader = self._halving.leader()
+        if leader is None:
+            return None
+        trial, rung = leader
+        score = self._halving.best(rung)
+        assert score is not None
+        return Best(trial, self._score(score), complete=False)
+
+    def rung_mix(self) -> tuple[int, ...]:
+        """Trials by the highest rung they were started on."""
+        return tuple(self._rung_mix)
+
+    def story(self, trial: int) -> list[str]:
+        """The latest steps of a trial, oldest first."""
+        return [step for number, step in self._story if number == trial]
+
+    def observations(self) -> list[Observation]:
+        """All that a sampler would have been told so far, by trial number."""
+        told: list[Observation] = []
+        for trial in self.trials:
+            for rung in range(trial.rung + 1):
+                values = self._fold_values(trial, rung)
+                if len(values) == self.ladder.rungs[rung].folds:
+                    told.append(self._observation(trial, rung, statistics.fmean(values)))
+            if trial.phase is Phase.FAIL:
+                told.append(self._observation(trial, trial.rung, None))
+            elif trial.reason == "racing":
+                told.append(self._observation(trial, self.ladder.last, trial.value))
+        return told
+
+    def validate(self) -> None:
+        """Assert every invariant; tests call it after every event."""
+        in_flight = Counter(key.trial for key in self.pending if key.fold != TEST_FOLD)
+        waiting = dict(self._halving.waiting())
+        backlog = {trial.number for trial in self._backlog}
+        for trial in self.trials:
+            if trial.phase is Phase.EVALUATING:
+                taken_up = in_flight[trial.number] or trial.number in backlog or self._interrupted
+                assert taken_up, f"trial {trial.number} is forgotten"
+            else:
+                assert not in_flight[trial.number], f"trial {trial.number} is {trial.phase} with work in flight"
+            assert (trial.phase is Phase.WAITING) == (trial.number in waiting)
+            if trial.phase is Phase.WAITING:
+                assert waiting[trial.number] == trial.rung
+            if trial.phase is Phase.COMPLETE:
+                assert len(self._fold_values(trial, self.ladder.last)) == self.ladder.rungs[-1].folds
+            keys = [result.key for result in trial.results]
+            assert len(keys) == len(set(keys)), f"trial {trial.number} has a result twice"
+        decided = Counter(_STATES[trial.phase] for trial in self.trials if trial.decided)
+        assert decided == +self.counts
+        assert sum(self._rung_mix) == len(self.trials)
+        if self.budget.trials is not None and self._drawing:
+            assert len(self.trials) + self._drawing <= self.budget.trials
+        if self.finished:
+            assert not self.pending
+            if not self._interrupted:
+                assert all(trial.decided for trial in self.trials)
+
+    def _fold_values(self, trial: Trial, rung: int) -> list[float]:
+        """The trial's values on folds 0, 1, … of the rung, up to the first that is missing."""
+        fraction, folds = self.ladder.rungs[rung].fraction, self.ladder.rungs[rung].folds
+        values = []
+        for fold in range(folds):
+            value = trial.values.get((fraction, fold))
+            if value is None:
+                break
+            values.append(value)
+        return values
+
+    def _score(self, value: float) -> float:
+        """Higher is better; its own inverse."""
+        return value if self.maximize else -value
+
+    def _beyond_threshold(self, rung: int, value: float) -> bool:
+        config = self.config
+        best = self._halving.best(rung)
+        if not config.enable_aggressive_pruning or best is None:
+            return False
+        if self._halving.finished(rung) < config.min_trials_before_pruning:
+            return False
+        return beyond_threshold(value, self._score(best), threshold=config.pruning_threshold, maximize=self.maximize)
+
+    def _keys_in_flight(self, trial: Trial) -> list[EvaluationKey]:
+        # A trial is in flight on its own rung only, so its keys can be named instead of searched for.
+        keys = (EvaluationKey(trial.number, trial.rung, fold) for fold in range(self.ladder.rungs[trial.rung].folds))
+        return [key for key in keys if key in self.pending]
+
+    def _in_flight(self, trial: Trial) -> bool:
+        return bool(self._keys_in_flight(trial))
+
+    def _observation(self, trial: Trial, rung: int, value: float | None) -> Observation:
+        return Observation(trial.number, trial.params, trial.distributions, rung, value)
+
+    def _observe(self, trial: Trial, rung: int, value: float) -> None:
+        self._commands.append(Observe(self._observation(trial, rung, value)))
+
+    def _count(self, result: EvaluationResult) -> None:
+        self.evaluations += 1
+        self._evaluations_ok += result.outcome is Outcome.OK
+        if result.cached:
+            self.cached += 1
+        else:
+            self.pacing.observe(result.wall_seconds)
+
+    # Resuming
+
+    def _restore(self, record: StudyRecord) -> None:
+        """Take up where the record ends."""
+        self.test = record.test
+        for entry in record.trials:
+            trial = Trial(entry.number, entry.params, entry.distributions)
+            assert entry.number == len(self.trials), "trial numbers are consecutive"
+            self.trials.append(trial)
+            self._restore_results(trial, entry)
+            self._restore_phase(trial, entry)
+            self._rung_mix[trial.rung] += 1
+
+    def _restore_results(self, trial: Trial, entry: TrialRecord) -> None:
+        for result in entry.results:
+            trial.results.append(result)
+            self._count(result)
+            if result.fold == TEST_FOLD:
+                continue
+            trial.rung = max(trial.rung, result.rung)
+            if result.outcome is Outcome.OK and result.value is not None:
+                trial.values[self.ladder.rungs[result.rung].fraction, result.fold] = result.value
+
+    def _restore_phase(self, trial: Trial, entry: TrialRecord) -> None:
+        finished = [
+            (rung, statistics.fmean(values))
+            for rung in range(trial.rung + 1)
+            if len(values := self._fold_values(trial, rung)) == self.ladder.rungs[rung].folds
+        ]
+        waits = not entry.state.decided and bool(finished) and finished[-1][0] == trial.rung
+        for rung, value in finished:
+            trial.value = value
+            self._halving.finish(rung, trial.number, self._score(value), waits=waits and rung == trial.rung)
+        if waits:
+            trial.phase = Phase.WAITING
+        elif not entry.state.decided:
+            self._backlog.append(trial)
+        else:
+            trial.phase = next(phase for phase, state in _STATES.items() if state is entry.state)
+            trial.value, trial.reason = entry.value, entry.reason
+            self.counts[entry.state] += 1
+            if trial.phase is Phase.FAIL:
+                self.failures.append(f"trial {trial.number}: {entry.reason}")
+            elif trial.phase is Phase.COMPLETE and entry.value is not None:
+                self._on_complete(trial, entry.value)
