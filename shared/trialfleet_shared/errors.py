@@ -26,6 +26,10 @@ class ObjectiveError(ConfigurationError):
     """The objective can not be loaded or called."""
 
 
+class TrialPruned(TrialfleetError):  # noqa: N818  # Optuna's name, which objectives raise
+    """The objective pruned its trial."""
+
+
 class DataError(ConfigurationError):
     """The data set can not be read, or is not what the study says of it."""
 

@@ -5,17 +5,22 @@ A reference is `package.module:function` or `file.py:function`, where the functi
 imports beside the file work; the module is loaded once per process.
 """
 
+import asyncio
 import importlib
 import importlib.util
+import inspect
+import math
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
 from trialfleet_shared.errors import ObjectiveError
 from trialfleet_shared.fingerprint import digest_bytes
+from trialfleet_shared.messages import Evaluation
 from trialfleet_shared.settings import nearest
+from trialfleet_shared.space import Categorical, Distribution, Float, Int, Params, Scalar
 
 #: How a reference to a function handed over in memory starts.
 MEMORY_PREFIX = "memory:"
@@ -145,3 +150,186 @@ def _guarded(reference: str, name: str, load: Callable[[], ModuleType]) -> Modul
 def _put_on_path(folder: Path) -> None:
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
+
+
+class ParamsTrial:
+    """What an objective written as `objective(trial)` is called with: `suggest_*` answered from the trial's params.
+
+    It has the methods of `optuna.Trial` that such objectives use. The params were drawn from the study's space before;
+    a suggestion that names another parameter or does not contain the drawn value raises ObjectiveError.
+    """
+
+    def __init__(self, number: int, params: Params) -> None:
+        #: The trial's number in its study.
+        self.number = number
+        #: All params of the trial.
+        self.params = dict(params)
+        #: What the objective noted with `set_user_attr`; it ends with the evaluation.
+        self.user_attrs: dict[str, Any] = {}
+        #: What the objective reported, by step; the study prunes by rungs, not by steps.
+        self.intermediate_values: dict[int, float] = {}
+
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> float:
+        """The trial's value of `name`, a real number in [low, high]."""
+        return float(self._value(name, Float(float(low), float(high), step, log)))  # type: ignore[arg-type]  # a number
+
+    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
+        """The trial's value of `name`, a whole number in [low, high]."""
+        return int(self._value(name, Int(low, high, step, log)))  # type: ignore[arg-type]  # Int.contains it
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        """The trial's value of `name`, one of `choices`."""
+        return self._value(name, Categorical(list(choices)))
+
+    def report(self, value: float, step: int) -> None:
+        """Note an intermediate value."""
+        self.intermediate_values[step] = float(value)
+
+    def should_prune(self) -> bool:
+        """False: the study decides between evaluations, not within them."""
+        return False
+
+    def set_user_attr(self, key: str, value: Any) -> None:
+        """Note something for the rest of this evaluation."""
+        self.user_attrs[key] = value
+
+    def _value(self, name: str, distribution: Distribution) -> Scalar:
+        if name not in self.params:
+            raise ObjectiveError(
+                f"trial.suggest_*({name!r}): the study's space gave no such parameter{self._known(name)}"
+            )
+        value = self.params[name]
+        if not distribution.contains(value):
+            raise ObjectiveError(
+                f"trial.suggest_*({name!r}): the study's space gave {value!r}, outside of {distribution}"
+            )
+        return value
+
+    def _known(self, name: str) -> str:
+        return nearest(name, self.params) if self.params else ""
+
+
+#: The calling styles, for error messages.
+_STYLES = (
+    "objective(params), (params, data), (params, budget), (params, data, budget) or the same with trial for params"
+)
+
+
+class Objective:
+    """The user's function with its calling style, found by its signature.
+
+    The first parameter takes the trial's params as a dict; called `trial`, or annotated as a `Trial`, it takes a
+    `ParamsTrial`. Parameters called `data` (the fold's data) and `budget` (share of the full budget, 0 < b <= 1) are
+    given by name. Further parameters need defaults, which are left alone. Coroutine functions are run to their end.
+
+    Raises:
+        ObjectiveError: the signature is another one.
+    """
+
+    def __init__(self, function: Callable[..., Any], name: str) -> None:
+        self.function = function
+        #: How messages call it.
+        self.name = name
+        try:
+            parameters = list(inspect.signature(function).parameters.values())
+        except (ValueError, TypeError):  # a builtin without a signature: called with the params alone
+            parameters = [inspect.Parameter("params", inspect.Parameter.POSITIONAL_ONLY)]
+        positional = (
+            inspect.Parameter.POSITIONAL_ONLY,
+            inspect.Parameter.POSITIONAL_OR_KEYWORD,
+            inspect.Parameter.VAR_POSITIONAL,
+        )
+        if not parameters or parameters[0].kind not in positional or parameters[0].name in ("data", "budget"):
+            raise ObjectiveError(f"objective {name!r} takes no params first; allowed is {_STYLES}")
+        first, rest = parameters[0], parameters[1:]
+        for parameter in rest:
+            named = parameter.name in ("data", "budget") and parameter.kind is not inspect.Parameter.POSITIONAL_ONLY
+            variadic = parameter.kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+            if not named and not variadic and parameter.default is inspect.Parameter.empty:
+                raise ObjectiveError(f"objective {name!r} needs {parameter.name!r}; allowed is {_STYLES}")
+        taken = {parameter.name: parameter for parameter in rest}
+        #: Whether it is called with a trial instead of params.
+        self.takes_trial = first.name == "trial" or _last_name(first.annotation) == "Trial"
+        #: Whether it is given the fold's data.
+        self.takes_data = "data" in taken
+        #: Whether it is given the share of the full budget.
+        self.takes_budget = "budget" in taken
+        #: Whether it can not be called without data.
+        self.needs_data = self.takes_data and taken["data"].default is inspect.Parameter.empty
+
+    @property
+    def has_fidelity(self) -> bool:
+        """Whether a cheaper evaluation than a full one exists: it takes `data` or `budget`."""
+        return self.takes_data or self.takes_budget
+
+    def check(self, *, has_data: bool) -> None:
+        """Raise ObjectiveError when it can not be called in a study with or without a data set."""
+        if self.needs_data and not has_data:
+            raise ObjectiveError(f"objective {self.name!r} takes data, but the study has no data set; give it one")
+
+    def __call__(self, evaluation: Evaluation, data: Any) -> Any:
+        """Call the function for `evaluation`; whatever it returns or raises.
+
+        Args:
+            evaluation: what to evaluate.
+            data: the fold's data at the evaluation's fraction; None in a study without a data set.
+        """
+        first = ParamsTrial(evaluation.trial, evaluation.params) if self.takes_trial else dict(evaluation.params)
+        named: dict[str, Any] = {}
+        if self.takes_data and data is not None:
+            named["data"] = data
+        if self.takes_budget:
+            named["budget"] = evaluation.fraction
+        returned = self.function(first, **named)
+        if inspect.isawaitable(returned):
+            return asyncio.run(_wait_for(returned))
+        return returned
+
+
+async def _wait_for(awaitable: Awaitable[Any]) -> Any:
+    return await awaitable
+
+
+def _last_name(annotation: Any) -> str:
+    """The last part of `optuna.Trial`, be it a class or its name."""
+    name = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", "")
+    return name.rpartition(".")[2].strip("'\"")
+
+
+def read_returned(returned: Any) -> tuple[float, dict[str, float]]:
+    """What an objective returned, as its value and further metrics. Metrics that are not finite are left out.
+
+    Raises:
+        ObjectiveError: it is not a finite number, nor a mapping of numbers with a finite `value`.
+    """
+    if not isinstance(returned, Mapping):
+        return _number(returned, "objective returned"), {}
+    if "value" not in returned:
+        raise ObjectiveError(f"objective returned a mapping without 'value'; its keys are {sorted(map(str, returned))}")
+    metrics = {}
+    for name, metric in returned.items():
+        if name != "value":
+            number = _cast(metric, f"objective returned for {name!r}")
+            if math.isfinite(number):
+                metrics[str(name)] = number
+    return _number(returned["value"], "objective returned for 'value'"), metrics
+
+
+def _number(value: Any, what: str) -> float:
+    number = _cast(value, what)
+    if not math.isfinite(number):
+        raise ObjectiveError(f"{what} {number}; a finite number is needed")
+    return number
+
+
+def _cast(value: Any, what: str) -> float:
+    """`float(value)`, as Optuna accepts it, except that text is no number."""
+    if not isinstance(value, str | bytes | bytearray):
+        try:
+            return float(value)
+        except (TypeError, ValueError, OverflowError):
+            pass
+    shown = repr(value)
+    raise ObjectiveError(f"{what} {shown if len(shown) <= 100 else shown[:100] + '…'}; a finite number is needed")
