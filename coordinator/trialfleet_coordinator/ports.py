@@ -8,7 +8,7 @@ import msgspec
 from trialfleet_coordinator.commands import Observation as Observation
 from trialfleet_coordinator.commands import Record, TrialState
 from trialfleet_coordinator.events import Draw
-from trialfleet_shared.clock import Clock as Clock  # noqa: PLC0414 -- both sides need it
+from trialfleet_shared.clock import Clock as Clock
 from trialfleet_shared.ladder import Ladder
 from trialfleet_shared.messages import EvaluationResult
 from trialfleet_shared.space import Distribution, Params

@@ -17,6 +17,7 @@ s / sqrt(j) only, so its standard deviation is (1 - j/k) s sqrt(1/j + 1/(k - j))
 
 import bisect
 import math
+import operator
 import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -148,7 +149,7 @@ class Racing:
     """Races trials over the folds of the last rung against the incumbent, the best complete trial.
 
     Args:
-        folds: number of folds of the last rung.
+        folds: number of folds of the last rung, at least 2.
     """
 
     def __init__(self, folds: int) -> None:
@@ -170,11 +171,11 @@ class Racing:
             self._incumbent = entry
         self._complete = [*self._complete[1 - RACING_POOL :], entry]
         variances = [
-            statistics.variance(map(float.__sub__, other, self._incumbent))
+            statistics.variance(map(operator.sub, other, self._incumbent))
             for other in self._complete
             if other != self._incumbent
         ]
-        self._deviation = math.sqrt(statistics.fmean(variances)) if variances and self._folds > 1 else None
+        self._deviation = math.sqrt(statistics.fmean(variances)) if variances else None
 
     def verdict(self, scores: Sequence[float]) -> Verdict:
         """Whether a trial with these scores on folds 0, 1, … may still beat the incumbent."""

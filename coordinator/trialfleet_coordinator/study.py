@@ -218,7 +218,8 @@ class StudyState:
         #: Evaluations in flight and the attempt that is.
         self.pending: dict[EvaluationKey, int] = {}
         self._halving = Halving(len(ladder.rungs), config.reduction_factor)
-        self._racing = Racing(ladder.rungs[-1].folds) if config.fold_racing else None
+        folds = ladder.rungs[-1].folds
+        self._racing = Racing(folds) if config.fold_racing and folds > 1 else None
         self._best: Best | None = None
         self._drawing = 0
         #: Trials of an earlier session whose evaluations are to be published again.
@@ -378,7 +379,7 @@ class StudyState:
             return
         rung = self.ladder.rungs[trial.rung]
         missing = [fold for fold in range(rung.folds) if (rung.fraction, fold) not in trial.values]
-        if trial.rung == self.ladder.last and self._racing is not None and rung.folds > 1:
+        if trial.rung == self.ladder.last and self._racing is not None:
             verdict = self._racing.verdict([self._score(value) for value in self._fold_values(trial, trial.rung)])
             if not verdict.goes_on:
                 expected = self._score(verdict.expected)

@@ -1,0 +1,42 @@
+"""How much is in flight, and in how large messages."""
+
+from trialfleet_coordinator.batching import Pacing
+
+
+def paced(seconds: float, *, largest: int = 100) -> Pacing:
+    pacing = Pacing(largest)
+    pacing.observe(seconds)
+    return pacing
+
+
+def test_before_anything_is_known_one_evaluation_is_ahead_of_each_slot_and_travels_alone() -> None:
+    pacing = Pacing(100)
+    assert pacing.in_flight(4) == 8
+    assert pacing.batch(8, 4) == 1
+
+
+def test_slow_evaluations_are_never_kept_ahead_nor_bundled() -> None:
+    assert paced(60.0).in_flight(4) == 4
+    assert paced(60.0).batch(4, 4) == 1
+
+
+def test_quick_evaluations_are_bundled_up_to_the_largest_batch() -> None:
+    assert paced(1e-5).in_flight(2) == 2 * 101
+    assert paced(1e-5).batch(200, 2) == 100
+    assert paced(1e-5, largest=10).batch(200, 2) == 10
+
+
+def test_a_message_leaves_work_for_the_other_slots() -> None:
+    assert paced(1e-5).batch(6, 4) == 2
+
+
+def test_the_pace_follows_the_evaluations() -> None:
+    pacing = paced(10.0)
+    for _ in range(200):
+        pacing.observe(0.01)
+    assert pacing.in_flight(1) == 11
+
+
+def test_no_slots_and_no_time_are_no_division_by_zero() -> None:
+    assert paced(0.0).in_flight(0) == 0
+    assert paced(0.0).batch(5, 0) == 5

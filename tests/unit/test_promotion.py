@@ -1,0 +1,112 @@
+"""Halving, the threshold rule and racing, each alone."""
+
+import pytest
+
+from trialfleet_coordinator.promotion import FINALISTS, Halving, Promotion, Racing, beyond_threshold
+
+
+def halving_with(scores: list[float], *, rungs: int = 2, eta: float = 3.0) -> Halving:
+    halving = Halving(rungs, eta)
+    for trial, score in enumerate(scores):
+        halving.finish(0, trial, score, waits=True)
+    return halving
+
+
+def test_nobody_climbs_before_a_rung_has_eta_trials() -> None:
+    assert halving_with([1.0, 2.0]).candidate(closing=False) is None
+
+
+def test_the_best_third_climbs_and_only_once() -> None:
+    halving = halving_with([1.0, 5.0, 2.0, 4.0, 3.0, 0.0])
+    climbed = []
+    while (promotion := halving.candidate(closing=False)) is not None:
+        halving.leave(promotion.rung, promotion.trial, {1: 5.0, 3: 4.0}[promotion.trial])
+        climbed.append(promotion.trial)
+    assert climbed == [1, 3]
+
+
+def test_a_promoted_trial_keeps_its_rank_so_that_the_quota_is_of_all_that_finished() -> None:
+    halving = halving_with([3.0, 2.0, 1.0])
+    halving.leave(0, 0, 3.0)
+    assert halving.candidate(closing=False) is None, "1/3 of three is one, and that one has climbed"
+
+
+def test_a_higher_rung_is_served_first() -> None:
+    halving = halving_with([float(score) for score in range(9)], rungs=3)
+    for trial in (8, 7, 6):
+        halving.leave(0, trial, float(trial))
+        halving.finish(1, trial, float(trial), waits=True)
+    assert halving.candidate(closing=False) == Promotion(8, 1)
+
+
+def test_equal_scores_rank_by_trial_number() -> None:
+    assert halving_with([1.0, 1.0, 1.0]).candidate(closing=False) == Promotion(0, 0)
+
+
+def test_the_finalists_climb_at_the_end_however_few_finished() -> None:
+    assert halving_with([1.0]).candidate(closing=True) == Promotion(0, 0)
+    assert halving_with([1.0]).candidate(closing=False) is None
+
+
+def test_hopeless_are_those_whom_all_trials_to_come_could_not_lift() -> None:
+    # Of 12 trials the best four climb: after six, ranks 4 and 5 can not be among them any more.
+    halving = halving_with([6.0, 5.0, 4.0, 3.0, 2.0, 1.0])
+    assert sorted(halving.hopeless(12)) == [4, 5]
+    assert halving.hopeless(18) == []
+
+
+def test_hopeless_leaves_the_finalists_in() -> None:
+    halving = halving_with([float(trial) for trial in range(6)])
+    assert len(halving.hopeless(6)) == 6 - FINALISTS
+
+
+@pytest.mark.parametrize(
+    ("value", "best", "maximize", "pruned"),
+    [
+        (0.08, 0.9, True, True),
+        (0.10, 0.9, True, False),
+        (-0.01, 0.9, True, True),
+        (-11.0, -1.0, True, True),
+        (-9.0, -1.0, True, False),
+        (5.0, 0.0, True, False),
+        (-5.0, 0.0, True, False),
+        (11.0, 1.0, False, True),
+        (9.0, 1.0, False, False),
+        (-0.05, -1.0, False, True),
+        (-0.2, -1.0, False, False),
+        (3.0, -1.0, False, True),
+    ],
+)
+def test_the_threshold_rule_knows_sign_and_direction(value: float, best: float, maximize: bool, pruned: bool) -> None:
+    assert beyond_threshold(value, best, threshold=0.1, maximize=maximize) is pruned
+
+
+def test_a_race_needs_a_measure_of_the_noise_between_folds() -> None:
+    racing = Racing(5)
+    assert racing.verdict([0.1]).goes_on, "no incumbent"
+    racing.complete([0.9, 0.8, 0.9, 0.8, 0.9])
+    assert racing.verdict([0.1]).goes_on, "one complete trial has no differences"
+
+
+def test_a_trial_far_behind_is_out_after_one_fold_and_a_close_one_goes_on() -> None:
+    racing = Racing(5)
+    racing.complete([0.90, 0.80, 0.90, 0.80, 0.90])
+    racing.complete([0.89, 0.80, 0.88, 0.80, 0.89])
+    assert not racing.verdict([0.5]).goes_on
+    assert racing.verdict([0.899]).goes_on
+    assert racing.verdict([0.95]).goes_on
+
+
+def test_the_expected_score_is_the_incumbents_mean_plus_the_difference_seen() -> None:
+    racing = Racing(2)
+    racing.complete([0.9, 0.7])
+    racing.complete([0.8, 0.7])
+    assert racing.verdict([0.5]).expected == pytest.approx(0.8 - 0.4)
+
+
+def test_identical_trials_do_not_make_a_race_certain() -> None:
+    """Duplicates of the incumbent carry no information on the noise."""
+    racing = Racing(3)
+    for _ in range(3):
+        racing.complete([0.9, 0.8, 0.7])
+    assert racing.verdict([0.1]).goes_on
