@@ -91,9 +91,7 @@ class StudyMachine(RuleBasedStateMachine):
         self, ladder: Ladder, maximize: bool, trials: int, test: bool, racing: bool, early: bool, seed: int
     ) -> None:
         self.ladder, self.maximize, self.budget, self.has_test = ladder, maximize, Budget(trials=trials), test
-        self.config = EfficiencyConfig(
-            fold_racing=racing, adaptive_trial_allocation=early, min_trials_before_pruning=3
-        )
+        self.config = EfficiencyConfig(fold_racing=racing, adaptive_trial_allocation=early, min_trials_before_pruning=3)
         self.random = random.Random(seed)
         self.record = StudyRecord(
             definition=StudyDefinition("s", "maximize", {}, "o", "", "", ladder, 0), trials=[], elapsed=0.0, test=None
@@ -267,7 +265,9 @@ def test_an_illegal_step_names_the_trial_and_tells_its_story() -> None:
     machine.begin(LADDERS[0], True, 1, False, False, True, 0)
     evaluation = machine.in_flight.pop()
     machine.happen(EvaluationFinished(answer(evaluation, Outcome.OK, value=1.0)))
-    with pytest.raises(InvalidTransitionError, match=r"trial 0 can not go from complete to waiting.*evaluating -> complete"):
+    with pytest.raises(
+        InvalidTransitionError, match=r"trial 0 can not go from complete to waiting.*evaluating -> complete"
+    ):
         machine.state._move(machine.state.trials[0], Phase.WAITING, "nothing")
 
 

@@ -1,0 +1,72 @@
+"""Ladders: what a study climbs, built from its settings and the data's size."""
+
+import pytest
+
+from trialfleet_shared.errors import ConfigurationError
+from trialfleet_shared.ladder import FEWEST_ROWS, Ladder, Rung, build_ladder
+from trialfleet_shared.settings import EfficiencyConfig
+
+
+def fractions(ladder: Ladder) -> list[tuple[float, int]]:
+    return [(rung.fraction, rung.folds) for rung in ladder.rungs]
+
+
+def test_the_ladder_of_the_evidence() -> None:
+    ladder = build_ladder(rows=30_000, folds=5, fraction=0.1, lowest=0.1, rung_rows=1000, reduction_factor=3)
+    assert fractions(ladder) == [(0.1, 1), (0.3, 1), (1.0, 1), (1.0, 5)]
+
+
+def test_a_rung_close_to_all_rows_is_left_out() -> None:
+    assert fractions(EfficiencyConfig(subsample_fraction=0.3).ladder_for(rows=10_000, folds=1, has_fidelity=True)) == [
+        (0.3, 1),
+        (1.0, 1),
+    ]
+
+
+def test_presets_start_lower_where_the_data_allow() -> None:
+    assert fractions(EfficiencyConfig.fast().ladder_for(rows=100_000, folds=3, has_fidelity=True))[0] == (0.1, 1)
+    assert fractions(EfficiencyConfig.balanced().ladder_for(rows=1_400, folds=3, has_fidelity=True))[0] == (0.5, 1)
+
+
+def test_the_lowest_rung_never_has_too_few_rows() -> None:
+    first = EfficiencyConfig.fast().ladder_for(rows=400, folds=1, has_fidelity=True).rungs[0]
+    assert first.fraction * 400 >= FEWEST_ROWS
+
+
+def test_few_rows_make_a_ladder_of_folds_alone() -> None:
+    assert fractions(EfficiencyConfig.fast().ladder_for(rows=90, folds=5, has_fidelity=True)) == [(1.0, 1), (1.0, 5)]
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (EfficiencyConfig.thorough(), [(1.0, 5)]),
+        (EfficiencyConfig(enable_data_subsampling=False), [(1.0, 5)]),
+        (EfficiencyConfig(adaptive_subsampling=False), [(0.3, 5)]),
+    ],
+)
+def test_switches_take_rungs_away(config: EfficiencyConfig, expected: list[tuple[float, int]]) -> None:
+    assert fractions(config.ladder_for(rows=10_000, folds=5, has_fidelity=True)) == expected
+
+
+def test_an_objective_without_fidelity_has_one_rung() -> None:
+    assert fractions(EfficiencyConfig().ladder_for(rows=None, folds=1, has_fidelity=False)) == [(1.0, 1)]
+
+
+def test_a_ladder_of_ones_own_must_end_with_everything() -> None:
+    config = EfficiencyConfig(ladder=(Rung(0.5, 1), Rung(1.0, 2)))
+    assert fractions(config.ladder_for(rows=1000, folds=2, has_fidelity=True)) == [(0.5, 1), (1.0, 2)]
+    with pytest.raises(ConfigurationError, match=r"the last rung is \(1, 2\); it must be .* \(1, 5\)"):
+        config.ladder_for(rows=1000, folds=5, has_fidelity=True)
+
+
+def test_rungs_must_climb() -> None:
+    with pytest.raises(ValueError, match="must have more rows or folds"):
+        Ladder((Rung(0.5, 2), Rung(1.0, 1)))
+    with pytest.raises(ConfigurationError, match="ladder: rung"):
+        EfficiencyConfig(ladder=(Rung(1.0, 1), Rung(1.0, 1)))
+
+
+def test_folds_known_from_the_rung_below_are_not_new() -> None:
+    ladder = Ladder((Rung(0.3, 1), Rung(1.0, 1), Rung(1.0, 5)))
+    assert [list(ladder.new_folds(rung)) for rung in range(3)] == [[0], [0], [1, 2, 3, 4]]

@@ -1,0 +1,68 @@
+"""The efficiency figures: what they add up to, and what they say of known costs."""
+
+import pytest
+
+from trialfleet_coordinator.report import TrialCosts, estimate_savings
+from trialfleet_shared.ladder import Ladder, Rung
+from trialfleet_shared.messages import TEST_FOLD, EvaluationResult, Outcome
+
+LADDER = Ladder((Rung(0.25, 1), Rung(1.0, 1), Rung(1.0, 4)))
+
+
+def result(
+    rung: int, fold: int, seconds: float, *, cached: bool = False, outcome: Outcome = Outcome.OK
+) -> EvaluationResult:
+    value = 1.0 if outcome is Outcome.OK else None
+    return EvaluationResult(
+        0, rung, fold, 0, outcome, value=value, wall_seconds=seconds, cpu_seconds=2 * seconds, cached=cached
+    )
+
+
+CLIMBER = TrialCosts(
+    [result(0, 0, 2.0), result(1, 0, 8.0), *(result(2, fold, 8.0) for fold in (1, 2, 3))], failed=False
+)
+STOPPED = TrialCosts([result(0, 0, 3.0)], failed=False)
+
+
+def test_a_stopped_trial_is_priced_by_the_ratio_measured_on_those_that_climbed() -> None:
+    savings = estimate_savings([CLIMBER, STOPPED], LADDER, cpu=False)
+    # The climber paid 34 where the baseline pays 4 x 8; the stopped one paid 3 for one fold that costs 4 x 3 in full.
+    assert savings.spent == 37.0
+    assert savings.baseline == 32.0 + 48.0
+    assert savings.pruning == 3 * 12.0
+    assert savings.subsampling == (32.0 - 34.0) + (12.0 - 3.0)
+
+
+def test_before_anything_climbed_cost_is_taken_to_grow_with_the_rows() -> None:
+    savings = estimate_savings([STOPPED], LADDER, cpu=False)
+    assert savings.baseline == 4 * 3.0 / 0.25
+
+
+def test_a_cached_answer_saves_what_it_cost_when_it_was_measured() -> None:
+    cached = TrialCosts([result(0, 0, 3.0, cached=True)], failed=False)
+    savings = estimate_savings([CLIMBER, cached], LADDER, cpu=False)
+    assert savings.caching == 3.0
+    assert savings.spent == 34.0
+
+
+def test_the_sum_of_the_parts_is_the_baseline() -> None:
+    failed = TrialCosts([result(0, 0, 1.5, outcome=Outcome.ERROR)], failed=True)
+    cached = TrialCosts([result(0, 0, 3.0, cached=True), result(1, 0, 9.0)], failed=False)
+    savings = estimate_savings([CLIMBER, STOPPED, failed, cached], LADDER, cpu=True)
+    parts = savings.spent + savings.pruning + savings.subsampling + savings.caching
+    assert parts == pytest.approx(savings.baseline)
+
+
+def test_a_failure_would_have_failed_in_the_baseline_too() -> None:
+    failed = TrialCosts([result(0, 0, 1.5, outcome=Outcome.TIMEOUT)], failed=True)
+    assert estimate_savings([failed], LADDER, cpu=False).baseline == 1.5
+
+
+def test_the_test_part_is_no_part_of_the_search() -> None:
+    with_test = TrialCosts([*CLIMBER.results, result(2, TEST_FOLD, 100.0)], failed=False)
+    assert estimate_savings([with_test], LADDER, cpu=False) == estimate_savings([CLIMBER], LADDER, cpu=False)
+
+
+def test_cpu_and_wall_are_kept_apart() -> None:
+    wall, cpu = (estimate_savings([CLIMBER, STOPPED], LADDER, cpu=cpu) for cpu in (False, True))
+    assert cpu.baseline == 2 * wall.baseline

@@ -1,0 +1,129 @@
+"""Search spaces: what can be drawn, and what can not be written."""
+
+import random
+from typing import Any
+
+import msgspec
+import pytest
+
+from trialfleet_shared.errors import ConfigurationError
+from trialfleet_shared.fingerprint import canonical_params, digest_bytes, result_key
+from trialfleet_shared.space import (
+    Categorical,
+    Distribution,
+    Float,
+    FunctionSpace,
+    Int,
+    Scalar,
+    SearchSpace,
+    SpaceTrial,
+    Suggest,
+)
+
+
+def first_value(_name: str, distribution: Distribution) -> Scalar:
+    return distribution.choices[0] if isinstance(distribution, Categorical) else distribution.min
+
+
+def test_the_guides_step_does_not_divide_its_range_and_ends_below_it() -> None:
+    distribution = Float(0.5, 0.95, step=0.02)
+    assert distribution.cardinality() == 23
+    assert distribution.high == 0.94
+    assert [distribution.at(index) for index in (0, 4, 22)] == [0.5, 0.58, 0.94]
+
+
+def test_a_step_that_divides_reaches_the_end_in_spite_of_rounding() -> None:
+    assert Float(0.0, 1.0, step=0.1).high == 1.0
+    assert Float(0.0, 1.0, step=0.1).cardinality() == 11
+
+
+@pytest.mark.parametrize(
+    ("mapping", "complaint"),
+    [
+        ({"type": "float", "min": 1, "max": 0}, r"min = 1.0 is above max = 0.0"),
+        ({"type": "float", "min": 0, "max": 1, "step": 2}, r"step = 2.0 is wider than the range"),
+        ({"type": "float", "min": 0, "max": 1, "step": 0}, r"step = 0.0 must be positive"),
+        ({"type": "float", "min": 0, "max": 1, "log": True}, r"log needs min > 0"),
+        ({"type": "float", "min": 1, "max": 2, "log": True, "step": 0.1}, r"exclude each other"),
+        ({"type": "int", "min": 3, "max": 1}, r"min = 3 is above max = 1"),
+        ({"type": "int", "min": 0, "max": 9, "log": True}, r"log needs min >= 1"),
+        ({"type": "int", "min": 1, "max": 9, "log": True, "step": 2}, r"exclude each other"),
+        ({"type": "categorical", "choices": []}, r"choices must not be empty"),
+        ({"type": "categorical", "choices": ["a", "a"]}, r"'a' stands twice"),
+        ({"type": "floot", "min": 0, "max": 1}, r"Invalid value 'floot'"),
+        ({"type": "float", "min": 0, "max": 1, "low": 0}, r"unknown field `low`"),
+    ],
+)
+def test_a_distribution_that_makes_no_sense_says_why(mapping: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(msgspec.ValidationError, match=complaint):
+        msgspec.convert(mapping, Distribution)
+
+
+def test_true_is_not_one() -> None:
+    assert Categorical([True, 1]).index(1) == 1
+    assert not Categorical([1]).contains(True)
+    assert not Int(0, 1).contains(True)
+
+
+def test_conditional_parameters_are_drawn_only_while_their_parents_say_so() -> None:
+    space = SearchSpace(
+        {
+            "kernel": Categorical(["rbf", "linear"]),
+            "gamma": Float(0.1, 1.0, when={"kernel": ["rbf"]}),
+            "twice": Int(1, 2, when={"gamma": [0.1]}),
+        }
+    )
+    assert space.draw(first_value) == {"kernel": "rbf", "gamma": 0.1, "twice": 1}
+    linear: Suggest = lambda name, d: "linear" if name == "kernel" else first_value(name, d)  # noqa: E731
+    assert space.draw(linear) == {"kernel": "linear"}
+
+
+def test_conditions_must_name_parameters_above_and_values_they_have() -> None:
+    with pytest.raises(ConfigurationError, match=r"space.a.when names 'b'; allowed are the parameters above it: none"):
+        SearchSpace({"a": Float(0, 1, when={"b": [1]}), "b": Int(0, 1)})
+    with pytest.raises(ConfigurationError, match=r"space.b.when.a lists 7, which 'a' never has"):
+        SearchSpace({"a": Int(0, 1), "b": Float(0, 1, when={"a": [7]})})
+
+
+def test_cardinality_counts_points() -> None:
+    assert SearchSpace({"a": Int(1, 10, step=3), "b": Categorical(["x", "y"])}).cardinality() == 8
+    assert SearchSpace({"a": Float(0, 1)}).cardinality() is None
+
+
+def test_a_function_space_draws_what_its_branches_suggest() -> None:
+    def space(trial: SpaceTrial) -> None:
+        if trial.suggest_categorical("kernel", ["linear", "rbf"]) == "rbf":
+            trial.suggest_float("gamma", 1e-3, 1.0, log=True)
+        trial.suggest_int("depth", 1, 9)
+
+    generator = random.Random(0)
+    pick: Suggest = lambda _n, d: generator.choice(d.choices) if isinstance(d, Categorical) else d.min  # noqa: E731
+    drawn = [FunctionSpace(space, digest="d").draw(pick) for _ in range(20)]
+    assert {tuple(params) for params in drawn} == {("kernel", "depth"), ("kernel", "gamma", "depth")}
+
+
+def test_digests_do_not_depend_on_the_order_of_keys_nor_on_how_a_number_is_written() -> None:
+    assert canonical_params({"b": 1.0, "a": -0.0}) == canonical_params({"a": 0, "b": 1})
+    assert canonical_params({"a": True}) != canonical_params({"a": 1})
+    assert digest_bytes(b"ab", b"c") != digest_bytes(b"a", b"bc")
+
+
+def test_every_part_of_a_result_key_counts() -> None:
+    base: dict[str, Any] = {
+        "objective": "o",
+        "data": "d",
+        "fraction": 0.5,
+        "fold": 0,
+        "seed": 0,
+        "params": {"x": 1.5},
+    }
+    changes: list[dict[str, Any]] = [
+        {"objective": "p"},
+        {"data": "e"},
+        {"fraction": 1.0},
+        {"fold": 1},
+        {"seed": 1},
+        {"params": {"x": 2.5}},
+    ]
+    keys = {result_key(**base), *(result_key(**(base | change)) for change in changes)}
+    assert len(keys) == 1 + len(changes)
