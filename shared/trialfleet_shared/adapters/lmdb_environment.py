@@ -1,0 +1,218 @@
+"""LMDB environments as the study store and the result cache open them.
+
+LMDB leaves four duties to its users, and this module does them once for all:
+
+- A process must not open the same files twice, so all handles of a process on one folder share what is opened.
+- A write that does not fit grows the map, and a process whose map another one outgrew follows it. Neither is allowed
+  while a transaction is open in the process, so a process runs one transaction at a time.
+- An open environment must not be used across fork. Forking waits for open transactions; the child's handles open the
+  files anew when they are used first.
+- A reader that was killed keeps pages from being reused; such readers are cleared before the map grows.
+"""
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeAlias, TypeVar
+
+import lmdb
+
+from trialfleet_shared.errors import StoreError
+
+#: Reader slots of an environment: processes that may read at the same moment.
+MAX_READERS = 1024
+#: The sub-database that every environment has; its key "format" says what the environment holds.
+_META = "meta"
+
+#: A transaction that returns keys and values as bytes. (Quoted: LMDB's own class takes no parameters at run time.)
+Transaction: TypeAlias = "lmdb.Transaction[bytes]"
+_Result = TypeVar("_Result")
+_Database = lmdb._Database  # noqa: SLF001 -- the type that `open_db` returns has no public name
+
+
+class _Opened:
+    """An environment that is open in this process, and how many handles use it."""
+
+    def __init__(self, environment: lmdb.Environment, databases: dict[str, _Database], layout: str) -> None:
+        self.environment = environment
+        self.databases = databases
+        self.layout = layout
+        self.users = 0
+        #: Whether it belongs to the process that this one was forked from.
+        self.inherited = False
+        #: Held by whoever has a transaction open, in this process.
+        self.lock = threading.RLock()
+
+
+#: What this process has open, by folder.
+_opened: dict[Path, _Opened] = {}
+#: Held while `_opened` changes; always taken before an environment's own lock.
+_registry_lock = threading.RLock()
+
+
+class LmdbEnvironment:
+    """A handle on one environment, safe to share among threads, and usable after fork.
+
+    Args:
+        path: folder of the environment; made if missing, for this user alone.
+        layout: what the environment holds, and which version of it, as "study store 1".
+        databases: names of its sub-databases.
+        map_bytes: address space to begin with; it doubles whenever it is full.
+
+    Raises:
+        StoreError: the folder can not be used, or holds something else or something newer.
+    """
+
+    def __init__(self, path: Path, *, layout: str, databases: Sequence[str], map_bytes: int) -> None:
+        self.path = path.resolve()
+        self._layout = layout
+        self._databases = tuple(databases)
+        self._map_bytes = map_bytes
+        self._closed = False
+        self._handle: _Opened | None = None
+        self._attach()
+
+    def database(self, name: str) -> _Database:
+        """The sub-database `name`, for use with a transaction of this environment."""
+        return self._attach().databases[name]
+
+    @contextmanager
+    def read(self) -> Iterator[Transaction]:
+        """A read transaction: one moment of the environment, whatever is written meanwhile."""
+        handle = self._attach()
+        with handle.lock:
+            try:
+                with self._begin(handle, write=False) as transaction:
+                    yield transaction
+            except lmdb.Error as error:
+                raise self._error(error) from error
+
+    def write(self, work: Callable[[Transaction], _Result]) -> _Result:
+        """Run `work` in a write transaction, committed durably when it returns and undone when it raises.
+
+        `work` runs again from the start when the map had to grow: it must not change anything but the transaction.
+        """
+        handle = self._attach()
+        with handle.lock:
+            while True:
+                try:
+                    with self._begin(handle, write=True) as transaction:
+                        return work(transaction)
+                except lmdb.MapFullError:
+                    self._grow(handle)
+                except lmdb.Error as error:
+                    raise self._error(error) from error
+
+    def close(self) -> None:
+        """Release the environment; the last handle on it closes it. May be called twice."""
+        self._closed = True
+        with _registry_lock:
+            handle, self._handle = self._handle, None
+            if handle is None or _opened.get(self.path) is not handle:
+                return
+            handle.users -= 1
+            if handle.users == 0:
+                del _opened[self.path]
+                with handle.lock:
+                    handle.environment.close()
+
+    def _attach(self) -> _Opened:
+        """What is open on this folder, opened now when this process has not opened it yet."""
+        handle = self._handle
+        if handle is None or handle.inherited:
+            with _registry_lock:
+                if self._closed:
+                    raise StoreError(f"{self.path} was closed")
+                handle = _opened.get(self.path)
+                if handle is None:
+                    handle = _opened[self.path] = self._open()
+                elif handle.layout != self._layout:
+                    raise self._other_layout(handle.layout)
+                handle.users += 1
+                self._handle = handle
+        return handle
+
+    def _open(self) -> _Opened:
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            environment = lmdb.open(
+                str(self.path),
+                map_size=self._map_bytes,
+                mode=0o700,  # LMDB takes the execute bits off for its files
+                max_dbs=len(self._databases) + 1,
+                max_readers=MAX_READERS,
+                max_spare_txns=1,  # saves a microsecond per read
+            )
+            handle = _Opened(environment, {}, self._layout)
+            try:
+                with self._begin(handle, write=True) as transaction:
+                    self._prepare(handle, transaction)
+            except BaseException:
+                environment.close()
+                raise
+        except (lmdb.Error, OSError) as error:
+            raise self._error(error) from error
+        return handle
+
+    def _prepare(self, handle: _Opened, transaction: Transaction) -> None:
+        for name in (_META, *self._databases):
+            handle.databases[name] = handle.environment.open_db(name.encode(), txn=transaction)
+        meta = handle.databases[_META]
+        found = transaction.get(b"format", db=meta)
+        if found is None:
+            transaction.put(b"format", self._layout.encode(), db=meta)
+        elif found != self._layout.encode():
+            raise self._other_layout(found.decode(errors="replace"))
+
+    def _other_layout(self, found: str) -> StoreError:
+        return StoreError(
+            f"{self.path} holds '{found}'; this trialfleet reads and writes '{self._layout}'. "
+            "Name another folder, or use the trialfleet that made this one"
+        )
+
+    @staticmethod
+    def _begin(handle: _Opened, *, write: bool) -> Transaction:
+        try:
+            return handle.environment.begin(write=write)
+        except lmdb.MapResizedError:
+            handle.environment.set_mapsize(0)
+            return handle.environment.begin(write=write)
+
+    def _grow(self, handle: _Opened) -> None:
+        """Make room in the map: of what killed readers hold, else by doubling it."""
+        try:
+            if not handle.environment.reader_check():
+                handle.environment.set_mapsize(2 * handle.environment.info()["map_size"])
+        except lmdb.Error as error:
+            raise self._error(error) from error
+
+    def _error(self, error: lmdb.Error | OSError) -> StoreError:
+        if isinstance(error, lmdb.DiskError):
+            return StoreError(f"{self.path}: no space left on its disk; nothing of the last write was kept")
+        return StoreError(f"{self.path} can not be read or written: {error}")
+
+
+def _before_fork() -> None:
+    _registry_lock.acquire()
+    for handle in _opened.values():
+        handle.lock.acquire()
+
+
+def _after_fork_in_parent() -> None:
+    for handle in _opened.values():
+        handle.lock.release()
+    _registry_lock.release()
+
+
+def _after_fork_in_child() -> None:
+    for handle in _opened.values():
+        handle.inherited = True
+        handle.environment.close()  # in a child this only lets the files be opened again; LMDB's own state stays
+        handle.lock.release()
+    _opened.clear()
+    _registry_lock.release()
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

@@ -1,0 +1,248 @@
+"""The result cache in LMDB: one environment per host, shared by its processes, kept over sessions and studies.
+
+Two sub-databases, both trees, so nothing is ever scanned:
+
+    entries   key (16 bytes)         -> created, used (8 bytes each), the result as MessagePack
+    uses      used (8 bytes) + key   -> nothing; its first entry is the least recently used one
+
+`created` and `used` are microseconds since 1970. A hit is a read transaction. The uses it makes are written together
+with the next results (or after `_PENDING_LIMIT` of them), and only for entries in the older half of the time that the
+recorded uses span, as the others are in no danger. So the recorded use of an entry lags behind its last use by less
+than half that span, and hits of other processes count once those have written them; otherwise the order is exact.
+"""
+
+import struct
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from trialfleet_shared.adapters.lmdb_environment import LmdbEnvironment, Transaction
+from trialfleet_shared.caching import CachedResult
+from trialfleet_shared.clock import Clock
+from trialfleet_shared.errors import StoreError
+
+#: What the environment holds; the number goes up when an older trialfleet could misread it.
+_LAYOUT = "result cache 1"
+#: Address space to begin with, in bytes; it grows.
+_MAP_BYTES = 256 * 2**20
+#: Uses and removals noted by hits before they are written without waiting for new results.
+_PENDING_LIMIT = 1000
+#: Entries that one write removes beyond as many as it adds: a cache that was made smaller shrinks in steps.
+_REMOVED_PER_WRITE = 1000
+
+_STAMP = struct.Struct(">Q")
+_HEADER = struct.Struct(">QQ")
+_ENCODER = msgspec.msgpack.Encoder()
+_DECODER = msgspec.msgpack.Decoder(CachedResult)
+
+
+class CacheStats(NamedTuple):
+    """A result cache at one moment; the counts are of this object since it was opened."""
+
+    entries: int
+    #: Pages in use, in bytes; the file may be larger.
+    bytes: int
+    hits: int
+    misses: int
+    #: Entries removed to keep within `size`, least recently used first.
+    evictions: int
+    #: Entries removed because they were older than `ttl_hours`.
+    expirations: int
+    #: Entries removed because they could not be decoded.
+    corrupt: int
+    #: Results not kept, and reads not answered, because the disk was full or failed.
+    failures: int
+
+
+class LmdbResultCache:
+    """The result cache of this host (see `trialfleet_shared.caching.ResultCache`). Safe to share among threads.
+
+    Args:
+        path: folder of the environment; made if missing, for this user alone.
+        size: entries kept at most, at least 1.
+        ttl_hours: hours after which an entry counts as missing.
+        clock: tells the time entries are made and used.
+
+    Raises:
+        StoreError: the folder can not be used, or holds something else.
+    """
+
+    def __init__(self, path: Path, *, size: int, ttl_hours: float, clock: Clock) -> None:
+        self._environment = LmdbEnvironment(path, layout=_LAYOUT, databases=("entries", "uses"), map_bytes=_MAP_BYTES)
+        self._size = size
+        self._ttl = round(ttl_hours * 3600e6)
+        self._clock = clock
+        self._lock = threading.Lock()
+        #: The last stamp given out: stamps of one process differ even where the clock stands still.
+        self._last_stamp = 0
+        #: Entries used since the last write, with the stamps of their uses.
+        self._used: dict[bytes, int] = {}
+        #: Entries found expired or corrupt since the last write.
+        self._dead: set[bytes] = set()
+        self._hits = self._misses = self._evictions = self._expirations = self._corrupt = self._failures = 0
+
+    def get_many(self, keys: Sequence[bytes]) -> list[CachedResult | None]:
+        """The entry of each key, None where there is none or it expired."""
+        with self._lock:
+            try:
+                found = self._read(keys)
+            except StoreError:
+                self._failures += len(keys)
+                found = [None] * len(keys)
+            hits = sum(result is not None for result in found)
+            self._hits += hits
+            self._misses += len(keys) - hits
+            if len(self._used) + len(self._dead) >= _PENDING_LIMIT:
+                self._write([])
+            return found
+
+    def put_many(self, entries: Sequence[tuple[bytes, CachedResult]]) -> None:
+        """Keep the entries in one durable write; a full disk is counted and otherwise ignored."""
+        with self._lock:
+            latest = dict(entries)
+            self._write(list(latest.items())[-self._size :])
+
+    def stats(self) -> CacheStats:
+        """How full the cache is and how it did. Raises StoreError when it can not be read."""
+        with self._lock, self._environment.read() as transaction:
+            pages = 0
+            for name in ("entries", "uses"):
+                stat = transaction.stat(self._environment.database(name))
+                pages += stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
+            return CacheStats(
+                entries=transaction.stat(self._environment.database("entries"))["entries"],
+                bytes=pages * stat["psize"],
+                hits=self._hits,
+                misses=self._misses,
+                evictions=self._evictions,
+                expirations=self._expirations,
+                corrupt=self._corrupt,
+                failures=self._failures,
+            )
+
+    def close(self) -> None:
+        """Write down the uses that are not written yet and release everything. May be called twice."""
+        with self._lock:
+            if self._used or self._dead:
+                self._write([])
+            self._environment.close()
+
+    def _now(self) -> int:
+        return round(self._clock.time() * 1e6)
+
+    def _stamp(self) -> int:
+        self._last_stamp = max(self._last_stamp + 1, self._now())
+        return self._last_stamp
+
+    def _expired(self, created: int, now: int) -> bool:
+        # An entry from the future was made before the clock was put back; by more than the ttl, nobody knows its age.
+        return abs(now - created) >= self._ttl
+
+    def _read(self, keys: Sequence[bytes]) -> list[CachedResult | None]:
+        entries, uses = self._environment.database("entries"), self._environment.database("uses")
+        now = self._now()
+        results: list[CachedResult | None] = []
+        with self._environment.read() as transaction:
+            cursor = transaction.cursor(uses)
+            oldest = _STAMP.unpack_from(cursor.key())[0] if cursor.first() else now
+            middle = (oldest + max(now, self._last_stamp)) // 2
+            for key in keys:
+                stored = transaction.get(key, db=entries)
+                result = None
+                if stored is not None:
+                    result = self._decode(key, stored, now, middle)
+                results.append(result)
+        return results
+
+    def _decode(self, key: bytes, stored: bytes, now: int, middle: int) -> CachedResult | None:
+        """The result in `stored`; notes the use if it has to be written, or that the entry has to go."""
+        entry = _unpack(stored)
+        if entry is None or self._expired(entry.created, now):
+            if key not in self._dead:
+                self._dead.add(key)
+                self._corrupt += entry is None
+                self._expirations += entry is not None
+            return None
+        if entry.used <= middle:
+            self._used[key] = self._stamp()
+        return entry.result
+
+    def _write(self, entries: Sequence[tuple[bytes, CachedResult]]) -> None:
+        """Write what is noted and new, and make room."""
+        packed = []
+        for key, result in entries:
+            try:
+                packed.append((key, self._stamp(), _ENCODER.encode(result)))
+            except (TypeError, OverflowError):  # metrics that are no numbers
+                self._failures += 1
+        try:
+            evicted, expired = self._environment.write(lambda transaction: self._apply(transaction, packed))
+        except StoreError:
+            self._failures += len(packed)
+        else:
+            self._evictions += evicted
+            self._expirations += expired
+        self._used.clear()
+        self._dead.clear()
+
+    def _apply(self, transaction: Transaction, packed: Sequence[tuple[bytes, int, bytes]]) -> tuple[int, int]:
+        """All changes of one write; returns how many entries were evicted and how many had expired unseen."""
+        entries, uses = self._environment.database("entries"), self._environment.database("uses")
+        now = self._now()
+        for key in self._dead:
+            stored = transaction.get(key, db=entries)
+            entry = None if stored is None else _unpack(stored)
+            # Another process may have renewed it since.
+            if stored is not None and (entry is None or self._expired(entry.created, now)):
+                transaction.delete(key, db=entries)
+                if len(stored) >= _HEADER.size:
+                    transaction.delete(_STAMP.pack(_HEADER.unpack_from(stored)[1]) + key, db=uses)
+        for key, stamp in self._used.items():
+            stored = transaction.get(key, db=entries)
+            if stored is not None:
+                created, used = _HEADER.unpack_from(stored)
+                transaction.delete(_STAMP.pack(used) + key, db=uses)
+                transaction.put(_STAMP.pack(stamp) + key, b"", db=uses)
+                transaction.put(key, _HEADER.pack(created, stamp) + stored[_HEADER.size :], db=entries)
+        for key, stamp, payload in packed:
+            replaced = transaction.replace(key, _HEADER.pack(now, stamp) + payload, db=entries)
+            if replaced is not None and len(replaced) >= _HEADER.size:
+                transaction.delete(_STAMP.pack(_HEADER.unpack_from(replaced)[1]) + key, db=uses)
+            transaction.put(_STAMP.pack(stamp) + key, b"", db=uses)
+        return self._make_room(transaction, now, limit=len(packed) + _REMOVED_PER_WRITE)
+
+    def _make_room(self, transaction: Transaction, now: int, *, limit: int) -> tuple[int, int]:
+        """Remove the least recently used entries that expired or are too many, at most `limit` of them."""
+        entries, uses = self._environment.database("entries"), self._environment.database("uses")
+        excess = transaction.stat(entries)["entries"] - self._size
+        evicted = expired = 0
+        cursor = transaction.cursor(uses)
+        while evicted + expired < limit and cursor.first():
+            stamp, key = _STAMP.unpack_from(cursor.key())[0], cursor.key()[_STAMP.size :]
+            if now - stamp >= self._ttl:  # made even earlier than it was used
+                expired += 1
+            elif evicted + expired < excess:
+                evicted += 1
+            else:
+                break
+            cursor.delete()
+            transaction.delete(key, db=entries)
+        return evicted, expired
+
+
+class _Entry(NamedTuple):
+    created: int
+    used: int
+    result: CachedResult
+
+
+def _unpack(stored: bytes) -> _Entry | None:
+    """The entry, None when it is not one of ours."""
+    try:
+        created, used = _HEADER.unpack_from(stored)
+        return _Entry(created, used, _DECODER.decode(memoryview(stored)[_HEADER.size :]))
+    except (struct.error, msgspec.DecodeError, UnicodeDecodeError):
+        return None
