@@ -4,7 +4,9 @@ All three compare *scores*: the value itself when maximizing, its negative when 
 
 Halving is the promotion type of asynchronous successive halving (Li et al. 2020, "A System for Massively Parallel
 Hyperparameter Tuning", algorithm 2): a trial that finished a rung waits there, and climbs once it is among the best
-1/eta of all that finished the rung. Nobody waits for a rung to fill.
+1/eta of all that finished the rung. Nobody waits for a rung to fill. One thing differs: no more than 1/eta of a rung
+climb in all. Under the original rule every trial that is better than those before it climbs at once, and as a sampler
+that learns produces just such a sequence, most trials would.
 
 The threshold rule compares values, because a factor of the best has a meaning only there: see `beyond_threshold`.
 
@@ -53,17 +55,25 @@ class Halving:
         self._finished: list[list[tuple[float, int]]] = [[] for _ in range(rungs)]
         #: Per rung, those of them that wait there.
         self._waiting: list[list[tuple[float, int]]] = [[] for _ in range(rungs)]
+        #: Per rung, how many have climbed from it.
+        self._climbed = [0] * rungs
 
-    def finish(self, rung: int, trial: int, score: float, *, waits: bool) -> None:
-        """`trial` has its score on `rung`; `waits` says whether it may be promoted from there."""
+    def finish(self, rung: int, trial: int, score: float) -> None:
+        """`trial` has its score on `rung`."""
         bisect.insort(self._finished[rung], (-score, trial))
-        if waits:
-            bisect.insort(self._waiting[rung], (-score, trial))
+
+    def wait(self, rung: int, trial: int, score: float) -> None:
+        """`trial`, which finished `rung`, may be promoted from there."""
+        bisect.insort(self._waiting[rung], (-score, trial))
 
     def leave(self, rung: int, trial: int, score: float) -> None:
-        """`trial` does not wait on `rung` any more: it climbs or is decided."""
+        """`trial` does not wait on `rung` any more: it is decided."""
         waiting = self._waiting[rung]
         del waiting[bisect.bisect_left(waiting, (-score, trial))]
+
+    def climb(self, rung: int) -> None:
+        """A trial that does not wait on `rung` any more has climbed from it."""
+        self._climbed[rung] += 1
 
     def candidate(self, *, closing: bool) -> Promotion | None:
         """Who is to climb next, highest rung first; None when nobody is among the best 1/eta.
@@ -72,10 +82,12 @@ class Halving:
             closing: no new trial will come, so each rung sends up its best `FINALISTS` even where 1/eta is fewer.
         """
         for rung in range(len(self._finished) - 2, -1, -1):
-            if self._waiting[rung]:
-                best = self._waiting[rung][0]
-                if bisect.bisect_left(self._finished[rung], best) < self._quota(rung, closing=closing):
-                    return Promotion(best[1], rung)
+            if not self._waiting[rung]:
+                continue
+            best = self._waiting[rung][0]
+            left = math.floor(len(self._finished[rung]) / self._eta) - self._climbed[rung]
+            if left > 0 or (closing and self._rank(rung, best) < FINALISTS):
+                return Promotion(best[1], rung)
         return None
 
     def hopeless(self, trials_budget: int) -> list[int]:
@@ -84,12 +96,11 @@ class Halving:
         Args:
             trials_budget: number of trials that will ever be started.
         """
-        quota = max(math.floor(trials_budget / self._eta), FINALISTS)
-        # The waiting are sorted: those to be given up are a tail, and only the worst one has to be looked at each time.
-        waiting, finished = self._waiting[0], self._finished[0]
-        tail = len(waiting)
-        while tail and bisect.bisect_left(finished, waiting[tail - 1]) >= quota:
-            tail -= 1
+        # The waiting climb best first, so all beyond the places left are hopeless, the finalists apart.
+        waiting = self._waiting[0]
+        tail = max(math.floor(trials_budget / self._eta) - self._climbed[0], 0)
+        while tail < len(waiting) and self._rank(0, waiting[tail]) < FINALISTS:
+            tail += 1
         return [trial for _, trial in waiting[tail:]]
 
     def best(self, rung: int) -> float | None:
@@ -111,9 +122,8 @@ class Halving:
         """(trial, rung) of all that wait, in order of trial number."""
         return sorted((trial, rung) for rung, entries in enumerate(self._waiting) for _, trial in entries)
 
-    def _quota(self, rung: int, *, closing: bool) -> int:
-        quota = math.floor(len(self._finished[rung]) / self._eta)
-        return max(quota, FINALISTS) if closing else quota
+    def _rank(self, rung: int, entry: tuple[float, int]) -> int:
+        return bisect.bisect_left(self._finished[rung], entry)
 
 
 def beyond_threshold(value: float, best: float, *, threshold: float, maximize: bool) -> bool:

@@ -339,16 +339,15 @@ class StudyState:
         rung, score = trial.rung, self._score(value)
         self._commands.append(RecordRung(trial.number, rung, value))
         self._observe(trial, rung, value)
+        self._halving.finish(rung, trial.number, score)
         last = rung == self.ladder.last
         if not last and self._beyond_threshold(rung, value):
-            self._halving.finish(rung, trial.number, score, waits=False)
             self._decide(trial, Phase.PRUNED, value, "threshold")
         elif not last:
             self._move(trial, Phase.WAITING, f"finished rung {rung}")
-            self._halving.finish(rung, trial.number, score, waits=True)
+            self._halving.wait(rung, trial.number, score)
             self._give_up_hopeless()
         else:
-            self._halving.finish(rung, trial.number, score, waits=False)
             self._decide(trial, Phase.COMPLETE, value, "complete")
             self._on_complete(trial, value)
 
@@ -364,6 +363,7 @@ class StudyState:
         trial = self.trials[promotion.trial]
         assert trial.value is not None
         self._halving.leave(promotion.rung, trial.number, self._score(trial.value))
+        self._halving.climb(promotion.rung)
         self._move(trial, Phase.EVALUATING, f"promoted from rung {promotion.rung}")
         self._rung_mix[trial.rung] -= 1
         trial.rung += 1
@@ -615,7 +615,7 @@ class StudyState:
         best = self._halving.best(rung)
         if not config.enable_aggressive_pruning or best is None:
             return False
-        if self._halving.finished(rung) < config.min_trials_before_pruning:
+        if self._halving.finished(rung) <= config.min_trials_before_pruning:  # the trial itself is one of them
             return False
         return beyond_threshold(value, self._score(best), threshold=config.pruning_threshold, maximize=self.maximize)
 
@@ -673,9 +673,12 @@ class StudyState:
         waits = not entry.state.decided and bool(finished) and finished[-1][0] == trial.rung
         for rung, value in finished:
             trial.value = value
-            self._halving.finish(rung, trial.number, self._score(value), waits=waits and rung == trial.rung)
+            self._halving.finish(rung, trial.number, self._score(value))
+            if rung < trial.rung:
+                self._halving.climb(rung)
         if waits:
             trial.phase = Phase.WAITING
+            self._halving.wait(trial.rung, trial.number, self._score(finished[-1][1]))
         elif not entry.state.decided:
             self._backlog.append(trial)
         else:

@@ -8,8 +8,14 @@ from trialfleet_coordinator.promotion import FINALISTS, Halving, Promotion, Raci
 def halving_with(scores: list[float], *, rungs: int = 2, eta: float = 3.0) -> Halving:
     halving = Halving(rungs, eta)
     for trial, score in enumerate(scores):
-        halving.finish(0, trial, score, waits=True)
+        halving.finish(0, trial, score)
+        halving.wait(0, trial, score)
     return halving
+
+
+def climb(halving: Halving, trial: int, score: float) -> None:
+    halving.leave(0, trial, score)
+    halving.climb(0)
 
 
 def test_nobody_climbs_before_a_rung_has_eta_trials() -> None:
@@ -20,22 +26,32 @@ def test_the_best_third_climbs_and_only_once() -> None:
     halving = halving_with([1.0, 5.0, 2.0, 4.0, 3.0, 0.0])
     climbed = []
     while (promotion := halving.candidate(closing=False)) is not None:
-        halving.leave(promotion.rung, promotion.trial, {1: 5.0, 3: 4.0}[promotion.trial])
+        climb(halving, promotion.trial, {1: 5.0, 3: 4.0}[promotion.trial])
         climbed.append(promotion.trial)
     assert climbed == [1, 3]
 
 
+def test_no_more_than_a_third_climb_though_each_is_better_than_those_before() -> None:
+    halving = halving_with([1.0, 2.0, 3.0])
+    climb(halving, 2, 3.0)
+    halving.finish(0, 3, 4.0)
+    halving.wait(0, 3, 4.0)
+    assert halving.candidate(closing=False) is None
+    assert halving.candidate(closing=True) == Promotion(3, 0), "a finalist climbs at the end"
+
+
 def test_a_promoted_trial_keeps_its_rank_so_that_the_quota_is_of_all_that_finished() -> None:
     halving = halving_with([3.0, 2.0, 1.0])
-    halving.leave(0, 0, 3.0)
+    climb(halving, 0, 3.0)
     assert halving.candidate(closing=False) is None, "1/3 of three is one, and that one has climbed"
 
 
 def test_a_higher_rung_is_served_first() -> None:
     halving = halving_with([float(score) for score in range(9)], rungs=3)
     for trial in (8, 7, 6):
-        halving.leave(0, trial, float(trial))
-        halving.finish(1, trial, float(trial), waits=True)
+        climb(halving, trial, float(trial))
+        halving.finish(1, trial, float(trial))
+        halving.wait(1, trial, float(trial))
     assert halving.candidate(closing=False) == Promotion(8, 1)
 
 

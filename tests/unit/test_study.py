@@ -1,0 +1,289 @@
+"""What a study decides, one rule at a time."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from trialfleet_coordinator.commands import (
+    Command,
+    DrawTrials,
+    Finish,
+    Observe,
+    RecordDecision,
+    StartEvaluations,
+    TrialState,
+)
+from trialfleet_coordinator.events import (
+    Draw,
+    EvaluationFinished,
+    EvaluationLost,
+    Event,
+    FleetChanged,
+    StopRequested,
+    TimePassed,
+    TrialsDrawn,
+)
+from trialfleet_coordinator.study import FIRST_FAILURES, LOSSES, Budget, Ended, StudyState
+from trialfleet_shared.ladder import Ladder, Rung
+from trialfleet_shared.messages import TEST_FOLD, Evaluation, EvaluationResult, Outcome
+from trialfleet_shared.settings import EfficiencyConfig
+from trialfleet_shared.space import Float
+
+THREE_RUNGS = Ladder((Rung(0.1, 1), Rung(0.3, 1), Rung(1.0, 1)))
+FOLDS = Ladder((Rung(1.0, 5),))
+
+
+class Bench:
+    """A study on the bench: every step is a call, draws are 0, 1, 2 …, and invariants are checked after each."""
+
+    def __init__(self, ladder: Ladder, budget: Budget, *, maximize: bool = True, test: bool = False, slots: int = 1,
+                 points: int | None = None, config: EfficiencyConfig | None = None) -> None:  # fmt: skip
+        self.state = StudyState(
+            ladder=ladder, maximize=maximize, config=config or EfficiencyConfig(), budget=budget, has_test=test
+        )
+        self.points = points
+        self.drawn = 0
+        self.in_flight: list[Evaluation] = []
+        self.commands: list[Command] = []
+        self.happen(FleetChanged(slots))
+
+    def happen(self, event: Event) -> None:
+        events = [event]
+        while events:
+            for command in self.state.handle(events.pop(0)):
+                self.commands.append(command)
+                if isinstance(command, StartEvaluations):
+                    self.in_flight.extend(command.evaluations)
+                elif isinstance(command, DrawTrials):
+                    left = len(command.numbers) if self.points is None else self.points - self.drawn
+                    count = min(len(command.numbers), left)
+                    draws = [Draw({"x": float(self.drawn + i)}, {"x": Float(0, 1e6)}) for i in range(count)]
+                    self.drawn += count
+                    events.insert(0, TrialsDrawn(draws))
+            self.state.validate()
+
+    def answer(self, value: float | None, outcome: Outcome = Outcome.OK) -> Evaluation:
+        """Answer the evaluation that is in flight the longest."""
+        evaluation = self.in_flight.pop(0)
+        self.happen(
+            EvaluationFinished(
+                EvaluationResult(
+                    evaluation.trial,
+                    evaluation.rung,
+                    evaluation.fold,
+                    evaluation.attempt,
+                    outcome,
+                    value=value,
+                    error=None if outcome is Outcome.OK else "because",
+                    wall_seconds=100.0,  # slow: nothing is kept ahead of the slots
+                )
+            )
+        )
+        return evaluation
+
+    def answer_all(self, value: Callable[[Evaluation], float]) -> None:
+        while self.in_flight:
+            self.answer(value(self.in_flight[0]))
+
+    def of(self, kind: type[Command]) -> Iterator[Command]:
+        return (command for command in self.commands if isinstance(command, kind))
+
+    def reasons(self) -> dict[int, str]:
+        return {c.trial: c.reason for c in self.commands if isinstance(c, RecordDecision)}
+
+
+def trial_number(evaluation: Evaluation) -> float:
+    return float(evaluation.trial)
+
+
+def test_a_study_ends_when_every_trial_of_its_budget_is_decided() -> None:
+    bench = Bench(THREE_RUNGS, Budget(trials=9))
+    bench.answer_all(trial_number)
+    assert bench.state.finished
+    assert bench.state.ended is Ended.TRIALS
+    assert sum(bench.state.counts.values()) == 9
+    assert bench.state.best is not None
+    assert bench.state.best.trial == 8
+    assert [c.cause for c in bench.of(Finish)] == ["trials"]  # type: ignore[union-attr]
+
+
+def test_promising_trials_climb_and_the_others_see_the_lowest_rung_only() -> None:
+    bench = Bench(THREE_RUNGS, Budget(trials=27))
+    bench.answer_all(trial_number)
+    mix = bench.state.rung_mix()
+    assert mix[0] >= 27 / 2, "most trials never climb, though each is better than all before it"
+    assert mix[2] >= 3, "the finalists are checked on all rows"
+    assert set(bench.reasons().values()) == {"complete", "halving"}
+
+
+def test_without_adaptive_allocation_new_trials_come_before_promotions() -> None:
+    order = []
+    bench = Bench(THREE_RUNGS, Budget(trials=9), config=EfficiencyConfig(adaptive_trial_allocation=False))
+    while bench.in_flight:
+        order.append(bench.answer(trial_number(bench.in_flight[0])).rung)
+    assert order[:9] == [0] * 9
+    assert max(order[9:]) == 2
+
+
+def test_the_threshold_rule_prunes_what_is_a_factor_worse_once_there_are_enough_scores() -> None:
+    config = EfficiencyConfig(pruning_threshold=0.5, min_trials_before_pruning=2)
+    bench = Bench(THREE_RUNGS, Budget(trials=50), config=config)
+    for value in (1.0, 0.1, 0.1):
+        bench.answer(value)
+    assert bench.reasons() == {2: "threshold"}
+    switched_off = Bench(
+        THREE_RUNGS,
+        Budget(trials=50),
+        config=EfficiencyConfig(pruning_threshold=0.5, min_trials_before_pruning=2, enable_aggressive_pruning=False),
+    )
+    for value in (1.0, 0.1, 0.1):
+        switched_off.answer(value)
+    assert switched_off.reasons() == {}
+
+
+def test_racing_stops_a_trial_after_the_folds_that_settle_it() -> None:
+    bench = Bench(FOLDS, Budget(trials=10))
+    bench.answer_all(lambda e: 10.0 - e.trial + 0.1 * ((e.fold * 7 + e.trial) % 5))
+    folds = {trial.number: len(trial.results) for trial in bench.state.trials}
+    assert folds[0] == folds[1] == 5, "an incumbent, and one to learn the noise from"
+    assert folds[9] == 1
+    assert bench.reasons()[9] == "racing"
+    assert sum(folds.values()) < 10 * 5 / 2
+
+
+def test_without_racing_every_fold_is_run() -> None:
+    bench = Bench(FOLDS, Budget(trials=6), config=EfficiencyConfig(fold_racing=False))
+    bench.answer_all(trial_number)
+    assert all(len(trial.results) == 5 for trial in bench.state.trials)
+
+
+def test_the_sampler_learns_what_a_raced_out_trial_would_have_scored() -> None:
+    bench = Bench(FOLDS, Budget(trials=6))
+    bench.answer_all(lambda e: 10.0 - e.trial + (1.0 if e.fold == 0 else 0.0) + 0.01 * (e.fold * e.trial % 3))
+    told = {c.observation.trial: c.observation.value for c in bench.commands if isinstance(c, Observe)}
+    assert told[5] == pytest.approx(10.0 - 5 + 0.2, abs=0.05), "fold 0 is the easy one, and the incumbent knows it"
+
+
+def test_a_failed_evaluation_fails_its_trial_and_the_study_goes_on() -> None:
+    bench = Bench(THREE_RUNGS, Budget(trials=6))
+    bench.answer(1.0)
+    bench.answer(None, Outcome.CRASH)
+    bench.answer_all(trial_number)
+    assert bench.state.counts[TrialState.FAIL] == 1
+    assert bench.reasons()[1] == "crash: because"
+    assert bench.state.ended is Ended.TRIALS
+
+
+def test_a_study_whose_first_trials_all_fail_stops_and_says_why() -> None:
+    bench = Bench(THREE_RUNGS, Budget(trials=100))
+    while not bench.state.finished:
+        bench.answer(None, Outcome.ERROR)
+    assert bench.state.ended is Ended.FAILED
+    assert bench.state.counts[TrialState.FAIL] == FIRST_FAILURES
+    assert bench.state.failures[-1] == f"trial {FIRST_FAILURES - 1}: error: because"
+
+
+def test_a_short_study_without_any_value_failed_too() -> None:
+    bench = Bench(THREE_RUNGS, Budget(trials=2))
+    while not bench.state.finished:
+        bench.answer(None, Outcome.ERROR)
+    assert bench.state.ended is Ended.FAILED
+
+
+def test_the_target_ends_the_study_once_a_complete_trial_reaches_it() -> None:
+    bench = Bench(Ladder((Rung(1.0, 1),)), Budget(trials=100, target=0.5), maximize=False)
+    for value in (0.9, 0.8, 0.5):
+        bench.answer(value)
+    assert bench.state.finished
+    assert bench.state.ended is Ended.TARGET
+
+
+def test_when_the_seconds_are_over_what_is_in_flight_is_finished_and_nothing_new_begun() -> None:
+    bench = Bench(THREE_RUNGS, Budget(seconds=10.0), slots=4)
+    for _ in range(5):
+        bench.answer(1.0)
+    bench.happen(TimePassed(10.0))
+    published = bench.state.evaluations + len(bench.in_flight)
+    bench.answer_all(trial_number)
+    assert bench.state.ended is Ended.SECONDS
+    assert bench.state.finished
+    assert bench.state.evaluations == published
+    assert set(bench.reasons().values()) == {"budget"}
+
+
+def test_an_interrupted_study_leaves_its_trials_undecided() -> None:
+    bench = Bench(THREE_RUNGS, Budget(trials=10), slots=2)
+    bench.answer(1.0)
+    bench.happen(StopRequested("SIGINT"))
+    bench.answer_all(trial_number)
+    assert bench.state.finished
+    assert bench.state.ended is Ended.STOPPED
+    assert bench.reasons() == {}
+
+
+def test_an_exhausted_space_ends_the_study() -> None:
+    bench = Bench(THREE_RUNGS, Budget(trials=100), points=4)
+    bench.answer_all(trial_number)
+    assert bench.state.ended is Ended.EXHAUSTED
+    assert len(bench.state.trials) == 4
+    assert bench.state.best is not None
+    assert bench.state.best.complete
+
+
+def test_the_best_trial_alone_is_scored_on_the_test_part_at_the_end() -> None:
+    bench = Bench(THREE_RUNGS, Budget(trials=6), test=True)
+    tested = []
+    while bench.in_flight:
+        evaluation = bench.answer(trial_number(bench.in_flight[0]))
+        if evaluation.fold == TEST_FOLD:
+            tested.append((evaluation.trial, evaluation.fraction))
+    assert tested == [(5, 1.0)]
+    assert bench.state.test == (5, 5.0)
+
+
+def test_a_failing_test_evaluation_does_not_fail_the_trial() -> None:
+    bench = Bench(THREE_RUNGS, Budget(trials=1), test=True)
+    for _ in range(3):
+        bench.answer(1.0)
+    bench.answer(None, Outcome.TIMEOUT)
+    assert bench.state.finished
+    assert bench.state.test is None
+    assert bench.state.counts[TrialState.COMPLETE] == 1
+    assert "test part" in bench.state.failures[-1]
+
+
+def test_a_lost_evaluation_is_published_again_and_fails_its_trial_only_in_the_end() -> None:
+    bench = Bench(THREE_RUNGS, Budget(trials=1))
+    for attempt in range(LOSSES):
+        evaluation = bench.in_flight.pop()
+        assert evaluation.attempt == attempt
+        bench.happen(EvaluationLost(evaluation.key, evaluation.attempt, "its worker is gone"))
+    assert bench.state.counts[TrialState.FAIL] == 1
+
+
+def test_an_old_loss_does_not_touch_a_newer_attempt() -> None:
+    bench = Bench(THREE_RUNGS, Budget(trials=1))
+    first = bench.in_flight.pop()
+    bench.happen(EvaluationLost(first.key, 0, "gone"))
+    bench.happen(EvaluationLost(first.key, 0, "gone, said again"))
+    assert [evaluation.attempt for evaluation in bench.in_flight] == [1]
+
+
+def test_the_first_answer_wins_whichever_attempt_gives_it() -> None:
+    bench = Bench(Ladder((Rung(1.0, 1),)), Budget(trials=1))
+    first = bench.in_flight.pop()
+    bench.happen(EvaluationLost(first.key, 0, "silent"))
+    late = EvaluationResult(0, 0, 0, 0, Outcome.OK, value=3.0)
+    bench.happen(EvaluationFinished(late))
+    assert bench.state.best is not None
+    assert bench.state.best.value == 3.0
+    bench.happen(EvaluationFinished(EvaluationResult(0, 0, 0, 1, Outcome.OK, value=4.0)))
+    assert bench.state.best.value == 3.0
+
+
+def test_in_flight_never_exceeds_what_the_slots_can_take() -> None:
+    bench = Bench(THREE_RUNGS, Budget(trials=50), slots=4)
+    for _ in range(20):
+        bench.answer(1.0)
+        assert len(bench.in_flight) <= 8
+    assert len(bench.in_flight) == 4, "slow evaluations are not kept ahead"
