@@ -1,0 +1,303 @@
+"""How studies lie in LMDB: the tables that `lmdb_storage` (Optuna's view) and `lmdb_store` (the coordinator's) share.
+
+Numbers in keys are big-endian, so that keys sort like the numbers; `study` takes 8 bytes, `number` and the others 4.
+
+    studies      study                          -> name, directions
+    names        digest of the name             -> study
+    attrs        study, kind, digest of the key -> key, value
+    parameters   study, digest of the name      -> distribution (Optuna's JSON) the parameter was last suggested from
+    spaces       study, digest of the space     -> the distributions of a trial; trials share what is equal
+    trials       study, number                  -> `TrialRow`
+    evaluations  study, number, rung, fold + 1  -> `EvaluationRow`
+    progress     study                          -> `ProgressRow`
+    meta         "next study"                   -> the id of the next study; ids are never used twice
+
+Values are MessagePack. Attributes are JSON text as in Optuna's own databases, so that the same values can be kept. A
+study's id and a trial's number make its Optuna id, `study << 32 | number`, so no index is needed.
+"""
+
+import json
+import struct
+from collections.abc import Iterator, Sequence
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+from optuna.distributions import BaseDistribution, distribution_to_json, json_to_distribution
+
+from trialfleet_coordinator.adapters.optuna_distributions import to_optuna
+from trialfleet_shared.adapters.lmdb_environment import LmdbEnvironment, Transaction
+from trialfleet_shared.messages import EvaluationResult
+from trialfleet_shared.space import Distribution
+
+#: What the environment holds; the number goes up when an older trialfleet could misread it.
+LAYOUT = "study store 1"
+DATABASES = ("studies", "names", "attrs", "parameters", "spaces", "trials", "evaluations", "progress")
+#: Address space to begin with, in bytes; it grows.
+MAP_BYTES = 256 * 2**20
+#: Kinds of attributes of a study.
+USER, SYSTEM = b"u", b"s"
+
+_STUDY = struct.Struct(">Q")
+_TRIAL = struct.Struct(">QI")
+_EVALUATION = struct.Struct(">QIII")
+_DIGEST_BYTES = 16
+#: First byte of a space: whose distributions follow.
+_OURS, _OPTUNAS = b"t", b"o"
+
+
+class StudyRow(msgspec.Struct, frozen=True, array_like=True):
+    """A study; directions are values of `optuna.study.StudyDirection`."""
+
+    name: str
+    directions: list[int]
+
+
+class TrialRow(msgspec.Struct, array_like=True, kw_only=True):
+    """A trial."""
+
+    #: Value of `optuna.trial.TrialState`.
+    state: int
+    #: Seconds since 1970 that it was started at, and finished at.
+    started: float | None = None
+    finished: float | None = None
+    values: list[float] | None = None
+    intermediate: dict[int, float] = {}
+    #: Digest of its space; empty while it has no parameters.
+    space: bytes = b""
+    #: The parameters' internal representations (Optuna's word), in the order of the space.
+    internal: list[float] = []
+    #: Attributes as JSON text; empty for none.
+    user: str = ""
+    system: str = ""
+
+
+class EvaluationRow(msgspec.Struct, frozen=True, array_like=True):
+    """A result that counted."""
+
+    #: Its place among the study's results.
+    place: int
+    result: EvaluationResult
+
+
+class ProgressRow(msgspec.Struct, array_like=True):
+    """How far a coordinator got."""
+
+    #: Seconds that the study ran.
+    elapsed: float = 0.0
+    #: Results recorded.
+    results: int = 0
+    #: The best trial's score on the test part, as (trial, value).
+    test: tuple[int, float] | None = None
+
+
+class TrialSpace(NamedTuple):
+    """The distributions of a trial, decoded: names, and for each the distribution in Optuna's words and in ours."""
+
+    names: list[str]
+    optuna: list[BaseDistribution]
+    ours: dict[str, Distribution]
+
+
+_EMPTY_SPACE = TrialSpace([], [], {})
+_ENCODER = msgspec.msgpack.Encoder()
+_OUR_SPACE = msgspec.msgpack.Decoder(dict[str, Distribution])
+_OPTUNA_SPACE = msgspec.msgpack.Decoder(dict[str, str])
+_STUDY_ROW = msgspec.msgpack.Decoder(StudyRow)
+_TRIAL_ROW = msgspec.msgpack.Decoder(TrialRow)
+_EVALUATION_ROW = msgspec.msgpack.Decoder(EvaluationRow)
+_PROGRESS_ROW = msgspec.msgpack.Decoder(ProgressRow)
+_ATTR = msgspec.msgpack.Decoder(tuple[str, str])
+
+
+def to_attrs(text: str) -> dict[str, Any]:
+    """The attributes in `TrialRow.user` or `TrialRow.system`."""
+    return json.loads(text) if text else {}
+
+
+def from_attrs(attrs: dict[str, Any]) -> str:
+    """Attributes as JSON text. Raises TypeError for what JSON does not have."""
+    return json.dumps(attrs) if attrs else ""
+
+
+def our_space(distributions: dict[str, Distribution]) -> bytes:
+    """A space of our distributions, as it is stored."""
+    return _OURS + _ENCODER.encode(distributions)
+
+
+def optuna_space(distributions: dict[str, BaseDistribution]) -> bytes:
+    """A space of Optuna's distributions, as it is stored."""
+    return _OPTUNAS + _ENCODER.encode({name: distribution_to_json(each) for name, each in distributions.items()})
+
+
+def decode_trial(stored: bytes) -> TrialRow:
+    """The trial in `stored`."""
+    return _TRIAL_ROW.decode(stored)
+
+
+class StudyTables:
+    """The tables of one environment. Methods take the transaction they work in; what is missing is a KeyError."""
+
+    def __init__(self, path: Path) -> None:
+        self.environment = LmdbEnvironment(path, layout=LAYOUT, databases=DATABASES, map_bytes=MAP_BYTES)
+        #: Decoded spaces. They are named by what they contain, so an entry is right for ever.
+        self._spaces: dict[bytes, TrialSpace] = {b"": _EMPTY_SPACE}
+
+    def create_study(self, transaction: Transaction, name: str, directions: Sequence[int]) -> int:
+        """A new study's id. The name must not be taken."""
+        meta = self.environment.database("meta")
+        study = int.from_bytes(transaction.get(b"next study", b"", db=meta), "big")
+        transaction.put(b"next study", _STUDY.pack(study + 1), db=meta)
+        transaction.put(_STUDY.pack(study), _ENCODER.encode(StudyRow(name, list(directions))), db=self._db("studies"))
+        transaction.put(_digest(name.encode()), _STUDY.pack(study), db=self._db("names"))
+        return study
+
+    def study_id(self, transaction: Transaction, name: str) -> int | None:
+        """The id of the study called `name`, None when there is none."""
+        stored = transaction.get(_digest(name.encode()), db=self._db("names"))
+        return None if stored is None else int.from_bytes(stored, "big")
+
+    def study(self, transaction: Transaction, study: int) -> StudyRow:
+        """The study with this id."""
+        stored = transaction.get(_STUDY.pack(study), db=self._db("studies")) if 0 <= study < 2**32 else None
+        if stored is None:
+            raise KeyError(f"no study has the id {study}")
+        return _STUDY_ROW.decode(stored)
+
+    def studies(self, transaction: Transaction) -> list[tuple[int, StudyRow]]:
+        """All studies, by id."""
+        cursor = transaction.cursor(self._db("studies"))
+        return [(int.from_bytes(key, "big"), _STUDY_ROW.decode(stored)) for key, stored in cursor]
+
+    def delete_study(self, transaction: Transaction, study: int) -> None:
+        """Remove the study and all that belongs to it."""
+        name = self.study(transaction, study).name
+        transaction.delete(_digest(name.encode()), db=self._db("names"))
+        prefix = _STUDY.pack(study)
+        for database in ("studies", "attrs", "parameters", "spaces", "trials", "evaluations", "progress"):
+            cursor = transaction.cursor(self._db(database))
+            found = cursor.set_range(prefix)
+            while found and cursor.key().startswith(prefix):
+                found = cursor.delete()
+
+    def set_attr(self, transaction: Transaction, study: int, kind: bytes, key: str, value: Any) -> None:
+        """Set an attribute of the study. Raises TypeError for a value that JSON does not have."""
+        stored = _ENCODER.encode((key, json.dumps(value)))
+        transaction.put(_STUDY.pack(study) + kind + _digest(key.encode()), stored, db=self._db("attrs"))
+
+    def attr(self, transaction: Transaction, study: int, kind: bytes, key: str) -> Any:
+        """An attribute of the study."""
+        stored = transaction.get(_STUDY.pack(study) + kind + _digest(key.encode()), db=self._db("attrs"))
+        if stored is None:
+            raise KeyError(key)
+        return json.loads(_ATTR.decode(stored)[1])
+
+    def attrs(self, transaction: Transaction, study: int, kind: bytes) -> dict[str, Any]:
+        """All attributes of a kind, by key."""
+        stored = sorted(
+            _ATTR.decode(stored) for _, stored in self._range(transaction, "attrs", _STUDY.pack(study) + kind)
+        )
+        return {key: json.loads(text) for key, text in stored}
+
+    def parameter(self, transaction: Transaction, study: int, name: str) -> BaseDistribution | None:
+        """The distribution that the parameter was last suggested from, None when it is new to the study."""
+        stored = transaction.get(_STUDY.pack(study) + _digest(name.encode()), db=self._db("parameters"))
+        return None if stored is None else json_to_distribution(stored.decode())
+
+    def set_parameter(self, transaction: Transaction, study: int, name: str, distribution: BaseDistribution) -> None:
+        """Remember the distribution that the parameter was last suggested from."""
+        key = _STUDY.pack(study) + _digest(name.encode())
+        transaction.put(key, distribution_to_json(distribution).encode(), db=self._db("parameters"))
+
+    def put_space(self, transaction: Transaction, study: int, stored: bytes) -> bytes:
+        """Keep the space unless the study has it; returns its digest."""
+        digest = _digest(stored)
+        transaction.put(_STUDY.pack(study) + digest, stored, overwrite=False, db=self._db("spaces"))
+        return digest
+
+    def space(self, transaction: Transaction, study: int, digest: bytes) -> TrialSpace:
+        """The space with this digest."""
+        space = self._spaces.get(digest)
+        if space is None:
+            stored = transaction.get(_STUDY.pack(study) + digest, db=self._db("spaces"))
+            if stored is None:
+                raise KeyError(digest.hex())
+            space = self._spaces[digest] = _decode_space(stored)
+        return space
+
+    def count_trials(self, transaction: Transaction, study: int) -> int:
+        """How many trials the study has; this is the next one's number."""
+        cursor = transaction.cursor(self._db("trials"))
+        # The entry before the next study's first one is this study's last, if it has any.
+        found = cursor.prev() if cursor.set_range(_STUDY.pack(study + 1)) else cursor.last()
+        if not found or not cursor.key().startswith(_STUDY.pack(study)):
+            return 0
+        return int(_TRIAL.unpack(cursor.key())[1]) + 1
+
+    def stored_trial(self, transaction: Transaction, study: int, number: int) -> bytes:
+        """The trial, encoded."""
+        inside = 0 <= study < 2**32 and 0 <= number < 2**32
+        stored = transaction.get(_TRIAL.pack(study, number), db=self._db("trials")) if inside else None
+        if stored is None:
+            raise KeyError(f"study {study} has no trial with the number {number}")
+        return stored
+
+    def stored_trials(self, transaction: Transaction, study: int, first: int) -> Iterator[bytes]:
+        """The trials from number `first` on, encoded."""
+        cursor = transaction.cursor(self._db("trials"))
+        prefix = _STUDY.pack(study)
+        if cursor.set_range(_TRIAL.pack(study, first)):
+            for key, stored in cursor:
+                if not key.startswith(prefix):
+                    return
+                yield stored
+
+    def put_trial(self, transaction: Transaction, study: int, number: int, row: TrialRow) -> None:
+        """Write the trial."""
+        transaction.put(_TRIAL.pack(study, number), _ENCODER.encode(row), db=self._db("trials"))
+
+    def put_evaluation(self, transaction: Transaction, study: int, row: EvaluationRow) -> bool:
+        """Keep the result unless there is one for its key; returns whether it was new."""
+        trial, rung, fold = row.result.key
+        key = _EVALUATION.pack(study, trial, rung, fold + 1)
+        return transaction.put(key, _ENCODER.encode(row), overwrite=False, db=self._db("evaluations"))
+
+    def evaluations(self, transaction: Transaction, study: int, number: int | None = None) -> Iterator[EvaluationRow]:
+        """The results of the study, or of its trial `number`, by trial, rung and fold."""
+        prefix = _STUDY.pack(study) if number is None else _TRIAL.pack(study, number)
+        for _, stored in self._range(transaction, "evaluations", prefix):
+            yield _EVALUATION_ROW.decode(stored)
+
+    def progress(self, transaction: Transaction, study: int) -> ProgressRow:
+        """How far the coordinator got; nowhere yet when nothing is recorded."""
+        stored = transaction.get(_STUDY.pack(study), db=self._db("progress"))
+        return ProgressRow() if stored is None else _PROGRESS_ROW.decode(stored)
+
+    def put_progress(self, transaction: Transaction, study: int, row: ProgressRow) -> None:
+        """Write how far the coordinator got."""
+        transaction.put(_STUDY.pack(study), _ENCODER.encode(row), db=self._db("progress"))
+
+    def _db(self, name: str) -> Any:
+        return self.environment.database(name)
+
+    def _range(self, transaction: Transaction, database: str, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        cursor = transaction.cursor(self._db(database))
+        if cursor.set_range(prefix):
+            for key, stored in cursor:
+                if not key.startswith(prefix):
+                    return
+                yield key, stored
+
+
+def _digest(data: bytes) -> bytes:
+    return blake2b(data, digest_size=_DIGEST_BYTES).digest()
+
+
+def _decode_space(stored: bytes) -> TrialSpace:
+    if stored[:1] == _OURS:
+        ours = _OUR_SPACE.decode(stored[1:])
+        return TrialSpace(list(ours), [to_optuna(each) for each in ours.values()], ours)
+    texts = _OPTUNA_SPACE.decode(stored[1:])
+    optuna = [json_to_distribution(text) for text in texts.values()]
+    return TrialSpace(list(texts), optuna, {})
