@@ -1,0 +1,92 @@
+"""Which objectives a worker runs: those below allowed folders, and those of modules it was told of; nothing else.
+
+A message names an objective as the coordinator sees it. The worker looks for its own copy, and runs it only when its
+code is the study's: a message can choose among the functions that are here, never bring one.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from trialfleet_shared.errors import ObjectiveError
+from trialfleet_workers.digests import code_digest
+from trialfleet_workers.objective import parse_reference
+
+#: Characters of a digest that messages show.
+_SHOWN = 8
+
+
+class Allowance(NamedTuple):
+    """What a worker may run."""
+
+    #: Folders; every .py file below them is allowed.
+    folders: tuple[Path, ...]
+    #: Modules ("package", with everything in it, or "package.module"), wherever they are installed.
+    modules: tuple[str, ...] = ()
+
+
+class Found(NamedTuple):
+    """An objective that may run here."""
+
+    reference: str
+    #: Folder that the reference is relative to.
+    base: Path
+
+
+def resolve(reference: str, digest: str, base: Path, allowance: Allowance | None) -> Found:
+    """This machine's copy of the objective.
+
+    A file is looked for as given below each allowed folder, then by shorter and shorter tails of its path, since the
+    coordinator may have started elsewhere; the first copy whose code is the study's is taken.
+
+    Args:
+        reference: the objective as the study names it.
+        digest: what `code_digest` must be.
+        base: folder that modules and files are relative to when everything is allowed.
+        allowance: what may run; None: everything.
+
+    Raises:
+        ObjectiveError: it is not allowed, not here, or other code.
+    """
+    candidates = [Found(reference, base)] if allowance is None else list(_candidates(reference, base, allowance))
+    if not candidates:
+        assert allowance is not None
+        folders = ", ".join(map(str, allowance.folders)) or "none"
+        modules = ", ".join(allowance.modules) or "none"
+        raise ObjectiveError(
+            f"objective {reference!r} is not allowed here; allowed are files below {folders} and modules {modules}"
+        )
+    digests = [code_digest(*candidate) for candidate in candidates]
+    for candidate, mine in zip(candidates, digests, strict=True):
+        if mine == digest:
+            return candidate
+    raise ObjectiveError(
+        f"the code of objective {reference!r} is {digests[0][:_SHOWN]} here and {digest[:_SHOWN]} in the study; "
+        "update the worker's copy, or the study's"
+    )
+
+
+def _candidates(reference: str, base: Path, allowance: Allowance) -> Iterator[Found]:
+    place, attribute = parse_reference(reference)
+    if not place.endswith(".py"):
+        if any(place == module or place.startswith(f"{module}.") for module in allowance.modules):
+            yield Found(reference, base)
+        parts = place.split(".")
+        for folder in allowance.folders:
+            file = folder.joinpath(*parts)
+            if _is_below(file.with_suffix(".py"), folder) or _is_below(file / "__init__.py", folder):
+                yield Found(reference, folder)
+        return
+    parts = [part for part in PurePosixPath(place).parts if part != "/"]
+    for start in range(len(parts)):
+        tail = parts[start:]
+        if ".." in tail:
+            continue
+        for folder in allowance.folders:
+            if _is_below(folder.joinpath(*tail), folder):
+                yield Found(f"{'/'.join(tail)}:{attribute}", folder)
+
+
+def _is_below(file: Path, folder: Path) -> bool:
+    """Whether the file is there and, links followed, in the folder."""
+    return file.is_file() and file.resolve().is_relative_to(folder.resolve())

@@ -1,0 +1,29 @@
+"""The clocks an evaluation is measured with."""
+
+import resource
+import time
+
+
+class ProcessClock:
+    """Measures an evaluation that has its process to itself."""
+
+    def wall(self) -> float:
+        """Seconds that passed."""
+        return time.perf_counter()
+
+    def cpu(self) -> float:
+        """CPU seconds of all threads of this process and of its children that ended."""
+        children = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return time.process_time() + children.ru_utime + children.ru_stime
+
+
+class ThreadClock:
+    """Measures an evaluation that shares its process with others."""
+
+    def wall(self) -> float:
+        """Seconds that passed."""
+        return time.perf_counter()
+
+    def cpu(self) -> float:
+        """CPU seconds of this thread alone."""
+        return time.thread_time()

@@ -1,0 +1,283 @@
+"""Digests of objectives' code, so that a result cache, a resumed study and a worker notice when it changed.
+
+What counts is the function's name and the source of its file and of the local modules that file imports, found without
+running anything; of functions in memory, also the values they close over. What does not count: installed packages,
+modules imported by computed names, files that the code reads, and, in memory, the insides of objects that can not be
+pickled.
+"""
+
+import ast
+import functools
+import hashlib
+import inspect
+import sys
+import types
+from collections.abc import Callable, Iterator
+from importlib.machinery import PathFinder
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+
+from trialfleet_shared.errors import ObjectiveError
+from trialfleet_shared.fingerprint import digest_bytes
+from trialfleet_workers.objective import parse_reference
+
+#: Folders of installed packages.
+_INSTALLED = ("site-packages", "dist-packages")
+
+
+def code_digest(reference: str, base: Path) -> str:
+    """Digest of the objective's name, its file, and the local modules it imports.
+
+    Local are modules in the file's folder or below `base`; for an installed module, its own top-level package. The same
+    files give the same digest on every machine, wherever the folders are.
+
+    Args:
+        reference: "package.module:function" or "file.py:function".
+        base: folder that a file's path is relative to.
+
+    Raises:
+        ObjectiveError: there is no such file or module, or it has a syntax error.
+    """
+    place, attribute = parse_reference(reference)
+    base = base.resolve()
+    if place.endswith(".py"):
+        path = (base / place).resolve()
+        if not path.is_file():
+            raise ObjectiveError(f"{reference!r}: there is no file {path}")
+        name, sources = path.stem, _Sources([path.parent, base])
+    else:
+        name = place
+        found = _find_module(place, [str(base), *sys.path])
+        if found is None:
+            raise ObjectiveError(f"{reference!r}: there is no module {place!r}")
+        path = found
+        top = place.partition(".")[0]
+        root = path.parents[place.count(".") + (path.name == "__init__.py")]
+        sources = _Sources([base]) if root == base else _Sources([base, root], only=top)
+    try:
+        sources.add(name, path)
+    except SyntaxError as error:
+        raise ObjectiveError(f"{reference!r}: syntax error in {path}, line {error.lineno}: {error.msg}") from error
+    return digest_bytes(f"{name}:{attribute}".encode(), *sources.parts())
+
+
+def function_digest(function: Callable[..., Any]) -> str:
+    """Digest of a function in memory: its source, code, defaults, and what it closes over or uses of its module."""
+    state = _Values()
+    state.add(function)
+    return state.digest()
+
+
+class _Sources:
+    """Sources of modules, followed through their imports.
+
+    Args:
+        roots: folders whose modules are local.
+        only: of the last root, only this top-level package is local.
+    """
+
+    def __init__(self, roots: list[Path], only: str | None = None) -> None:
+        self._roots = roots
+        self._only = only
+        self._sources: dict[str, bytes] = {}
+
+    def parts(self) -> Iterator[bytes]:
+        """Names and sources, in an order that depends on nothing else."""
+        for name, source in sorted(self._sources.items()):
+            yield name.encode()
+            yield source
+
+    def add(self, name: str, path: Path) -> None:
+        """Add a module and those that it imports. Raises SyntaxError."""
+        # Line ends differ between checkouts of one commit.
+        source = path.read_bytes().replace(b"\r\n", b"\n")
+        self._sources[name] = source
+        package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+        for imported in _imports(ast.parse(source), package):
+            self._add_imported(imported)
+
+    def _add_imported(self, name: str) -> None:
+        parts = name.split(".")
+        for end in range(1, len(parts) + 1):
+            module = ".".join(parts[:end])
+            path = self._find(parts[:end])
+            if path is not None and module not in self._sources:
+                try:
+                    self.add(module, path)
+                except SyntaxError:  # its bytes count; importing it will tell
+                    continue
+
+    def _find(self, parts: list[str]) -> Path | None:
+        for root in self._roots:
+            if self._only is not None and root == self._roots[-1] and parts[0] != self._only:
+                continue
+            file = root.joinpath(*parts)
+            for path in (file / "__init__.py", file.with_name(f"{file.name}.py")):
+                if path.is_file():
+                    return path
+        return None
+
+
+def _imports(tree: ast.AST, package: str) -> Iterator[str]:
+    """Dotted names of everything a module may import; of `from a import b`, both a and a.b."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name
+        elif isinstance(node, ast.ImportFrom):
+            module = node.module or ""
+            if node.level:
+                parents = package.split(".")
+                module = ".".join([*parents[: len(parents) - node.level + 1], *([module] if module else [])])
+            for alias in node.names:
+                yield f"{module}.{alias.name}" if module else alias.name
+
+
+def _find_module(name: str, path: list[str]) -> Path | None:
+    """The file of a module, found without importing its packages."""
+    found = None
+    for part in name.split("."):
+        prefix = part if found is None else f"{found.name}.{part}"
+        found = PathFinder.find_spec(prefix, path)
+        if found is None:
+            return None
+        path = list(found.submodule_search_locations or [])
+    return Path(found.origin).resolve() if found is not None and found.origin and found.has_location else None
+
+
+class _Values:
+    """A digest over Python values, each visited once."""
+
+    def __init__(self) -> None:
+        self._state = hashlib.blake2b(digest_size=16)
+        self._seen: dict[int, Any] = {}
+        self._kinds: dict[type | types.UnionType, Callable[[Any], None]] = {
+            list | tuple: self._add_sequence,
+            dict: self._add_dict,
+            set | frozenset: self._add_set,
+            types.FunctionType: self._add_function,
+            types.MethodType: self._add_method,
+            functools.partial: self._add_partial,
+            types.CodeType: self._add_code,
+            type: self._add_class,
+            types.ModuleType: self._add_module,
+        }
+
+    def digest(self) -> str:
+        return self._state.hexdigest()
+
+    def _put(self, *parts: str | bytes) -> None:
+        for part in parts:
+            content = part.encode(errors="surrogatepass") if isinstance(part, str) else part
+            self._state.update(len(content).to_bytes(8, "little"))
+            self._state.update(content)
+
+    def add(self, value: Any) -> None:
+        """Feed one value."""
+        if value is None or isinstance(value, bool | int | float | complex | str | bytes):
+            self._put(type(value).__name__, repr(value))
+            return
+        if id(value) in self._seen:
+            self._put("seen")
+            return
+        self._seen[id(value)] = value  # kept alive, so that its id stays its own
+        for kind, add in self._kinds.items():
+            if isinstance(value, kind):
+                add(value)
+                return
+        self._add_object(value)
+
+    def _add_sequence(self, value: list[Any] | tuple[Any, ...]) -> None:
+        self._put(type(value).__name__, str(len(value)))
+        for item in value:
+            self.add(item)
+
+    def _add_dict(self, value: dict[Any, Any]) -> None:
+        self._put("dict", str(len(value)))
+        for key, item in value.items():
+            self.add(key)
+            self.add(item)
+
+    def _add_set(self, value: set[Any] | frozenset[Any]) -> None:
+        self._put("set", *sorted(map(repr, value)))
+
+    def _add_method(self, value: types.MethodType) -> None:
+        self._put("method", value.__func__.__qualname__)
+        self.add(type(value.__self__))
+        self.add(getattr(value.__self__, "__dict__", None))
+
+    def _add_partial(self, value: functools.partial[Any]) -> None:
+        self._put("partial")
+        self.add([value.func, value.args, value.keywords])
+
+    def _add_class(self, value: type) -> None:
+        self._put("class", value.__module__, value.__qualname__, _source(value) if _is_local(value.__module__) else "")
+
+    def _add_function(self, function: types.FunctionType) -> None:
+        self._put("function", function.__qualname__)
+        if not _is_local(function.__module__):
+            self._put(function.__module__)
+            return
+        self._put(_source(function))
+        self._add_code(function.__code__)
+        self.add(function.__defaults__)
+        self.add(function.__kwdefaults__)
+        for cell in function.__closure__ or ():
+            try:
+                self.add(cell.cell_contents)
+            except ValueError:  # not filled yet
+                self._put("empty")
+        for name in sorted(_names(function.__code__)):
+            if name in function.__globals__:
+                self._put(name)
+                self.add(function.__globals__[name])
+
+    def _add_code(self, code: types.CodeType) -> None:
+        self._put("code", code.co_code, *code.co_names)
+        for constant in code.co_consts:
+            self.add(constant)
+
+    def _add_module(self, module: types.ModuleType) -> None:
+        self._put("module", module.__name__)
+        file = getattr(module, "__file__", None)
+        if file is not None and file.endswith(".py") and _is_local(module.__name__):
+            path = Path(file).resolve()
+            root = path.parents[module.__name__.count(".") + (path.name == "__init__.py")]
+            sources = _Sources([root])
+            sources.add(module.__name__, path)
+            self._put(*sources.parts())
+
+    def _add_object(self, value: Any) -> None:
+        self._put("object", type(value).__module__, type(value).__qualname__)
+        if _is_local(type(value).__module__):
+            self.add(type(value))
+        try:
+            self._put(cloudpickle.dumps(value))
+        except Exception:  # noqa: BLE001  # a lock, a socket, a model with either: its type has to do
+            self._put("not picklable")
+
+
+def _names(code: types.CodeType) -> set[str]:
+    """Global names that a code object and those nested in it use."""
+    nested = (constant for constant in code.co_consts if isinstance(constant, types.CodeType))
+    return set(code.co_names).union(*map(_names, nested))
+
+
+def _source(thing: Any) -> str:
+    try:
+        return inspect.getsource(thing)
+    except (OSError, TypeError):  # typed in, or built by exec
+        return ""
+
+
+def _is_local(module: str | None) -> bool:
+    """Whether a module is the user's: not installed, not the standard library's."""
+    if module is None or module == "__main__":
+        return True
+    file = getattr(sys.modules.get(module), "__file__", None)
+    if file is None:
+        return module not in sys.builtin_module_names and module not in sys.stdlib_module_names
+    parts = Path(file).parts
+    return module.partition(".")[0] not in sys.stdlib_module_names and not any(part in parts for part in _INSTALLED)

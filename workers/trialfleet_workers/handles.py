@@ -1,0 +1,208 @@
+"""The pool's side of its processes: what it knows of a zygote and of a slot, and how a zygote is started and ended."""
+
+import contextlib
+import json
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from pathlib import Path
+
+from trialfleet_shared.errors import FleetError, ObjectiveError
+from trialfleet_shared.messages import Evaluation, StudySpec
+from trialfleet_workers import linux
+from trialfleet_workers.frames import (
+    Failed,
+    FrameReader,
+    FromSlot,
+    FromZygote,
+    Prepare,
+    Prepared,
+    ToZygote,
+    frame,
+    from_slot_decoder,
+    from_zygote_decoder,
+)
+
+#: Seconds that the import of an objective may take.
+_IMPORT_SECONDS = 300.0
+#: Seconds that a zygote may take to end everything when it is told to.
+_END_SECONDS = 5.0
+#: What a zygote's interpreter runs. The environment is set before anything is imported that reads it.
+_BOOT = (
+    "import json, os, sys; boot = json.loads(sys.argv[1]); os.environ.update(boot['environment']); "
+    "sys.path[:] = boot['path']; from trialfleet_workers.adapters.evaluator import main; main(sys.argv[2:])"
+)
+
+
+@dataclass
+class Job:
+    """An evaluation on its way through the pool."""
+
+    spec: StudySpec
+    evaluation: Evaluation
+    #: Whether the result cache was asked for it.
+    asked_cache: bool = False
+    #: How often it was started and lost with its zygote.
+    losses: int = 0
+
+
+class SlotState(Enum):
+    """What a slot is doing."""
+
+    #: Forked, or told of another study; not ready yet.
+    STARTING = auto()
+    #: Waiting for an evaluation.
+    IDLE = auto()
+    #: Evaluating.
+    BUSY = auto()
+
+
+class Zygote:
+    """A zygote process that has imported an objective.
+
+    Args:
+        reference: the objective's reference.
+        base: folder that it is relative to.
+        function: the pickled function, when it is one in memory.
+        data_path: the data cache; None without data.
+
+    Raises:
+        ObjectiveError: the objective can not be loaded.
+        FleetError: the process can not be started.
+    """
+
+    def __init__(self, reference: str, base: Path, function: bytes | None, data_path: Path | None) -> None:
+        self._reference = reference
+        self._data_path = data_path
+        #: Slots in a row that died before they were ready.
+        self.failed_starts = 0
+        #: When it was used last, in seconds of the pool's clock.
+        self.used_at = 0.0
+        threads = self._start(Prepare(reference, str(base), function, preload=True))
+        if threads > 1:
+            # The import started threads; a fork would leave their locks taken for ever. Slots import for themselves.
+            self.end()
+            self._start(Prepare(reference, str(base), function, preload=False))
+        self.control.setblocking(True)
+
+    def _start(self, prepare: Prepare) -> int:
+        """Start the process and have it load the objective. Returns its number of threads."""
+        self.control, theirs = socket.socketpair()
+        self.reader: FrameReader[FromZygote] = FrameReader(self.control, from_zygote_decoder())
+        # Python reads "" and relative entries as from the current folder, which an objective may change.
+        boot = {
+            "environment": linux.SINGLE_THREADED,
+            "path": [os.path.abspath(entry) for entry in sys.path],  # noqa: PTH100  # zip files and "" too
+        }
+        arguments = [json.dumps(boot), str(theirs.fileno()), str(os.getpid()), str(self._data_path or "")]
+        with theirs:
+            try:
+                self._process = subprocess.Popen(  # noqa: S603  # our own interpreter and code
+                    [sys.executable, "-c", _BOOT, *arguments],
+                    stdin=subprocess.DEVNULL,
+                    # What objectives print must not mix with what the program writes to its standard output.
+                    stdout=_standard_error(),
+                    pass_fds=[theirs.fileno()],
+                    # Out of reach of Ctrl-C: the pool's owner decides when evaluations end.
+                    process_group=0,
+                )
+            except OSError as error:
+                self.control.close()
+                raise FleetError(f"evaluator processes can not be started: {error}") from error
+        try:
+            return self._await_import(prepare)
+        except BaseException:
+            self.end()
+            raise
+
+    def _await_import(self, prepare: Prepare) -> int:
+        self.control.settimeout(_IMPORT_SECONDS)
+        try:
+            self.control.sendall(frame(prepare))
+            while self.reader.receive():
+                for message in self.reader.messages():
+                    if isinstance(message, Failed):
+                        raise ObjectiveError(message.message)
+                    assert isinstance(message, Prepared)
+                    return message.threads
+        except TimeoutError:
+            raise ObjectiveError(f"{self._reference!r}: its import took more than {_IMPORT_SECONDS:g} s") from None
+        except ConnectionError:
+            pass  # it died before it had read everything
+        status = self._process.wait()
+        death = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exited with status {status}"
+        raise ObjectiveError(f"{self._reference!r}: the process that imported it {death}")
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self._process.pid
+
+    def tell(self, message: ToZygote, *descriptors: int) -> None:
+        """Send it a message. One that is gone hears nothing: the end of its socket tells the pool."""
+        with contextlib.suppress(OSError):
+            socket.send_fds(self.control, [frame(message)], descriptors)
+
+    def end(self) -> None:
+        """Have it end its slots and itself; if it does not, kill it. May be called twice."""
+        self.control.close()
+        try:
+            self._process.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+@dataclass
+class Slot:
+    """A slot process; it exists from the moment its zygote is asked for it."""
+
+    number: int
+    zygote: Zygote
+    sock: socket.socket
+    #: The study it was told of last.
+    spec: StudySpec
+    state: SlotState = SlotState.STARTING
+    #: Its process id, known once its zygote has told it.
+    pid: int | None = None
+    #: What it evaluates, or will as soon as it is ready.
+    job: Job | None = None
+    #: When its state began, in seconds of the pool's clock.
+    since: float = 0.0
+    #: When it is killed, unless its state ends before.
+    limit: float = math.inf
+    #: CPU seconds of its life up to its last result.
+    cpu_seconds: float = 0.0
+    #: Whether it is being killed for a reason that is dealt with already.
+    ending: bool = False
+    #: Whether its socket may still have something to say.
+    connected: bool = True
+    reader: FrameReader[FromSlot] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Listen without waiting."""
+        self.reader = FrameReader(self.sock, from_slot_decoder(), wait=False)
+
+    def cpu_used(self) -> float:
+        """CPU seconds since its last result."""
+        return max(0.0, linux.cpu_seconds(self.pid) - self.cpu_seconds) if self.pid is not None else 0.0
+
+    def kill_group(self) -> None:
+        """Kill it and what it started without its zygote, which is gone."""
+        if self.pid is not None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)
+
+
+def _standard_error() -> int:
+    """Where objectives' output goes: this process's standard error, if it has one."""
+    try:
+        os.fstat(2)
+    except OSError:
+        return subprocess.DEVNULL
+    return 2
