@@ -4,15 +4,16 @@ Each `enable_*` switch turns exactly one mechanism off. Layers (defaults < mode 
 merged as mappings by `layered` and validated once, so that an error can name the key and where its value came from.
 """
 
-import difflib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, Self
 
 import msgspec
 
 from trialfleet_shared.errors import ConfigurationError
 from trialfleet_shared.ladder import Ladder, Rung, build_ladder
+from trialfleet_shared.tables import Setting, field_types, read_value, show
+from trialfleet_shared.tables import nearest as nearest
 
 #: Preset of settings.
 Mode = Literal["fast", "balanced", "thorough"]
@@ -84,30 +85,12 @@ class EfficiencyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     fold_racing: bool = True
 
     def __post_init__(self) -> None:
-        """Check every range; see the class docstring."""
-        _require(0 < self.subsample_fraction <= 1, "subsample_fraction", self.subsample_fraction, "0 < f <= 1")
-        _require(self.cache_size >= 1, "cache_size", self.cache_size, "at least 1")
-        _require(self.cache_ttl_hours > 0, "cache_ttl_hours", self.cache_ttl_hours, "more than 0")
-        _require(self.max_workers is None or self.max_workers >= 1, "max_workers", self.max_workers, "at least 1")
-        _require(0 < self.pruning_threshold < 1, "pruning_threshold", self.pruning_threshold, "0 < t < 1")
-        _require(
-            self.min_trials_before_pruning >= 1,
-            "min_trials_before_pruning",
-            self.min_trials_before_pruning,
-            "at least 1",
-        )
-        _require(self.warm_start_trials >= 0, "warm_start_trials", self.warm_start_trials, "at least 0")
-        _require(1 <= self.batch_size <= 10_000, "batch_size", self.batch_size, "1 to 10000")
-        _require(self.clear_cache_interval >= 1, "clear_cache_interval", self.clear_cache_interval, "at least 1")
-        _require(1 < self.reduction_factor <= 100, "reduction_factor", self.reduction_factor, "1 < eta <= 100")
-        lowest = self.lowest_fraction
-        _require(lowest is None or 0 < lowest <= 1, "lowest_fraction", lowest, "0 < f <= 1")
-        _require(self.rung_rows >= 1, "rung_rows", self.rung_rows, "at least 1")
-        if self.ladder is not None:
-            try:
-                Ladder(self.ladder)
-            except ValueError as error:
-                raise ConfigurationError(f"ladder: {error}") from error
+        """Check every type and range; see the class docstring."""
+        for name, kind in field_types(type(self)).items():
+            value = read_value(kind, getattr(self, name), name)
+            allowed = out_of_range(name, value)
+            if allowed is not None:
+                raise ConfigurationError(f"{name} = {show(value)}: {allowed}")
 
     @classmethod
     def fast(cls) -> Self:
@@ -123,11 +106,6 @@ class EfficiencyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     def thorough(cls) -> Self:
         """The baseline's own answer for less: all rows always, only racing and caching save work."""
         return cls(**PRESETS["thorough"])
-
-    @classmethod
-    def preset(cls, mode: Mode) -> Self:
-        """The preset called `mode`."""
-        return cls(**PRESETS[mode])
 
     def slots(self, cores: int) -> int:
         """How many slots to run on a machine with `cores` cores."""
@@ -194,42 +172,54 @@ PRESETS: Mapping[str, dict[str, Any]] = {
 }
 
 
-def layered(*layers: tuple[str, Mapping[str, Any]]) -> EfficiencyConfig:
-    """The settings that the layers give, later ones winning; each layer is (where it comes from, its values).
+#: The fields that have a range: when a value is in it, and the range in words.
+_RANGES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "subsample_fraction": (lambda value: 0 < value <= 1, "above 0 and at most 1"),
+    "cache_size": (lambda value: 1 <= value <= 10**9, "1 to 1000000000"),
+    "cache_ttl_hours": (lambda value: 0 < value < math.inf, "above 0"),
+    "max_workers": (lambda value: value is None or value >= 1, "at least 1"),
+    "pruning_threshold": (lambda value: 0 < value < 1, "between 0 and 1"),
+    "min_trials_before_pruning": (lambda value: value >= 1, "at least 1"),
+    "warm_start_trials": (lambda value: value >= 0, "at least 0"),
+    "batch_size": (lambda value: 1 <= value <= 10_000, "1 to 10000"),
+    "clear_cache_interval": (lambda value: value >= 1, "at least 1"),
+    "reduction_factor": (lambda value: 1 < value <= 100, "above 1 and at most 100"),
+    "lowest_fraction": (lambda value: value is None or 0 < value <= 1, "above 0 and at most 1"),
+    "rung_rows": (lambda value: value >= 1, "at least 1"),
+}
+
+
+def out_of_range(name: str, value: Any) -> str | None:
+    """What is wrong with `value`, of the right type, as the field `name` of `EfficiencyConfig`; None: nothing."""
+    if name == "ladder" and value is not None:
+        try:
+            Ladder(value)
+        except ValueError as error:
+            return str(error)
+    if name in _RANGES:
+        in_range, words = _RANGES[name]
+        if not in_range(value):
+            return f"allowed is {words}"
+    return None
+
+
+def layered(mode: Mode, settings: Iterable[Setting]) -> EfficiencyConfig:
+    """The preset of `mode`, overridden by the settings, later ones winning.
 
     Raises:
         ConfigurationError: an unknown key (with the nearest known one), a wrong type, or a value out of range.
     """
-    known = EfficiencyConfig.__struct_fields__
-    values: dict[str, Any] = {}
-    origins: dict[str, str] = {}
-    for origin, layer in layers:
-        for key, value in layer.items():
-            if key not in known:
-                raise ConfigurationError(f"{origin}: unknown key {key!r}{nearest(key, known)}")
-            values[key] = value
-            origins[key] = origin
-    try:
-        return msgspec.convert(values, EfficiencyConfig)
-    except msgspec.ValidationError as error:
-        message = str(error)
-        for key in sorted(values, key=len, reverse=True):
-            if f"$.{key}" in message or message.startswith(f"{key} ") or message.startswith(f"{key}:"):
-                shown = message.split(" - at ", maxsplit=1)[0]
-                raise ConfigurationError(f"{origins[key]}: {key} = {values[key]!r}: {shown}") from error
-        raise ConfigurationError(message) from error
-
-
-def nearest(key: str, known: Iterable[str]) -> str:
-    """A hint naming the known key closest to `key`, or all of them when none is close."""
-    names = list(known)
-    close = difflib.get_close_matches(key, names, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; allowed are {', '.join(sorted(names))}"
-
-
-def _require(condition: bool, name: str, value: object, allowed: str) -> None:
-    if not condition or (isinstance(value, float) and not math.isfinite(value)):
-        raise ConfigurationError(f"{name} = {value!r}; allowed is {allowed}")
+    types = field_types(EfficiencyConfig)
+    values: dict[str, Any] = dict(PRESETS[mode])
+    for setting in settings:
+        if setting.key not in types:
+            raise ConfigurationError(f"{setting.origin}: unknown key{nearest(setting.key, types)}")
+        value = read_value(types[setting.key], setting.value, setting.origin, is_text=setting.is_text)
+        allowed = out_of_range(setting.key, value)
+        if allowed is not None:
+            raise ConfigurationError(f"{setting.origin} = {show(setting.value)}: {allowed}")
+        values[setting.key] = value
+    return EfficiencyConfig(**values)
 
 
 def _show(rung: Rung) -> str:

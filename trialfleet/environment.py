@@ -1,0 +1,93 @@
+"""What trialfleet reads from the environment, all of it here and strictly.
+
+Each key of [study] and [efficiency] that holds one value can be set as TRIALFLEET_<KEY>, and beside these
+TRIALFLEET_HOME, TRIALFLEET_BROKER_URL and TRIALFLEET_BROKER_URL_FILE. A variable of that prefix which is none of them is
+an error: a program that quietly runs with its defaults because of a typing error is worse than one that stops.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from trialfleet.study_file import StudySection
+from trialfleet_shared.errors import ConfigurationError
+from trialfleet_shared.settings import EfficiencyConfig
+from trialfleet_shared.tables import Setting, nearest
+
+PREFIX = "TRIALFLEET_"
+HOME = f"{PREFIX}HOME"
+BROKER_URL = f"{PREFIX}BROKER_URL"
+BROKER_URL_FILE = f"{PREFIX}BROKER_URL_FILE"
+
+#: Keys that the environment can not set: what a study is, and what holds more than one value.
+_FILE_ONLY = {"objective", "space", "ladder"}
+#: What Kubernetes sets in every container for a service called "trialfleet-…".
+_KUBERNETES = re.compile(r"_SERVICE_(HOST|PORT(_\w+)?)$|_PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?$")
+
+#: By variable: the section and key that it sets.
+VARIABLES: Mapping[str, tuple[str, str]] = {
+    f"{PREFIX}{key.upper()}": (section, key)
+    for section, table in (("study", StudySection), ("efficiency", EfficiencyConfig))
+    for key in table.__struct_fields__
+    if key not in _FILE_ONLY
+}
+
+
+class Environment(msgspec.Struct, frozen=True, kw_only=True):
+    """What the environment says."""
+
+    #: Where studies, results and data are kept.
+    home: Path
+    #: The broker's URL, which may hold a password: never shown.
+    broker_url: str | None
+    #: Settings of studies, by section.
+    settings: dict[str, list[Setting]]
+
+    def __repr__(self) -> str:
+        """Without the broker's URL."""
+        return f"Environment(home={self.home})"
+
+
+def read_environment(variables: Mapping[str, str]) -> Environment:
+    """What `variables` say; a variable with an empty value counts as not set.
+
+    Raises:
+        ConfigurationError: a variable with our prefix is unknown, or the file with the broker's URL can not be read.
+    """
+    known = (*VARIABLES, HOME, BROKER_URL, BROKER_URL_FILE)
+    settings: dict[str, list[Setting]] = {"study": [], "efficiency": []}
+    for name, value in variables.items():
+        if not name.startswith(PREFIX) or not value or _KUBERNETES.search(name):
+            continue
+        if name not in known:
+            raise ConfigurationError(f"environment: {name}: unknown variable{nearest(name, known)}")
+        if name in VARIABLES:
+            section, key = VARIABLES[name]
+            settings[section].append(Setting(key, value, name, is_text=True))
+    return Environment(home=_home(variables), broker_url=_broker_url(variables), settings=settings)
+
+
+def _home(variables: Mapping[str, str]) -> Path:
+    """TRIALFLEET_HOME, else the user's folder for data by the XDG base directory specification."""
+    if variables.get(HOME):
+        return Path(variables[HOME]).expanduser()
+    # The specification: a relative path is invalid and to be ignored.
+    data = Path(variables.get("XDG_DATA_HOME", ""))
+    return (data if data.is_absolute() else Path.home() / ".local" / "share") / "trialfleet"
+
+
+def _broker_url(variables: Mapping[str, str]) -> str | None:
+    url, file = variables.get(BROKER_URL), variables.get(BROKER_URL_FILE)
+    if url and file:
+        raise ConfigurationError(f"environment: {BROKER_URL} and {BROKER_URL_FILE} are both set; keep one")
+    if not file:
+        return url or None
+    try:
+        url = Path(file).expanduser().read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"environment: {BROKER_URL_FILE} = {file}: {error}") from error
+    if not url:
+        raise ConfigurationError(f"environment: {BROKER_URL_FILE} = {file}: the file is empty")
+    return url
