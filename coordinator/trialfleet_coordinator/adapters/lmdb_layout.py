@@ -88,8 +88,6 @@ class ProgressRow(msgspec.Struct, array_like=True):
     elapsed: float = 0.0
     #: Results recorded.
     results: int = 0
-    #: The best trial's score on the test part, as (trial, value).
-    test: tuple[int, float] | None = None
 
 
 class TrialSpace(NamedTuple):
@@ -187,11 +185,9 @@ class StudyTables:
         transaction.put(_STUDY.pack(study) + kind + _digest(key.encode()), stored, db=self._db("attrs"))
 
     def attr(self, transaction: Transaction, study: int, kind: bytes, key: str) -> Any:
-        """An attribute of the study."""
+        """An attribute of the study, None when it is not set."""
         stored = transaction.get(_STUDY.pack(study) + kind + _digest(key.encode()), db=self._db("attrs"))
-        if stored is None:
-            raise KeyError(key)
-        return json.loads(_ATTR.decode(stored)[1])
+        return None if stored is None else json.loads(_ATTR.decode(stored)[1])
 
     def attrs(self, transaction: Transaction, study: int, kind: bytes) -> dict[str, Any]:
         """All attributes of a kind, by key."""

@@ -1,0 +1,306 @@
+"""The study store in LMDB: the coordinator's view of the tables that Optuna reads through `lmdb_storage`.
+
+A commit is one LMDB transaction, written and synchronised to the disk before `commit` returns: after a crash of the
+process or the machine a study has each commit whole or not at all.
+"""
+
+from collections.abc import Sequence
+from itertools import groupby
+from operator import attrgetter
+from pathlib import Path
+
+import msgspec
+from optuna.study import StudyDirection
+from optuna.trial import TrialState as OptunaState
+
+from trialfleet_coordinator.adapters.lmdb_layout import (
+    SYSTEM,
+    USER,
+    EvaluationRow,
+    StudyTables,
+    TrialRow,
+    decode_trial,
+    from_attrs,
+    our_space,
+    to_attrs,
+)
+from trialfleet_coordinator.adapters.optuna_distributions import from_optuna
+from trialfleet_coordinator.adapters.study_lock import StudyLock
+from trialfleet_coordinator.commands import (
+    Record,
+    RecordDecision,
+    RecordEvaluation,
+    RecordRung,
+    RecordTest,
+    RecordTrial,
+    TrialState,
+)
+from trialfleet_coordinator.ports import StudyDefinition, StudyRecord, TrialRecord
+from trialfleet_shared.adapters.lmdb_environment import Transaction
+from trialfleet_shared.clock import Clock
+from trialfleet_shared.errors import StoreError, StudyChangedError
+from trialfleet_shared.messages import EvaluationResult
+from trialfleet_shared.space import Categorical
+
+#: Attributes as Optuna's users see them: the study's definition (system), its score on the test part (user) …
+DEFINITION_ATTR = "trialfleet:definition"
+TEST_ATTR = "trialfleet:test"
+#: … and a trial's reason (user). "rung", "evaluations" and "cached" stand beside it.
+REASON_ATTR = "trialfleet:reason"
+
+_TO_OPTUNA = {state: OptunaState[state.name] for state in TrialState}
+_FROM_OPTUNA = {optuna.value: state for state, optuna in _TO_OPTUNA.items()}
+
+
+class LmdbStudyStore:
+    """The studies in a folder (see `trialfleet_coordinator.ports.StudyStore`). For one thread.
+
+    Args:
+        path: folder of the store; made if missing, for this user alone.
+        clock: tells when trials start and finish.
+
+    Raises:
+        StoreError: the folder can not be used, or holds something else.
+    """
+
+    def __init__(self, path: Path, *, clock: Clock) -> None:
+        self._path = path
+        self._clock = clock
+        self._tables = StudyTables(path)
+        self._lock: StudyLock | None = None
+        #: Id of the study that is open.
+        self._study = -1
+
+    def load(self, name: str) -> StudyRecord | None:
+        """The study called `name`, None when there is none. Reading needs no lock.
+
+        Raises:
+            StoreError: the study was made by Optuna alone.
+        """
+        with self._tables.environment.read() as transaction:
+            study = self._tables.study_id(transaction, name)
+            return None if study is None else self._record(transaction, study, name)
+
+    def names(self) -> list[str]:
+        """The names of all studies that trialfleet made, oldest first."""
+        with self._tables.environment.read() as transaction:
+            return [
+                row.name
+                for study, row in self._tables.studies(transaction)
+                if self._definition(transaction, study) is not None
+            ]
+
+    def open(self, definition: StudyDefinition) -> StudyRecord:
+        """Lock the study for this coordinator; create it if it is new; return what is recorded.
+
+        Raises:
+            StudyLockedError: another coordinator has it open.
+            StudyChangedError: it exists with another definition; the message says what changed.
+            StoreError: it was made by Optuna alone, or this store has a study open already.
+        """
+        if self._lock is not None:
+            raise StoreError("this store has a study open; close it first")
+        lock = StudyLock(self._path, definition.name)
+        try:
+            study, record = self._tables.environment.write(
+                lambda transaction: self._find_or_create(transaction, definition)
+            )
+        except BaseException:
+            lock.release()
+            raise
+        self._lock, self._study = lock, study
+        return record
+
+    def commit(self, records: Sequence[Record], *, elapsed: float) -> None:
+        """Write all records, or none, in one durable transaction.
+
+        Raises:
+            StoreError: the disk is full or fails; a record does not follow from what is recorded (the message says
+                why); no study is open in this process, or somebody deleted it.
+        """
+        if self._lock is None or not self._lock.held:
+            raise StoreError("no study is open in this process")
+        now = self._clock.time()
+
+        def work(transaction: Transaction) -> None:
+            self._tables.study(transaction, self._study)
+            commit = _Commit(self._tables, transaction, self._study, now)
+            for record in records:
+                commit.write(record)
+            commit.finish(elapsed)
+
+        try:
+            self._tables.environment.write(work)
+        except KeyError as error:
+            raise StoreError(f"the study is not in {self._path} any more: {error.args[0]}") from error
+
+    def close(self) -> None:
+        """Release the lock and the files. May be called twice."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+        self._tables.environment.close()
+
+    def _find_or_create(self, transaction: Transaction, definition: StudyDefinition) -> tuple[int, StudyRecord]:
+        study = self._tables.study_id(transaction, definition.name)
+        if study is None:
+            direction = StudyDirection[definition.direction.upper()]
+            study = self._tables.create_study(transaction, definition.name, [direction.value])
+            value = msgspec.to_builtins(definition)
+            self._tables.set_attr(transaction, study, SYSTEM, DEFINITION_ATTR, value)
+        record = self._record(transaction, study, definition.name)
+        changes = record.definition.changes(_as_stored(definition))
+        if changes:
+            raise StudyChangedError(
+                f"study {definition.name!r} exists with another {' and another '.join(changes)}; "
+                "give this one another --name, or start it from what the old one found with --fork"
+            )
+        return study, record
+
+    def _definition(self, transaction: Transaction, study: int) -> StudyDefinition | None:
+        value = self._tables.attr(transaction, study, SYSTEM, DEFINITION_ATTR)
+        return None if value is None else msgspec.convert(value, StudyDefinition)
+
+    def _record(self, transaction: Transaction, study: int, name: str) -> StudyRecord:
+        definition = self._definition(transaction, study)
+        if definition is None:
+            raise StoreError(f"study {name!r} in {self._path} was made by Optuna alone; use another name")
+        results = {
+            number: [row.result for row in sorted(rows, key=attrgetter("place"))]
+            for number, rows in groupby(self._tables.evaluations(transaction, study), key=attrgetter("result.trial"))
+        }
+        trials = [
+            self._trial(transaction, study, number, decode_trial(stored), results.get(number, []))
+            for number, stored in enumerate(self._tables.stored_trials(transaction, study, 0))
+        ]
+        test = self._tables.attr(transaction, study, USER, TEST_ATTR)
+        return StudyRecord(
+            definition=definition,
+            trials=trials,
+            elapsed=self._tables.progress(transaction, study).elapsed,
+            test=None if test is None else (test["trial"], test["value"]),
+        )
+
+    def _trial(
+        self, transaction: Transaction, study: int, number: int, row: TrialRow, results: list[EvaluationResult]
+    ) -> TrialRecord:
+        space = self._tables.space(transaction, study, row.space)
+        return TrialRecord(
+            number=number,
+            params={
+                name: distribution.to_external_repr(internal)
+                for name, distribution, internal in zip(space.names, space.optuna, row.internal, strict=True)
+            },
+            distributions=dict(space.ours)
+            or {name: from_optuna(each) for name, each in zip(space.names, space.optuna, strict=True)},
+            state=_FROM_OPTUNA[row.state],
+            value=row.values[0] if row.values else None,
+            reason=to_attrs(row.user).get(REASON_ATTR, ""),
+            results=results,
+        )
+
+
+class _Commit:
+    """The records of one commit on their way into the tables; a trial is written once, at the end."""
+
+    def __init__(self, tables: StudyTables, transaction: Transaction, study: int, now: float) -> None:
+        self._tables = tables
+        self._transaction = transaction
+        self._study = study
+        self._now = now
+        self._count = tables.count_trials(transaction, study)
+        self._progress = tables.progress(transaction, study)
+        self._rows: dict[int, TrialRow] = {}
+
+    def write(self, record: Record) -> None:
+        """Take one record in. Raises StoreError when it does not follow from what is recorded."""
+        match record:
+            case RecordTrial():
+                self._add_trial(record)
+            case RecordEvaluation(result):
+                self._known(result.trial)
+                row = EvaluationRow(self._progress.results, result)
+                self._progress.results += self._tables.put_evaluation(self._transaction, self._study, row)
+            case RecordRung(number, rung, value):
+                self._unfinished(number).intermediate[rung] = value
+            case RecordDecision():
+                self._decide(record)
+            case RecordTest(number, value):
+                self._known(number)
+                test = {"trial": number, "value": value}
+                self._tables.set_attr(self._transaction, self._study, USER, TEST_ATTR, test)
+
+    def finish(self, elapsed: float) -> None:
+        """Write what was taken in."""
+        for number, row in self._rows.items():
+            self._tables.put_trial(self._transaction, self._study, number, row)
+        self._progress.elapsed = elapsed
+        self._tables.put_progress(self._transaction, self._study, self._progress)
+
+    def _add_trial(self, record: RecordTrial) -> None:
+        if record.number != self._count:
+            raise StoreError(f"trial {record.number} can not be recorded; the next trial's number is {self._count}")
+        if record.params.keys() != record.distributions.keys():
+            raise StoreError(
+                f"trial {record.number}: the params {sorted(record.params)} do not go with the distributions "
+                f"{sorted(record.distributions)}"
+            )
+        self._rows[record.number] = TrialRow(
+            state=OptunaState.RUNNING.value,
+            started=self._now,
+            space=self._tables.put_space(self._transaction, self._study, our_space(record.distributions)),
+            internal=_internal(record),
+        )
+        self._count += 1
+
+    def _decide(self, record: RecordDecision) -> None:
+        row = self._unfinished(record.trial)
+        if not record.state.decided:
+            raise StoreError(f"trial {record.trial} can not be decided as {record.state.value!r}")
+        if record.state is TrialState.COMPLETE and record.value is None:
+            raise StoreError(f"trial {record.trial} can not be complete without a value")
+        row.state = _TO_OPTUNA[record.state].value
+        row.finished = self._now
+        # As in Optuna, a failed trial has no value; a pruned one has the last it is known by, if any.
+        row.values = None if record.value is None or record.state is TrialState.FAIL else [record.value]
+        results = [each.result for each in self._tables.evaluations(self._transaction, self._study, record.trial)]
+        row.user = from_attrs(
+            {
+                **to_attrs(row.user),
+                REASON_ATTR: record.reason,
+                "rung": max((result.rung for result in results), default=0),
+                "evaluations": len(results),
+                "cached": sum(result.cached for result in results),
+            }
+        )
+
+    def _known(self, number: int) -> None:
+        if number >= self._count:
+            raise StoreError(f"trial {number} is not recorded; the study has {self._count} trials")
+
+    def _unfinished(self, number: int) -> TrialRow:
+        self._known(number)
+        row = self._rows.get(number)
+        if row is None:
+            row = decode_trial(self._tables.stored_trial(self._transaction, self._study, number))
+            self._rows[number] = row
+        if _FROM_OPTUNA[row.state].decided:
+            raise StoreError(f"trial {number} is decided already: {_FROM_OPTUNA[row.state].value}")
+        return row
+
+
+def _internal(record: RecordTrial) -> list[float]:
+    """Optuna's internal representation of the trial's params, in the order of their distributions."""
+    internal: list[float] = []
+    for name, distribution in record.distributions.items():
+        value = record.params[name]
+        try:
+            internal.append(distribution.index(value) if isinstance(distribution, Categorical) else float(value))  # type: ignore[arg-type]  # None is refused below
+        except (TypeError, ValueError) as error:
+            raise StoreError(f"trial {record.number}: {name} = {value!r} does not go with {distribution}") from error
+    return internal
+
+
+def _as_stored(definition: StudyDefinition) -> StudyDefinition:
+    """The definition as it comes back from the store: what JSON does not tell apart is the same."""
+    return msgspec.json.decode(msgspec.json.encode(definition), type=StudyDefinition)

@@ -1,0 +1,82 @@
+"""The lock on a study: one coordinator at a time. The kernel releases it when its process ends, however it ends."""
+
+import fcntl
+import os
+import socket
+import weakref
+from pathlib import Path
+
+import msgspec
+
+from trialfleet_shared.errors import StoreError, StudyLockedError
+from trialfleet_shared.fingerprint import digest_bytes
+
+
+class _Holder(msgspec.Struct, frozen=True):
+    """What a lock file says of who holds it (or held it last: the file stays)."""
+
+    pid: int
+    host: str
+
+
+class StudyLock:
+    """An exclusive lock on the study `name` in the store at `folder`, held from now until `release`.
+
+    A forked child does not hold its parent's lock, and does not keep it from being released.
+
+    Raises:
+        StudyLockedError: another process holds it; the message says which.
+        StoreError: the lock file can not be made.
+    """
+
+    def __init__(self, folder: Path, name: str) -> None:
+        path = folder / "locks" / f"{digest_bytes(name.encode())}.lock"
+        try:
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            self._file: int | None = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StoreError(f"{path} can not be made: {error}") from error
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = _holder(os.pread(self._file, 1000, 0))
+            self.release()
+            raise StudyLockedError(
+                f"study {name!r} is being run by {holder}; stop that first, or run under another name"
+            ) from error
+        _held.add(self)
+        os.ftruncate(self._file, 0)
+        os.pwrite(self._file, msgspec.json.encode(_Holder(os.getpid(), socket.gethostname())), 0)
+
+    @property
+    def held(self) -> bool:
+        """Whether this process holds the lock."""
+        return self._file is not None
+
+    def release(self) -> None:
+        """Give the lock up. May be called twice."""
+        _held.discard(self)
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+
+#: The locks of this process.
+_held: "weakref.WeakSet[StudyLock]" = weakref.WeakSet()
+
+
+def _holder(content: bytes) -> str:
+    try:
+        holder = msgspec.json.decode(content, type=_Holder)
+    except msgspec.DecodeError:  # it holds the lock, but has not written who it is yet
+        return "another process"
+    return f"process {holder.pid} on {holder.host}"
+
+
+def _release_inherited() -> None:
+    # Closing the child's copy leaves the parent's lock alone; keeping it would hold the lock beyond the parent's end.
+    for lock in list(_held):
+        lock.release()
+
+
+os.register_at_fork(after_in_child=_release_inherited)
