@@ -101,8 +101,11 @@ class LmdbResultCache:
 
     def put_many(self, entries: Sequence[tuple[bytes, CachedResult]]) -> None:
         """Keep the entries in one durable write; a full disk is counted and otherwise ignored."""
+        latest: dict[bytes, CachedResult] = {}
+        for key, result in entries:
+            latest.pop(key, None)  # so that the key moves to its last place
+            latest[key] = result
         with self._lock:
-            latest = dict(entries)
             self._write(list(latest.items())[-self._size :])
 
     def stats(self) -> CacheStats:
