@@ -121,6 +121,7 @@ class SlotPool:
         self._refusals: dict[StudySpec, tuple[TrialfleetError, float]] = {}
         self._oom_kills = linux.oom_kills()
         self._started_at: float | None = None
+        self._closed_at: float | None = None
         self._busy_seconds = 0.0
         self._pss = 0
         self._pss_at = -math.inf
@@ -216,10 +217,12 @@ class SlotPool:
         if self._closed:
             return
         self._closed = True
-        self._busy_seconds = self.busy_slot_seconds
-        self._queue.clear()
+        self._closed_at = self._clock.monotonic()
+        if self._started_at is not None:
+            self._look_at_memory()
         for zygote in list(self._zygotes.values()):
             self._end_zygote(zygote)
+        self._queue.clear()
         with self._wake_lock:
             if self._wake_fd is not None:
                 os.close(self._wake_fd)
@@ -254,10 +257,11 @@ class SlotPool:
 
     @property
     def available_slot_seconds(self) -> float:
-        """Seconds since `start`, times the slots."""
+        """Seconds from `start` to now, or to `close`, times the slots."""
         if self._started_at is None:
             return 0.0
-        return (self._clock.monotonic() - self._started_at) * self.slots
+        until = self._clock.monotonic() if self._closed_at is None else self._closed_at
+        return (until - self._started_at) * self.slots
 
     def pss_bytes(self) -> int:
         """Proportional set size of this process, the zygotes and the slots, at most 5 seconds old, in bytes.

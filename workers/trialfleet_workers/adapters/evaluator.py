@@ -26,13 +26,15 @@ def main(arguments: list[str]) -> None:
     faulthandler.enable()
     if isinstance(sys.stdout, io.TextIOWrapper):  # what an objective prints is seen when it is printed
         sys.stdout.reconfigure(line_buffering=True)
-    open_data = data_opener(Path(data_path)) if data_path else _no_data
+    open_data = data_opener(Path(data_path) if data_path else None)
     with socket.socket(fileno=int(descriptor)) as control:
         run_zygote(control, int(parent), open_data)
 
 
-def data_opener(path: Path) -> OpenData:
-    """Opens data sets in the cache at `path`, one environment per process."""
+def data_opener(path: Path | None) -> OpenData:
+    """Opens data sets in the cache at `path`, one environment per process; without a path, raises DataError."""
+    if path is None:
+        return _no_data
     from trialfleet_workers.adapters.lmdb_data import DataCache  # noqa: PLC0415  # numpy and LMDB only where data are
 
     caches: list[DataCache] = []
