@@ -10,6 +10,7 @@ LMDB leaves four duties to its users, and this module does them once for all:
 - A reader that was killed keeps pages from being reused; such readers are cleared before the map grows.
 """
 
+import errno
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +27,8 @@ MAX_READERS = 1024
 #: The sub-database that every environment has; its key "format" says what the environment holds.
 _META = "meta"
 
+#: How a full disk shows: LMDB reports a write that was cut short as EIO.
+_DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 #: A transaction that returns keys and values as bytes. (Quoted: LMDB's own class takes no parameters at run time.)
 Transaction: TypeAlias = "lmdb.Transaction[bytes]"
 _Result = TypeVar("_Result")
@@ -189,8 +192,8 @@ class LmdbEnvironment:
             raise self._error(error) from error
 
     def _error(self, error: lmdb.Error | OSError) -> StoreError:
-        if isinstance(error, lmdb.DiskError):
-            return StoreError(f"{self.path}: no space left on its disk; nothing of the last write was kept")
+        if isinstance(error, lmdb.Error) and error.code in _DISK_ERRORS:
+            return StoreError(f"{self.path}: the disk is full or fails ({error}); nothing of the last write was kept")
         return StoreError(f"{self.path} can not be read or written: {error}")
 
 
