@@ -48,6 +48,7 @@ from trialfleet_shared.fingerprint import result_key
 from trialfleet_shared.fleet import Fleet
 from trialfleet_shared.messages import Evaluation, EvaluationResult, Outcome, StudySpec
 from trialfleet_shared.settings import EfficiencyConfig
+from trialfleet_shared.space import Params
 
 #: Longest wait for the fleet, in seconds: how soon a stop or a new worker is noticed.
 TICK_SECONDS = 0.25
@@ -123,9 +124,11 @@ class _Session:
         self._started = outside.clock.monotonic()
         self._slots: int | None = None
         self._stopping = False
+        #: Evaluations by the key of an equal one in flight, whose answer will be theirs.
+        self._followers: dict[bytes, list[Evaluation]] = {}
         # The tick's yield, in the order of the module's docstring.
         self._records: list[Record] = []
-        self._entries: list[tuple[bytes, CachedResult]] = []
+        self._entries: dict[bytes, CachedResult] = {}
         self._misses: list[Evaluation] = []
 
     def run(self, on_progress: Callable[[Progress], None], stop: Callable[[], str | None]) -> StudyReport:
@@ -175,7 +178,7 @@ class _Session:
         while events and len(self._records) < TICK_RECORDS:
             event = events.popleft()
             if isinstance(event, EvaluationFinished):
-                self._keep(event.result)
+                self._keep(event.result, events)
             for command in self._state.handle(event):
                 self._obey(command, events)
 
@@ -192,44 +195,47 @@ class _Session:
                 self._look_up(evaluations, events)
 
     def _look_up(self, evaluations: Sequence[Evaluation], events: deque[Event]) -> None:
-        """Answer from the cache what it has; the rest is for the fleet."""
+        """Answer from the cache what it has, or what an equal evaluation will bring; the rest is for the fleet."""
         cache = self._outside.cache
         if cache is None:
             self._misses.extend(evaluations)
             return
-        hits = cache.get_many([self._key(evaluation) for evaluation in evaluations])
-        for evaluation, hit in zip(evaluations, hits, strict=True):
-            if hit is None:
-                self._misses.append(evaluation)
-            else:
+        keys = [self._key(evaluation.fraction, evaluation.fold, evaluation.params) for evaluation in evaluations]
+        for evaluation, key, kept in zip(evaluations, keys, cache.get_many(keys), strict=True):
+            hit = kept or self._entries.get(key)
+            if hit is not None:
                 events.append(EvaluationFinished(_cached_result(evaluation, hit)))
+            elif evaluation.attempt == 0 and key in self._followers:
+                self._followers[key].append(evaluation)
+            else:
+                self._followers.setdefault(key, [])
+                self._misses.append(evaluation)
 
-    def _keep(self, result: EvaluationResult) -> None:
-        """Put a fresh value into the cache, once the tick is committed."""
-        known = result.trial < len(self._state.trials)
-        if self._outside.cache is None or result.cached or result.outcome is not Outcome.OK or not known:
+    def _keep(self, result: EvaluationResult, events: deque[Event]) -> None:
+        """Put a fresh value into the cache, once the tick is committed, and answer those that waited for it."""
+        trials, rungs = self._state.trials, self._state.ladder.rungs
+        foreign = result.trial >= len(trials) or result.rung >= len(rungs)
+        if self._outside.cache is None or result.cached or foreign:
             return
-        assert result.value is not None
-        trial = self._state.trials[result.trial]
-        evaluation = Evaluation(
-            trial=result.trial,
-            rung=result.rung,
-            fold=result.fold,
-            fraction=self._state.ladder.rungs[result.rung].fraction,
-            params=trial.params,
-        )
-        entry = CachedResult(result.value, result.metrics, result.wall_seconds, result.cpu_seconds)
-        self._entries.append((self._key(evaluation), entry))
+        key = self._key(rungs[result.rung].fraction, result.fold, trials[result.trial].params)
+        followers = self._followers.pop(key, [])
+        if result.outcome is Outcome.OK and result.value is not None:
+            entry = CachedResult(result.value, result.metrics, result.wall_seconds, result.cpu_seconds)
+            self._entries[key] = entry
+            events.extend(EvaluationFinished(_cached_result(follower, entry)) for follower in followers)
+        else:
+            # A crash, a refusal or a timeout may be of the place, not of the params: each has its own chance.
+            self._misses.extend(followers)
 
-    def _key(self, evaluation: Evaluation) -> bytes:
+    def _key(self, fraction: float, fold: int, params: Params) -> bytes:
         spec = self._plan.spec
         return result_key(
             objective=spec.objective_digest,
             data=spec.data_digest,
-            fraction=evaluation.fraction,
-            fold=evaluation.fold,
+            fraction=fraction,
+            fold=fold,
             seed=spec.seed,
-            params=evaluation.params,
+            params=params,
         )
 
     def _carry_out(self) -> None:
@@ -242,8 +248,8 @@ class _Session:
             for start in range(0, len(self._misses), size):
                 fleet.submit(self._misses[start : start + size])
         if self._entries and cache is not None:
-            cache.put_many(self._entries)
-        self._records, self._misses, self._entries = [], [], []
+            cache.put_many(list(self._entries.items()))
+        self._records, self._misses, self._entries = [], [], {}
 
     # What is told
 

@@ -1,0 +1,237 @@
+"""The loop between the study and its ports, on a simulated clock and fleet."""
+
+import random
+from collections.abc import Callable, Sequence
+
+import pytest
+from support.simulated import SimulatedClock, SimulatedFleet
+
+from trialfleet_coordinator.adapters.memory_store import MemoryStudies, MemoryStudyStore
+from trialfleet_coordinator.commands import Record
+from trialfleet_coordinator.driver import Outside, StudyPlan, run_study
+from trialfleet_coordinator.events import Draw
+from trialfleet_coordinator.ports import Observation, StudyDefinition
+from trialfleet_coordinator.report import Progress, StudyReport
+from trialfleet_coordinator.study import Budget
+from trialfleet_shared.adapters.memory_results import MemoryResultCache
+from trialfleet_shared.caching import ResultCache
+from trialfleet_shared.errors import StoreError
+from trialfleet_shared.ladder import Ladder, Rung
+from trialfleet_shared.messages import Evaluation, StudySpec
+from trialfleet_shared.settings import EfficiencyConfig
+from trialfleet_shared.space import Float
+
+LADDER = Ladder((Rung(0.1, 1), Rung(0.3, 1), Rung(1.0, 1)))
+
+
+class Points:
+    """A sampler that draws what it is told to, then random points; it remembers what it learnt."""
+
+    def __init__(self, points: Sequence[float] = (), *, seed: int = 0) -> None:
+        self._points = list(points)
+        self._random = random.Random(seed)
+        self.told: list[Observation] = []
+
+    def ask(self, numbers: range) -> list[Draw]:
+        def point() -> float:
+            return self._points.pop(0) if self._points else self._random.random()
+
+        return [Draw({"x": point()}, {"x": Float(0.0, 1.0)}) for _ in numbers]
+
+    def tell(self, observations: Sequence[Observation]) -> None:
+        self.told.extend(observations)
+
+
+def quadratic(evaluation: Evaluation) -> float:
+    x = float(evaluation.params["x"])  # type: ignore[arg-type]
+    return -((x - 0.3) ** 2)
+
+
+class World:
+    """Everything a study needs; `run` may be called again, as a resumed session on the same store and cache."""
+
+    def __init__(self, *, trials: int = 30, slots: int = 2, cache: ResultCache | None = None) -> None:
+        self.clock = SimulatedClock()
+        self.disk = MemoryStudies()
+        self.cache = cache
+        self.slots = slots
+        self.budget = Budget(trials=trials)
+        self.definition = StudyDefinition("s", "maximize", {}, "f", "ab", "", LADDER, 0)
+        self.progress: list[Progress] = []
+        self.fleet = SimulatedFleet(self.clock, quadratic, slots=slots)
+
+    def run(
+        self,
+        *,
+        function: Callable[[Evaluation], float] = quadratic,
+        sampler: Points | None = None,
+        stop: Callable[[], str | None] = lambda: None,
+        store: MemoryStudyStore | None = None,
+    ) -> StudyReport:
+        self.fleet = SimulatedFleet(self.clock, function, slots=self.slots)
+        store = store or MemoryStudyStore(self.disk)
+        record = store.open(self.definition)
+        plan = StudyPlan(
+            definition=self.definition,
+            config=EfficiencyConfig(),
+            spec=StudySpec(study="s", objective="f", objective_digest="ab"),
+            budget=self.budget,
+            has_test=False,
+        )
+        outside = Outside(
+            self.fleet, store, self.cache, sampler or Points(seed=len(record.trials)), self.clock, lambda: 2**20
+        )
+        try:
+            return run_study(plan, record, outside, on_progress=self.progress.append, stop=stop)
+        finally:
+            store.close()
+
+
+def test_a_study_runs_to_its_end_and_reports() -> None:
+    world = World()
+    report = world.run()
+    assert report.ended == "trials"
+    assert report.complete + report.pruned == 30
+    assert report.best_is_complete
+    assert report.best_params is not None
+    best = float(report.best_params["x"])  # type: ignore[arg-type]
+    assert all(abs(best - 0.3) <= abs(float(t.params["x"]) - 0.3) for t in report.trials)  # type: ignore[arg-type]
+    assert report.rung_evaluations[0] == 30
+    assert world.fleet.acknowledged > 0
+
+
+def test_the_figures_are_those_of_the_simulated_costs() -> None:
+    metrics = World(slots=2).run().efficiency_metrics
+    assert metrics.baseline_cpu_seconds == pytest.approx(30.0), "thirty trials of one second each on all rows"
+    saved = metrics.saved_cpu_seconds
+    assert metrics.spent_cpu_seconds + saved.subsampling + saved.pruning == pytest.approx(30.0)
+    assert metrics.speedup_factor == pytest.approx(30.0 / metrics.total_time_seconds)
+    assert metrics.parallel_efficiency > 0.9
+    assert metrics.memory_usage_mb == 2.0
+
+
+def test_progress_ends_with_every_trial_decided() -> None:
+    world = World()
+    world.run()
+    last = world.progress[-1]
+    assert (last.complete + last.pruned, last.trials, last.in_flight) == (30, 30, 0)
+    assert sum(last.rung_mix) == 30
+    assert world.progress[0].best_value is None
+
+
+def test_repeated_params_are_answered_by_the_cache_and_never_reach_the_fleet() -> None:
+    clock = SimulatedClock()
+    world = World(trials=6, slots=1, cache=MemoryResultCache(size=100, ttl_hours=1.0, clock=clock))
+    report = world.run(sampler=Points([0.1, 0.2, 0.3] * 2))
+    assert report.cached == report.evaluations - len(world.fleet.submitted)
+    assert len({(e.fraction, e.params["x"]) for e in world.fleet.submitted}) == len(world.fleet.submitted)
+    assert report.cached >= 3
+    assert report.efficiency_metrics.cache_hit_rate == report.cached / report.evaluations
+    assert report.efficiency_metrics.saved_cpu_seconds.caching > 0
+
+
+def test_equal_evaluations_in_flight_at_once_are_run_once() -> None:
+    world = World(trials=4, slots=4, cache=MemoryResultCache(size=9, ttl_hours=1.0, clock=SimulatedClock()))
+    report = world.run(sampler=Points([0.5] * 4))
+    assert [(e.fraction, e.params["x"]) for e in world.fleet.submitted] == [(0.1, 0.5), (0.3, 0.5), (1.0, 0.5)]
+    assert report.complete == 3
+    assert report.complete + report.pruned == 4
+
+
+def test_the_followers_of_a_failed_evaluation_get_their_own_chance() -> None:
+    failures = 0
+
+    def fails_once(evaluation: Evaluation) -> float:
+        nonlocal failures
+        failures += 1
+        if failures == 1:
+            raise ValueError("out of luck")
+        return quadratic(evaluation)
+
+    world = World(trials=3, slots=3, cache=MemoryResultCache(size=9, ttl_hours=1.0, clock=SimulatedClock()))
+    report = world.run(function=fails_once, sampler=Points([0.5] * 3))
+    assert (report.failed, report.complete) == (1, 2)
+
+
+def test_the_cache_serves_the_next_study() -> None:
+    clock = SimulatedClock()
+    world = World(trials=10, cache=MemoryResultCache(size=100, ttl_hours=1.0, clock=clock))
+    first = world.run(sampler=Points(seed=5))
+    world.disk = MemoryStudies()
+    second = world.run(sampler=Points(seed=5))
+    assert not world.fleet.submitted
+    assert second.best_value == first.best_value
+
+
+def test_without_a_cache_everything_is_evaluated() -> None:
+    world = World(trials=6)
+    report = world.run(sampler=Points([0.1] * 6))
+    assert report.cached == 0
+    assert len(world.fleet.submitted) == report.evaluations
+
+
+def test_a_stopped_study_goes_on_where_it_was() -> None:
+    world = World()
+    asked = 0
+
+    def stop_soon() -> str | None:
+        nonlocal asked
+        asked += 1
+        return "SIGINT" if asked == 12 else None
+
+    first = world.run(stop=stop_soon)
+    assert first.ended == "stopped"
+    assert first.undecided > 0
+    started = len(first.trials)
+    second = world.run()
+    assert second.ended == "trials"
+    assert len(second.trials) == 30
+    assert [t.params for t in second.trials[:started]] == [t.params for t in first.trials]
+    assert second.efficiency_metrics.total_time_seconds > first.efficiency_metrics.total_time_seconds
+
+
+class FailingStore(MemoryStudyStore):
+    """Its disk is full at the given commit."""
+
+    def __init__(self, disk: MemoryStudies, *, commits: int) -> None:
+        super().__init__(disk)
+        self._left = commits
+
+    def commit(self, records: Sequence[Record], *, elapsed: float) -> None:
+        self._left -= 1
+        if self._left < 0:
+            raise StoreError("disk full")
+        super().commit(records, elapsed=elapsed)
+
+
+@pytest.mark.parametrize("commits", [0, 1, 5, 20])
+def test_what_was_committed_survives_a_store_that_fails(commits: int) -> None:
+    """The same as a coordinator that dies between two commits: nothing is lost, nothing counted twice."""
+    world = World()
+    with pytest.raises(StoreError, match="disk full"):
+        world.run(store=FailingStore(world.disk, commits=commits))
+    report = world.run()
+    assert report.complete + report.pruned == len(report.trials) == 30
+    assert report.evaluations == sum(trial.evaluations for trial in report.trials)
+
+
+def test_nothing_is_published_before_its_trial_is_committed() -> None:
+    world = World()
+    with pytest.raises(StoreError):
+        world.run(store=FailingStore(world.disk, commits=0))
+    assert world.fleet.submitted == []
+
+
+def test_a_study_whose_first_trials_all_fail_says_why() -> None:
+    def broken(_: Evaluation) -> float:
+        raise ValueError("no such column")
+
+    report = World().run(function=broken)
+    assert report.ended == "failed"
+    assert "no such column" in report.ended_because
+
+
+def test_the_sampler_learns_every_rung_of_every_trial() -> None:
+    sampler = Points(seed=1)
+    report = World().run(sampler=sampler)
+    assert len(sampler.told) == sum(report.rung_evaluations)
