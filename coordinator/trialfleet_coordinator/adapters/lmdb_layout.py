@@ -18,15 +18,22 @@ study's id and a trial's number make its Optuna id, `study << 32 | number`, so n
 
 import json
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
-from optuna.distributions import BaseDistribution, distribution_to_json, json_to_distribution
+from optuna.distributions import (
+    BaseDistribution,
+    FloatDistribution,
+    IntDistribution,
+    distribution_to_json,
+    json_to_distribution,
+)
 
-from trialfleet_coordinator.adapters.optuna_distributions import to_optuna
+from trialfleet_coordinator.adapters.optuna_distributions import from_optuna, to_optuna
 from trialfleet_shared.adapters.lmdb_environment import LmdbEnvironment, Transaction
 from trialfleet_shared.messages import EvaluationResult
 from trialfleet_shared.space import Distribution
@@ -90,15 +97,28 @@ class ProgressRow(msgspec.Struct, array_like=True):
     results: int = 0
 
 
-class TrialSpace(NamedTuple):
-    """The distributions of a trial, decoded: names, and for each the distribution in Optuna's words and in ours."""
+class TrialSpace:
+    """The distributions of a trial, decoded. Trials share it: nobody may change what it holds."""
 
-    names: list[str]
-    optuna: list[BaseDistribution]
-    ours: dict[str, Distribution]
+    def __init__(self, optuna: dict[str, BaseDistribution], ours: dict[str, Distribution] | None) -> None:
+        #: By name, in Optuna's words.
+        self.optuna = optuna
+        self._ours = ours
+        #: By name, what makes a value of its internal representation.
+        self._to_external = [(name, _to_external(distribution)) for name, distribution in optuna.items()]
+
+    @property
+    def ours(self) -> dict[str, Distribution]:
+        """By name, in our words. Raises ValueError for what Optuna has and we do not, as infinite choices."""
+        if self._ours is None:
+            self._ours = {name: from_optuna(each) for name, each in self.optuna.items()}
+        return self._ours
+
+    def params(self, internal: Sequence[float]) -> dict[str, Any]:
+        """The values by name, given their internal representations in the order of the space."""
+        return {name: convert(value) for (name, convert), value in zip(self._to_external, internal, strict=True)}
 
 
-_EMPTY_SPACE = TrialSpace([], [], {})
 _ENCODER = msgspec.msgpack.Encoder()
 _OUR_SPACE = msgspec.msgpack.Decoder(dict[str, Distribution])
 _OPTUNA_SPACE = msgspec.msgpack.Decoder(dict[str, str])
@@ -111,7 +131,13 @@ _ATTR = msgspec.msgpack.Decoder(tuple[str, str])
 
 def to_attrs(text: str) -> dict[str, Any]:
     """The attributes in `TrialRow.user` or `TrialRow.system`."""
-    return json.loads(text) if text else {}
+    return dict(_parsed(text)) if text else {}
+
+
+@lru_cache(maxsize=1024)
+def _parsed(text: str) -> dict[str, Any]:
+    # Most trials of a study have one of a few texts.
+    return json.loads(text)  # type: ignore[no-any-return]  # written by `from_attrs`
 
 
 def from_attrs(attrs: dict[str, Any]) -> str:
@@ -140,7 +166,7 @@ class StudyTables:
     def __init__(self, path: Path) -> None:
         self.environment = LmdbEnvironment(path, layout=LAYOUT, databases=DATABASES, map_bytes=MAP_BYTES)
         #: Decoded spaces. They are named by what they contain, so an entry is right for ever.
-        self._spaces: dict[bytes, TrialSpace] = {b"": _EMPTY_SPACE}
+        self._spaces: dict[bytes, TrialSpace] = {b"": TrialSpace({}, {})}
 
     def create_study(self, transaction: Transaction, name: str, directions: Sequence[int]) -> int:
         """A new study's id. The name must not be taken."""
@@ -293,7 +319,16 @@ def _digest(data: bytes) -> bytes:
 def _decode_space(stored: bytes) -> TrialSpace:
     if stored[:1] == _OURS:
         ours = _OUR_SPACE.decode(stored[1:])
-        return TrialSpace(list(ours), [to_optuna(each) for each in ours.values()], ours)
+        return TrialSpace({name: to_optuna(each) for name, each in ours.items()}, ours)
     texts = _OPTUNA_SPACE.decode(stored[1:])
-    optuna = [json_to_distribution(text) for text in texts.values()]
-    return TrialSpace(list(texts), optuna, {})
+    return TrialSpace({name: json_to_distribution(text) for name, text in texts.items()}, None)
+
+
+def _to_external(distribution: BaseDistribution) -> Callable[[float], Any]:
+    """The distribution's `to_external_repr`, by a function in C where there is one."""
+    match distribution:
+        case FloatDistribution():
+            return float
+        case IntDistribution():
+            return int
+    return distribution.to_external_repr

@@ -170,9 +170,8 @@ class LmdbStorage(BaseStorage):
             if known != distribution:
                 self._tables.set_parameter(transaction, study, param_name, distribution)
             space = self._tables.space(transaction, study, row.space)
-            distributions = dict(zip(space.names, space.optuna, strict=True))
-            internal = dict(zip(space.names, row.internal, strict=True))
-            distributions[param_name] = distribution
+            distributions = {**space.optuna, param_name: distribution}
+            internal = dict(zip(space.optuna, row.internal, strict=True))
             internal[param_name] = float(param_value_internal)
             row.space = self._tables.put_space(transaction, study, optuna_space(distributions))
             row.internal = list(internal.values())
@@ -253,31 +252,27 @@ class LmdbStorage(BaseStorage):
     def _read_new(self, study_id: int) -> "_KnownStudy":
         """The study's trials, those read again that may have changed since the last time."""
         known = self._known.get(study_id) or _KnownStudy(-1, [], {})
-        read: list[tuple[int, TrialRow, TrialSpace]] = []
-        unfinished: dict[int, bytes] = {}
         with self._tables.environment.read() as transaction:
             moment = transaction.id()
             if moment == known.moment:
                 return known
             self._tables.study(transaction, study_id)
+            trials = known.trials.copy()
+            unfinished: dict[int, bytes] = {}
 
             def look(number: int, stored: bytes) -> None:
-                if known.unfinished.get(number) == stored:
-                    unfinished[number] = stored
-                    return
-                row = decode_trial(stored)
-                read.append((number, row, self._tables.space(transaction, study_id, row.space)))
-                if row.state in _UNFINISHED:
+                if known.unfinished.get(number) != stored:
+                    row = decode_trial(stored)
+                    trial = _frozen(study_id, number, row, self._tables.space(transaction, study_id, row.space))
+                    trials[number : number + 1] = [trial]  # in its place, or at the end
+                if not trials[number].state.is_finished():
                     unfinished[number] = stored
 
             for number in known.unfinished:
                 look(number, self._tables.stored_trial(transaction, study_id, number))
-            first = len(known.trials)
+            first = len(trials)
             for number, stored in enumerate(self._tables.stored_trials(transaction, study_id, first), first):
                 look(number, stored)
-        trials = list(known.trials)
-        for number, row, space in read:
-            trials[number : number + 1] = [_frozen(study_id, number, row, space)]  # replaces it, or appends it
         known = self._known[study_id] = _KnownStudy(moment, trials, unfinished)
         return known
 
@@ -352,11 +347,8 @@ def _frozen(study: int, number: int, row: TrialRow, space: TrialSpace) -> Frozen
         values=row.values,
         datetime_start=_local_time(row.started),
         datetime_complete=_local_time(row.finished),
-        params={
-            name: distribution.to_external_repr(internal)
-            for name, distribution, internal in zip(space.names, space.optuna, row.internal, strict=True)
-        },
-        distributions=dict(zip(space.names, space.optuna, strict=True)),
+        params=space.params(row.internal),
+        distributions=space.optuna.copy(),
         user_attrs=to_attrs(row.user),
         system_attrs=to_attrs(row.system),
         intermediate_values=row.intermediate,
@@ -366,14 +358,20 @@ def _frozen(study: int, number: int, row: TrialRow, space: TrialSpace) -> Frozen
 
 def _copied(trial: FrozenTrial) -> FrozenTrial:
     """A copy that shares nothing that could be changed in place but distributions, which nobody changes."""
-    copied = copy.copy(trial)
-    copied.values = trial.values
-    copied.params = dict(trial.params)
-    copied.distributions = dict(trial.distributions)
-    copied.intermediate_values = dict(trial.intermediate_values)
-    copied.user_attrs = copy.deepcopy(trial.user_attrs)
-    copied.system_attrs = copy.deepcopy(trial.system_attrs)
-    return copied
+    return FrozenTrial(
+        number=trial.number,
+        state=trial.state,
+        value=None,
+        values=trial.values,
+        datetime_start=trial.datetime_start,
+        datetime_complete=trial.datetime_complete,
+        params=trial.params.copy(),
+        distributions=trial.distributions.copy(),
+        user_attrs=copy.deepcopy(trial.user_attrs),
+        system_attrs=copy.deepcopy(trial.system_attrs) if trial.system_attrs else {},
+        intermediate_values=trial.intermediate_values.copy(),
+        trial_id=trial._trial_id,  # noqa: SLF001 -- Optuna gives storages no other way
+    )
 
 
 def _local_time(seconds: float | None) -> datetime | None:

@@ -24,7 +24,6 @@ from trialfleet_coordinator.adapters.lmdb_layout import (
     our_space,
     to_attrs,
 )
-from trialfleet_coordinator.adapters.optuna_distributions import from_optuna
 from trialfleet_coordinator.adapters.study_lock import StudyLock
 from trialfleet_coordinator.commands import (
     Record,
@@ -187,12 +186,8 @@ class LmdbStudyStore:
         space = self._tables.space(transaction, study, row.space)
         return TrialRecord(
             number=number,
-            params={
-                name: distribution.to_external_repr(internal)
-                for name, distribution, internal in zip(space.names, space.optuna, row.internal, strict=True)
-            },
-            distributions=dict(space.ours)
-            or {name: from_optuna(each) for name, each in zip(space.names, space.optuna, strict=True)},
+            params=space.params(row.internal),
+            distributions=space.ours.copy(),
             state=_FROM_OPTUNA[row.state],
             value=row.values[0] if row.values else None,
             reason=to_attrs(row.user).get(REASON_ATTR, ""),
