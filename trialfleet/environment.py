@@ -1,8 +1,8 @@
 """What trialfleet reads from the environment, all of it here and strictly.
 
 Each key of [study] and [efficiency] that holds one value can be set as TRIALFLEET_<KEY>, and beside these
-TRIALFLEET_HOME, TRIALFLEET_BROKER_URL and TRIALFLEET_BROKER_URL_FILE. A variable of that prefix which is none of them is
-an error: a program that quietly runs with its defaults because of a typing error is worse than one that stops.
+TRIALFLEET_HOME, TRIALFLEET_BROKER_URL and TRIALFLEET_BROKER_URL_FILE. A variable of that prefix which is none of them
+is an error: a program that quietly runs with its defaults because of a typing error is worse than one that stops.
 """
 
 import re
@@ -66,11 +66,14 @@ def read_environment(variables: Mapping[str, str]) -> Environment:
         if name in VARIABLES:
             section, key = VARIABLES[name]
             settings[section].append(Setting(key, value, name, is_text=True))
-    return Environment(home=_home(variables), broker_url=_broker_url(variables), settings=settings)
+    return Environment(home=default_home(variables), broker_url=_broker_url(variables), settings=settings)
 
 
-def _home(variables: Mapping[str, str]) -> Path:
-    """TRIALFLEET_HOME, else the user's folder for data by the XDG base directory specification."""
+def default_home(variables: Mapping[str, str]) -> Path:
+    """Where studies, results and data are kept.
+
+    TRIALFLEET_HOME, else below the user's folder for data by the XDG base directory specification.
+    """
     if variables.get(HOME):
         return Path(variables[HOME]).expanduser()
     # The specification: a relative path is invalid and to be ignored.

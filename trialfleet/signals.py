@@ -8,8 +8,8 @@ from typing import Any, Self
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class Interrupted(BaseException):  # noqa: N818  # not an error: like KeyboardInterrupt, it passes every `except Exception`
-    """A second signal came: give up what is in flight."""
+class Interrupted(BaseException):
+    """A second signal came: give up what is in flight. Like KeyboardInterrupt, it passes every `except Exception`."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)

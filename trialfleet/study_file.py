@@ -20,7 +20,8 @@ from trialfleet_shared.messages import Count, DataSpec, Name, Resampling
 from trialfleet_shared.settings import EfficiencyConfig, Mode, layered
 from trialfleet_shared.space import Categorical, Distribution, Float, FunctionSpace, Int, SearchSpace, Space
 from trialfleet_shared.tables import Setting, field_types, nearest, read_table, read_value, show
-from trialfleet_workers.objective import code_digest, load_function
+from trialfleet_workers.digests import code_digest
+from trialfleet_workers.objective import load_function
 
 Direction = Literal["maximize", "minimize"]
 
@@ -126,19 +127,20 @@ def load_study(path: Path, settings: Mapping[str, Sequence[Setting]] | None = No
     )
 
 
-def read_space(values: object, where: str) -> SearchSpace:
+def read_space(values: object, where: str, *, prefix: str = "space.") -> SearchSpace:
     """A search space written as the guide's mapping; the distributions may also be `Distribution` objects.
 
     Args:
         values: by parameter: `{"type": "float", "min": 0, "max": 1, "step": 0.01}`, say.
         where: what the messages start with.
+        prefix: put before the parameters' names in messages.
 
     Raises:
         ConfigurationError: the message names the key, its value and what is allowed.
     """
     if not isinstance(values, Mapping):
         raise ConfigurationError(f"{where}: space = {show(values)}: expected a table of parameters")
-    parameters = {str(name): _distribution(value, where, f"space.{name}") for name, value in values.items()}
+    parameters = {str(name): _distribution(value, where, f"{prefix}{name}") for name, value in values.items()}
     try:
         return SearchSpace(parameters)
     except ConfigurationError as error:
@@ -154,7 +156,7 @@ def _distribution(values: object, where: str, key: str) -> Distribution:
     if "type" not in rest:
         raise ConfigurationError(f"{where}: {key}.type is missing; allowed are {', '.join(_DISTRIBUTIONS)}")
     kind = rest.pop("type")
-    if kind not in _DISTRIBUTIONS:
+    if not isinstance(kind, str) or kind not in _DISTRIBUTIONS:
         raise ConfigurationError(f"{where}: {key}.type = {show(kind)}: allowed are {', '.join(_DISTRIBUTIONS)}")
     return read_table(_DISTRIBUTIONS[kind], rest, where, prefix=f"{key}.")
 

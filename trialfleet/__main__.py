@@ -1,0 +1,5 @@
+"""`python -m trialfleet`."""
+
+from trialfleet.cli import main
+
+main()

@@ -1,0 +1,270 @@
+"""The `trialfleet` command.
+
+Results go to standard output, everything else to standard error. Exit statuses: 0 done, 1 failure, 2 usage or
+configuration, 3 broker, 4 store, 128 + n when signal n ended it.
+"""
+
+import logging
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import click
+import msgspec
+
+from trialfleet.environment import Environment, read_environment
+from trialfleet.signals import Interrupted
+from trialfleet_shared.errors import ConfigurationError, TrialfleetError
+from trialfleet_shared.settings import MODES
+from trialfleet_shared.tables import Setting
+
+#: Commands import what they need when they run, so that --help is quick.
+_EPILOG = (
+    "Studies, results and imported data are kept below --home: TRIALFLEET_HOME, else $XDG_DATA_HOME/trialfleet, "
+    "else ~/.local/share/trialfleet."
+)
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+class StudyFlags(msgspec.Struct, frozen=True, kw_only=True):
+    """What the flags of `run` and `up` say of a study."""
+
+    mode: Literal["fast", "balanced", "thorough"] | None
+    trials: str | None
+    seconds: str | None
+    name: str | None
+    seed: str | None
+    slots: str | None
+    settings: tuple[str, ...]
+    fork: str | None
+    warm_start: str | None
+
+    def layered(self, environment: Environment) -> dict[str, list[Setting]]:
+        """The environment's settings with the flags over them."""
+        settings = {section: list(values) for section, values in environment.settings.items()}
+        for key in ("mode", "trials", "seconds", "name", "seed"):
+            value = getattr(self, key)
+            if value is not None:
+                settings["study"].append(Setting(key, value, f"--{key}", is_text=True))
+        if self.slots is not None:
+            settings["efficiency"].append(Setting("max_workers", self.slots, "--slots", is_text=True))
+        for text in self.settings:
+            place, equals, value = text.partition("=")
+            section, dot, key = place.partition(".")
+            if not equals or not dot or section not in ("study", "data", "resampling", "efficiency"):
+                raise ConfigurationError(
+                    f"--set {text}: allowed is SECTION.KEY=VALUE with a section study, data, resampling or efficiency"
+                )
+            settings.setdefault(section, []).append(Setting(key, value, f"--set {place}", is_text=True))
+        return settings
+
+
+def _home_option(command: _Command) -> _Command:
+    return click.option(
+        "--home", type=click.Path(path_type=Path, file_okay=False), help="Folder for studies, results and data."
+    )(command)
+
+
+def _verbose_option(command: _Command) -> _Command:
+    return click.option("-v", "--verbose", is_flag=True, help="Log more; show where errors come from.")(command)
+
+
+def _broker_option(command: _Command) -> _Command:
+    return click.option(
+        "--broker",
+        metavar="URL",
+        help="RabbitMQ server, amqp://user:password@host:5672/vhost. Safer from TRIALFLEET_BROKER_URL or the file "
+        "TRIALFLEET_BROKER_URL_FILE: other users see a command's arguments.",
+    )(command)
+
+
+def _json_option(command: _Command) -> _Command:
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of tables.")(command)
+
+
+def _study_options(command: _Command) -> _Command:
+    options = (
+        click.option("--mode", type=click.Choice(MODES), help="Preset of settings."),
+        click.option("--trials", metavar="N", help="Trials to start."),
+        click.option("--seconds", metavar="S", help="Seconds to run, over all sessions."),
+        click.option("--name", metavar="NAME", help="Name of the study."),
+        click.option("--seed", metavar="N", help="Seed of the sampler and of the data's order."),
+        click.option("--slots", "--max-workers", "slots", metavar="N", help="Evaluations at the same time here."),
+        click.option("--set", "settings", metavar="SECTION.KEY=VALUE", multiple=True, help="Any other setting."),
+        click.option("--fork", metavar="NEW", help="Run a changed study as NEW, seeded by what the old one learned."),
+        click.option("--warm-start", metavar="STUDY", help="Seed the sampler with another study's trials."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@click.group(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="trialfleet", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Tune hyperparameters on all cores of this machine, or on a fleet of machines."""
+
+
+@cli.command(epilog=_EPILOG)
+@click.argument("study_file", type=click.Path(path_type=Path))
+@_broker_option
+@_study_options
+@_json_option
+@_home_option
+@_verbose_option
+def run(study_file: Path, broker: str | None, *, as_json: bool, home: Path | None, verbose: bool, **flags: Any) -> None:
+    """Run the study that STUDY_FILE describes, or go on with it.
+
+    Without --broker it is evaluated on this machine; with it, on the workers that were started with the same broker.
+    Ctrl-C finishes what is in flight, and the same command goes on from there; Ctrl-C twice gives up what is in flight.
+    """
+    from trialfleet.commands.run import run_command  # noqa: PLC0415  # see _EPILOG
+
+    environment = _begin(home, verbose=verbose)
+    run_command(study_file, StudyFlags(**flags), environment, broker or environment.broker_url, as_json=as_json)
+
+
+@cli.command(epilog=_EPILOG)
+@_broker_option
+@click.option("--slots", type=click.IntRange(min=1), help="Evaluations at the same time; default: the cores.")
+@click.option(
+    "--objective-path",
+    "paths",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    multiple=True,
+    help="Folder whose objectives may run here; may be given again.",
+)
+@click.option("--objective", "references", metavar="REF", multiple=True, help="An objective that may run here.")
+@click.option("--burst", is_flag=True, help="Leave when there is nothing to do.")
+@_home_option
+@_verbose_option
+def worker(  # click passes options by name
+    broker: str | None,
+    slots: int | None,
+    paths: tuple[Path, ...],
+    references: tuple[str, ...],
+    burst: bool,
+    home: Path | None,
+    verbose: bool,
+) -> None:
+    """Evaluate for studies that are run with the same broker.
+
+    Only objectives below an --objective-path, or named by --objective, are run. SIGTERM or Ctrl-C finishes what is
+    being evaluated and leaves; a second one hands it back at once.
+    """
+    from trialfleet.commands.worker import worker_command  # noqa: PLC0415  # see _EPILOG
+
+    environment = _begin(home, verbose=verbose)
+    worker_command(
+        environment, broker or environment.broker_url, slots=slots, paths=paths, references=references, burst=burst
+    )
+
+
+@cli.command(epilog=_EPILOG)
+@click.argument("study_file", type=click.Path(path_type=Path))
+@click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Worker processes.")
+@_study_options
+@_json_option
+@_home_option
+@_verbose_option
+def up(study_file: Path, workers: int, *, as_json: bool, home: Path | None, verbose: bool, **flags: Any) -> None:
+    """Run a study on a fleet of its own: a private RabbitMQ node and workers, all on this machine.
+
+    Needs the rabbitmq-server program, but neither a service nor root rights. Everything is stopped at the end.
+    """
+    from trialfleet.commands.up import up_command  # noqa: PLC0415  # see _EPILOG
+
+    up_command(study_file, StudyFlags(**flags), _begin(home, verbose=verbose), workers=workers, as_json=as_json)
+
+
+@cli.command(epilog=_EPILOG)
+@_json_option
+@_home_option
+@_verbose_option
+def studies(*, as_json: bool, home: Path | None, verbose: bool) -> None:
+    """List the studies."""
+    from trialfleet.commands.report import studies_command  # noqa: PLC0415  # see _EPILOG
+
+    studies_command(_begin(home, verbose=verbose), as_json=as_json)
+
+
+@cli.command(epilog=_EPILOG)
+@click.argument("study")
+@_json_option
+@_home_option
+@_verbose_option
+def report(study: str, *, as_json: bool, home: Path | None, verbose: bool) -> None:
+    """Show what came of STUDY so far, running or not."""
+    from trialfleet.commands.report import report_command  # noqa: PLC0415  # see _EPILOG
+
+    report_command(study, _begin(home, verbose=verbose), as_json=as_json)
+
+
+@dataclass
+class _Invocation:
+    """What `main` knows of the command that it runs."""
+
+    verbose: bool = False
+
+
+def _begin(home: Path | None, *, verbose: bool) -> Environment:
+    """What every command does first."""
+    invocation = click.get_current_context().find_object(_Invocation)
+    if invocation is not None:
+        invocation.verbose = verbose
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    if not verbose:
+        # They log a traceback of what our one line says.
+        for noisy in ("pika", "dramatiq"):
+            logging.getLogger(noisy).setLevel(logging.CRITICAL)
+    environment = read_environment(os.environ)
+    return environment if home is None else msgspec.structs.replace(environment, home=home)
+
+
+def main() -> None:
+    """The entry point: every way to end becomes an exit status, every error one line."""
+    sys.exit(_status(sys.argv[1:], _Invocation()))
+
+
+def _status(arguments: Sequence[str], invocation: _Invocation) -> int:
+    try:
+        # --help and --version end with a status, commands with nothing.
+        return cli.main(list(arguments), prog_name="trialfleet", standalone_mode=False, obj=invocation) or 0
+    except click.ClickException as error:
+        hint = ""
+        if isinstance(error, click.UsageError) and error.ctx is not None:
+            hint = f" (see {error.ctx.command_path} --help)"
+        _complain(f"{error.format_message()}{hint}")
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return 128 + signal.SIGINT
+    except Interrupted as interrupted:
+        return interrupted.exit_status
+    except BrokenPipeError:
+        # Whoever read our output has gone; nothing may be flushed to it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except TrialfleetError as error:
+        _complain(str(error))
+        if invocation.verbose:
+            traceback.print_exc()
+        return error.exit_status
+    except Exception as error:
+        if invocation.verbose:
+            raise
+        _complain(f"unexpected {type(error).__name__}: {error}; this is a bug in trialfleet, -v shows where")
+        return 1
+
+
+def _complain(message: str) -> None:
+    """One line on standard error."""
+    click.echo(f"error: {' '.join(message.split())}", err=True)

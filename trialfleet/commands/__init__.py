@@ -1,0 +1,1 @@
+"""The commands of the `trialfleet` program, each imported when it is run."""

@@ -1,0 +1,32 @@
+"""Standard output is for results alone, whatever else writes to it."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+
+
+def error_console() -> Console:
+    """Where progress and remarks go."""
+    return Console(stderr=True)
+
+
+@contextmanager
+def results_only() -> Iterator[Console]:
+    """A console on standard output; meanwhile everything else that writes there reaches standard error.
+
+    The redirection is one of file descriptors, because objectives are imported and data loaded in this process, and
+    libraries in C print past `sys.stdout`.
+    """
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    with os.fdopen(kept, "w", encoding=sys.stdout.encoding, errors="replace") as results:
+        try:
+            yield Console(file=results)
+        finally:
+            sys.stdout.flush()
+            results.flush()
+            os.dup2(kept, 1)

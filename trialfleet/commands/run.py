@@ -1,0 +1,99 @@
+"""`trialfleet run`."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+
+from trialfleet.cli import StudyFlags
+from trialfleet.commands.output import error_console, results_only
+from trialfleet.engine import Home, OpenStudy, open_study
+from trialfleet.environment import Environment
+from trialfleet.progress import progress_view
+from trialfleet.rendering import print_json, print_report, report_document
+from trialfleet.signals import StopSignals
+from trialfleet.study_file import StudyRequest, load_study
+from trialfleet_coordinator.report import StudyReport
+from trialfleet_shared.clock import SystemClock
+from trialfleet_shared.errors import StudyChangedError, StudyFailedError
+
+
+def run_command(
+    study_file: Path, flags: StudyFlags, environment: Environment, broker_url: str | None, *, as_json: bool
+) -> None:
+    """Run the study; print its report."""
+    with results_only() as results:
+        notes = error_console()
+        request, warm_start = requested(study_file, flags, environment)
+        run_and_report(
+            request,
+            Home(environment.home),
+            results,
+            notes,
+            broker_url=broker_url,
+            warm_start=warm_start,
+            as_json=as_json,
+        )
+
+
+def requested(study_file: Path, flags: StudyFlags, environment: Environment) -> tuple[StudyRequest, str | None]:
+    """The study that is asked for, and the one that seeds its sampler."""
+    request = load_study(study_file, flags.layered(environment))
+    if flags.fork is None:
+        return request, flags.warm_start
+    return dataclasses.replace(request, name=flags.fork), flags.warm_start or request.name
+
+
+def run_and_report(
+    request: StudyRequest,
+    home: Home,
+    results: Console,
+    notes: Console,
+    *,
+    broker_url: str | None,
+    warm_start: str | None,
+    as_json: bool,
+) -> None:
+    """Run the study to its end, or until a signal; print its report.
+
+    Raises:
+        StudyFailedError: its first trials all failed; the report is printed.
+    """
+    try:
+        with open_study(request, home, broker_url=broker_url, warm_start=warm_start) as study:
+            report = study.finished()
+            if report is not None:
+                notes.print(f"{request.name} is finished already; a larger budget goes on with it", highlight=False)
+            else:
+                report = _run(study, notes)
+            figures = study.cache_figures(report)
+    except StudyChangedError as error:
+        raise StudyChangedError(
+            f"{error}; to run it as a new study that learns from the old: --fork NEWNAME"
+        ) from error
+    if as_json:
+        print_json(results, report_document(report, figures, home.path))
+    else:
+        print_report(results, report, figures, home.path)
+    if report.ended == "failed":
+        raise StudyFailedError(f"{request.name}: {report.ended_because}")
+
+
+def _run(study: OpenStudy, notes: Console) -> StudyReport:
+    definition = study.plan.definition
+    trials = len(study.record.trials)
+    if trials:
+        notes.print(f"{definition.name}: goes on after {trials} trials", highlight=False)
+    with StopSignals(_say_how_to_stop(notes)) as stop, progress_view(notes, definition.ladder, SystemClock()) as view:
+        return study.run(view, stop)
+
+
+def _say_how_to_stop(notes: Console) -> Callable[[str], None]:
+    def say(signal_name: str) -> None:
+        notes.print(
+            f"{signal_name}: finishing what is in flight; once more to give it up. The same command goes on later.",
+            highlight=False,
+        )
+
+    return say

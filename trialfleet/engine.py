@@ -1,0 +1,333 @@
+"""Wires a study to the world: opens data, cache, store, sampler and fleet, for the command line and the API."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from trialfleet_workers.adapters.lmdb_data import DataCache
+
+from trialfleet.rendering import CacheFigures, StudySummary
+from trialfleet.study_file import StudyRequest
+from trialfleet_coordinator.adapters.lmdb_store import LmdbStudyStore
+from trialfleet_coordinator.commands import TrialState
+from trialfleet_coordinator.driver import Outside, StudyPlan, run_study
+from trialfleet_coordinator.events import TimePassed
+from trialfleet_coordinator.ports import Sampler, StudyDefinition, StudyRecord
+from trialfleet_coordinator.report import Progress, StudyReport, build_report
+from trialfleet_coordinator.study import Budget, StudyState
+from trialfleet_shared.adapters.lmdb_results import LmdbResultCache
+from trialfleet_shared.clock import SystemClock
+from trialfleet_shared.data import DataInfo
+from trialfleet_shared.errors import ConfigurationError
+from trialfleet_shared.fleet import Fleet, FleetReport
+from trialfleet_shared.messages import StudySpec
+from trialfleet_shared.settings import EfficiencyConfig, nearest
+from trialfleet_workers import linux
+from trialfleet_workers.digests import code_digest, function_digest
+from trialfleet_workers.local import LocalFleet
+from trialfleet_workers.objective import MEMORY_PREFIX, Objective, load_function
+
+#: Evaluations between two garbage collections where they are switched off.
+_NEVER = 2**53
+#: What a study that is only looked at has measured of a fleet.
+_NO_FLEET = FleetReport(slots=0, workers=0, busy_slot_seconds=0.0, available_slot_seconds=0.0, pss_bytes=0)
+
+
+class Home(NamedTuple):
+    """Where a user's studies, results and data are kept."""
+
+    path: Path
+
+    @property
+    def store(self) -> Path:
+        """The studies."""
+        return self.path / "store"
+
+    @property
+    def results(self) -> Path:
+        """The result cache."""
+        return self.path / "results"
+
+    @property
+    def data(self) -> Path:
+        """Imported data sets."""
+        return self.path / "data"
+
+
+class OpenStudy:
+    """A study that is open for this process: locked in its store, its data imported, its sampler up to date."""
+
+    def __init__(
+        self,
+        plan: StudyPlan,
+        record: StudyRecord,
+        *,
+        store: LmdbStudyStore,
+        cache: LmdbResultCache | None,
+        sampler: Sampler,
+        make_fleet: Callable[[], Fleet],
+        memory: Callable[[], int],
+    ) -> None:
+        self.plan = plan
+        self.record = record
+        self._store = store
+        self._cache = cache
+        self._sampler = sampler
+        self._make_fleet = make_fleet
+        self._memory = memory
+
+    def finished(self) -> StudyReport | None:
+        """The report of a study that has nothing left to do; None while it has."""
+        state = StudyState(
+            ladder=self.plan.definition.ladder,
+            maximize=self.plan.definition.direction == "maximize",
+            config=self.plan.config,
+            budget=self.plan.budget,
+            has_test=self.plan.has_test,
+            record=self.record,
+        )
+        state.handle(TimePassed(self.record.elapsed))
+        if not state.finished:
+            return None
+        return build_report(
+            state,
+            study=self.plan.definition.name,
+            elapsed_seconds=self.record.elapsed,
+            fleet=_NO_FLEET,
+            coordinator_pss_bytes=self._memory(),
+        )
+
+    def run(self, on_progress: Callable[[Progress], None], stop: Callable[[], str | None]) -> StudyReport:
+        """Run it on its fleet; see `run_study`."""
+        fleet = self._make_fleet()
+        try:
+            outside = Outside(fleet, self._store, self._cache, self._sampler, SystemClock(), self._memory)
+            return run_study(self.plan, self.record, outside, on_progress=on_progress, stop=stop)
+        finally:
+            fleet.close()
+
+    def cache_figures(self, report: StudyReport) -> CacheFigures:
+        """How the study used the result cache."""
+        return _cache_figures(report, self._cache, self.plan.config)
+
+
+@contextmanager
+def open_study(
+    request: StudyRequest,
+    home: Home,
+    *,
+    store_path: Path | None = None,
+    broker_url: str | None = None,
+    warm_start: str | None = None,
+) -> Iterator[OpenStudy]:
+    """Open the study, new or recorded.
+
+    Args:
+        request: the study.
+        home: where results and data are kept.
+        store_path: the store; None: the home's.
+        broker_url: evaluate on the workers that listen there; None: on this machine.
+        warm_start: a study of the home's store whose record seeds the sampler.
+
+    Raises:
+        TrialfleetError: of the kind that the part at fault raises.
+    """
+    with ExitStack() as stack:
+        objective, digest = _objective(request)
+        info = _import(request, home)
+        objective.check(has_data=info is not None)
+        if info is not None and not objective.takes_data:
+            raise ConfigurationError(
+                f"objective {request.objective!r} takes no data, but the study has a data set; "
+                "let it take `data`, or leave the data set out"
+            )
+        plan = _plan(request, objective, digest, info)
+        store = LmdbStudyStore(store_path or home.store, clock=SystemClock())
+        stack.callback(store.close)
+        earlier = None if warm_start is None else _warm_start(home, warm_start)
+        record = store.open(plan.definition)
+        cache = _cache(request.config, home)
+        if cache is not None:
+            stack.callback(cache.close)
+        yield OpenStudy(
+            plan,
+            record,
+            store=store,
+            cache=cache,
+            sampler=make_sampler(request, plan, record, earlier),
+            make_fleet=lambda: _fleet(request, home, broker_url, with_data=info is not None),
+            memory=_memory if request.config.use_process_pool or broker_url is not None else lambda: 0,
+        )
+
+
+def load_record(store: LmdbStudyStore, name: str) -> StudyRecord:
+    """The study called `name`. Raises ConfigurationError, with the nearest name, when there is none."""
+    record = store.load(name)
+    if record is None:
+        names = store.names()
+        hint = nearest(name, names) if names else "; there are no studies yet"
+        raise ConfigurationError(f"there is no study {name!r}{hint}")
+    return record
+
+
+def _warm_start(home: Home, name: str) -> StudyRecord:
+    with _store(home) as store:
+        return load_record(store, name)
+
+
+def recorded_report(home: Home, name: str) -> tuple[StudyReport, CacheFigures]:
+    """The report of a study as it is recorded, be it running or not."""
+    with _store(home) as store:
+        record = load_record(store, name)
+    report = build_report(
+        _recorded_state(record), study=name, elapsed_seconds=record.elapsed, fleet=_NO_FLEET, coordinator_pss_bytes=0
+    )
+    return report, _cache_figures(report, None, EfficiencyConfig())
+
+
+def studies(home: Home) -> list[StudySummary]:
+    """All studies of the home's store, oldest first."""
+    summaries = []
+    with _store(home) as store:
+        for name in store.names():
+            record = load_record(store, name)
+            state = _recorded_state(record)
+            best = state.best
+            summaries.append(
+                StudySummary(
+                    study=name,
+                    direction=record.definition.direction,
+                    trials=len(state.trials),
+                    complete=state.counts[TrialState.COMPLETE],
+                    pruned=state.counts[TrialState.PRUNED],
+                    failed=state.counts[TrialState.FAIL],
+                    undecided=sum(not trial.decided for trial in state.trials),
+                    best_value=best.value if best else None,
+                    best_is_complete=best.complete if best else False,
+                    elapsed_seconds=record.elapsed,
+                )
+            )
+    return summaries
+
+
+@contextmanager
+def _store(home: Home) -> Iterator[LmdbStudyStore]:
+    store = LmdbStudyStore(home.store, clock=SystemClock())
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+def _recorded_state(record: StudyRecord) -> StudyState:
+    return StudyState(
+        ladder=record.definition.ladder,
+        maximize=record.definition.direction == "maximize",
+        config=EfficiencyConfig(),
+        budget=Budget(),
+        has_test=False,
+        record=record,
+    )
+
+
+def _objective(request: StudyRequest) -> tuple[Objective, str]:
+    """The objective and the digest of its code."""
+    if request.objective.startswith(MEMORY_PREFIX):
+        function = request.functions[request.objective.removeprefix(MEMORY_PREFIX)]
+        return Objective(function, request.objective), function_digest(function)
+    function = load_function(request.objective, request.base)
+    return Objective(function, request.objective), code_digest(request.objective, request.base)
+
+
+def _import(request: StudyRequest, home: Home) -> DataInfo | None:
+    """Have the data set in the cache."""
+    if request.data is None:
+        return None
+    cache = DataCache(home.data)
+    try:
+        if request.data_object is not None:
+            return cache.import_object(request.data_object, request.data)
+        return cache.import_data(request.data, base=request.base)
+    finally:
+        cache.close()
+
+
+def _plan(request: StudyRequest, objective: Objective, digest: str, info: DataInfo | None) -> StudyPlan:
+    config = request.config
+    ladder = config.ladder_for(
+        rows=None if info is None else info.train_rows[0],
+        folds=1 if info is None else len(info.train_rows),
+        has_fidelity=objective.has_fidelity,
+    )
+    data_digest = "" if info is None else info.digest
+    return StudyPlan(
+        definition=StudyDefinition(
+            name=request.name,
+            direction=request.direction,
+            space=request.space.describe(),
+            objective=request.objective,
+            objective_digest=digest,
+            data_digest=data_digest,
+            ladder=ladder,
+            seed=request.seed,
+        ),
+        config=config,
+        spec=StudySpec(
+            study=request.name,
+            objective=request.objective,
+            objective_digest=digest,
+            data=request.data,
+            data_digest=data_digest,
+            seed=request.seed,
+            deadline_seconds=request.evaluation_seconds,
+            memory_limit_bytes=None if request.memory_mb is None else int(request.memory_mb * 2**20),
+            share_memory=config.enable_memory_optimization,
+            collect_interval=config.clear_cache_interval if config.enable_memory_optimization else _NEVER,
+            use_cache=config.enable_caching,
+        ),
+        budget=request.budget,
+        has_test=info is not None and info.test_rows > 0,
+    )
+
+
+def _cache(config: EfficiencyConfig, home: Home) -> LmdbResultCache | None:
+    if not config.enable_caching:
+        return None
+    return LmdbResultCache(home.results, size=config.cache_size, ttl_hours=config.cache_ttl_hours, clock=SystemClock())
+
+
+def _cache_figures(report: StudyReport, cache: LmdbResultCache | None, config: EfficiencyConfig) -> CacheFigures:
+    return CacheFigures(
+        enabled=config.enable_caching,
+        hits=report.cached,
+        misses=report.evaluations - report.cached,
+        hit_rate=report.efficiency_metrics.cache_hit_rate,
+        entries=None if cache is None else cache.stats().entries,
+        cache_size=None if cache is None else config.cache_size,
+    )
+
+
+def _fleet(request: StudyRequest, home: Home, broker_url: str | None, *, with_data: bool) -> Fleet:
+    if broker_url is not None:
+        return _rabbit_fleet(broker_url)
+    config = request.config
+    return LocalFleet(
+        slots=config.slots(cores()),
+        base=request.base,
+        data_path=home.data if with_data else None,
+        functions=request.functions,
+        use_processes=config.use_process_pool,
+        clock=SystemClock(),
+    )
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def _memory() -> int:
+    """Proportional set size of this process, in bytes."""
+    return linux.pss_bytes(os.getpid())

@@ -1,0 +1,193 @@
+"""What came of a study: as tables for people, as one JSON document for programs."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from trialfleet.progress import duration, rung_name
+from trialfleet_coordinator.report import EfficiencyMetrics, StudyReport
+
+
+class CacheFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """The result cache, as a study used it."""
+
+    enabled: bool
+    #: Evaluations of the study that a cache answered, and the others.
+    hits: int
+    misses: int
+    hit_rate: float
+    #: Entries it holds now, and at most; None when it is off.
+    entries: int | None
+    cache_size: int | None
+
+
+class StudySummary(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of `trialfleet studies`."""
+
+    study: str
+    direction: str
+    trials: int
+    complete: int
+    pruned: int
+    failed: int
+    undecided: int
+    best_value: float | None
+    best_is_complete: bool
+    elapsed_seconds: float
+
+
+def report_document(report: StudyReport, cache: CacheFigures, home: Path | None) -> dict[str, Any]:
+    """The report as JSON types; what is not a finite number is null."""
+    document = msgspec.to_builtins(report)
+    document["cache_stats"] = msgspec.to_builtins(cache)
+    document["home"] = None if home is None else str(home)
+    return finite(document)  # type: ignore[no-any-return]  # a mapping stays one
+
+
+def finite(value: Any) -> Any:
+    """`value` with each float that JSON can not hold replaced by None."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return value
+
+
+def print_json(console: Console, document: Any) -> None:
+    """One JSON document on one line each level, without colours or wrapping."""
+    text = msgspec.json.format(msgspec.json.encode(document), indent=2).decode()
+    console.print(text, soft_wrap=True, markup=False, highlight=False, emoji=False)
+
+
+def print_report(console: Console, report: StudyReport, cache: CacheFigures, home: Path | None) -> None:
+    """The report for people."""
+    console.print(render_report(report, cache, home))
+
+
+def render_report(report: StudyReport, cache: CacheFigures, home: Path | None) -> RenderableType:
+    """The report for people."""
+    parts: list[RenderableType] = [Text(f"{report.study}: {report.ended_because}", style="bold"), Text()]
+    if report.best_params is None:
+        parts.append(Text("No trial has a value."))
+    else:
+        parts += [_params(report.best_params, f"Best params (trial {report.best_trial})"), Text(), _values(report)]
+    parts += [Text(), _trials(report), Text(), _efficiency(report.efficiency_metrics, report, cache)]
+    if report.failures:
+        parts += [Text(), Text("Latest failures", style="bold")]
+        parts += [Text(f"  {_first_line(failure)}") for failure in report.failures]
+    if home is not None:
+        parts += [Text(), Text(f"Kept in {home}; see it again with: trialfleet report {report.study}", style="dim")]
+    return Group(*parts)
+
+
+def render_studies(studies: Sequence[StudySummary]) -> RenderableType:
+    """The studies of a store as a table."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("study", "direction", "trials", "complete", "pruned", "failed", "undecided", "best", "time"):
+        table.add_column(name, justify="left" if name in ("study", "direction") else "right", overflow="fold")
+    for study in studies:
+        best = "" if study.best_value is None else _number(study.best_value)
+        table.add_row(
+            Text(study.study),
+            study.direction,
+            *(str(count) for count in (study.trials, study.complete, study.pruned, study.failed, study.undecided)),
+            best if study.best_is_complete or not best else f"{best} *",
+            duration(study.elapsed_seconds),
+        )
+    notes = [] if all(s.best_is_complete or s.best_value is None for s in studies) else [Text(_NOT_COMPLETE)]
+    return Group(table, *notes)
+
+
+_NOT_COMPLETE = "* not measured on all rows and all folds yet"
+
+
+def _params(params: Mapping[str, Any], title: str) -> Table:
+    table = _table(title)
+    for name, value in params.items():
+        table.add_row(Text(name), Text(_number(value) if isinstance(value, float) else str(value)))
+    return table
+
+
+def _values(report: StudyReport) -> Table:
+    table = _table(f"Values ({report.direction})")
+    folds = report.ladder.rungs[-1].folds
+    assert report.best_value is not None
+    if report.best_is_complete:
+        table.add_row(f"best, mean of {folds} folds" if folds > 1 else "best", _number(report.best_value))
+    else:
+        table.add_row("best so far *", _number(report.best_value))
+    best = next(trial for trial in report.trials if trial.number == report.best_trial)
+    for name, value in best.metrics.items():
+        table.add_row(Text(f"  {name}"), _number(value))
+    if report.test_value is not None:
+        table.add_row("on the held-out test part", _number(report.test_value))
+    if not report.best_is_complete:
+        table.caption = _NOT_COMPLETE
+        table.caption_justify = "left"
+    return table
+
+
+def _trials(report: StudyReport) -> Table:
+    table = _table("Trials")
+    table.add_row("complete", str(report.complete))
+    table.add_row("pruned", str(report.pruned))
+    table.add_row("failed", str(report.failed))
+    if report.undecided:
+        table.add_row("undecided", str(report.undecided))
+    for rung, count in enumerate(report.rung_evaluations):
+        table.add_row(f"evaluations at {rung_name(report.ladder, rung)}", str(count))
+    return table
+
+
+def _efficiency(metrics: EfficiencyMetrics, report: StudyReport, cache: CacheFigures) -> Table:
+    saved = metrics.saved_cpu_seconds
+    table = _table("Efficiency")
+    table.add_row("total time", duration(metrics.total_time_seconds))
+    table.add_row("time per trial", _seconds(metrics.avg_trial_time_seconds))
+    share = f"{metrics.cache_hit_rate:.1%} ({report.cached} of {report.evaluations} evaluations)"
+    table.add_row("cache hit rate", share if cache.enabled else f"{share}; the cache is off")
+    table.add_row("parallel efficiency", f"{metrics.parallel_efficiency:.1%}")
+    table.add_row("memory", f"{metrics.memory_usage_mb:.0f} MB")
+    table.add_row("speed-up *", f"{metrics.speedup_factor:.2f} x")
+    table.add_row("CPU spent", _seconds(metrics.spent_cpu_seconds))
+    table.add_row("CPU without savings *", _seconds(metrics.baseline_cpu_seconds))
+    table.add_row("  saved by pruning *", _seconds(saved.pruning))
+    table.add_row("  saved by subsampling *", _seconds(saved.subsampling))
+    table.add_row("  saved by caching", _seconds(saved.caching))
+    table.caption = "* estimated from measured durations, against the same trials one by one on all rows and all folds"
+    table.caption_justify = "left"
+    return table
+
+
+def _table(title: str) -> Table:
+    table = Table(
+        box=None, show_header=False, title=title, title_justify="left", title_style="bold", padding=(0, 2, 0, 0)
+    )
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    return table
+
+
+def _number(value: float) -> str:
+    return f"{value:.6g}"
+
+
+def _seconds(seconds: float) -> str:
+    """Seconds that may be small, large or negative."""
+    if abs(seconds) < 1:
+        return f"{seconds * 1000:.3g} ms"
+    return f"-{duration(-seconds)}" if seconds < 0 else duration(seconds)
+
+
+def _first_line(text: str) -> str:
+    line = text.strip().partition("\n")[0]
+    return line if len(line) <= 200 else f"{line[:199]}…"
