@@ -11,12 +11,14 @@ recorded uses span, as the others are in no danger. So the recorded use of an en
 than half that span, and hits of other processes count once those have written them; otherwise the order is exact.
 """
 
+import itertools
 import struct
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import lmdb
 import msgspec
 
 from trialfleet_shared.adapters.lmdb_environment import LmdbEnvironment, Transaction
@@ -58,7 +60,8 @@ class CacheStats(NamedTuple):
 
 
 class LmdbResultCache:
-    """The result cache of this host (see `trialfleet_shared.caching.ResultCache`). Safe to share among threads.
+    """The result cache of this host (see `trialfleet_shared.caching.ResultCache`). Safe to share among threads, not to be carried
+    into a forked child.
 
     Args:
         path: folder of the environment; made if missing, for this user alone.
@@ -76,10 +79,8 @@ class LmdbResultCache:
         self._ttl = round(ttl_hours * 3600e6)
         self._clock = clock
         self._lock = threading.Lock()
-        #: The last stamp given out: stamps of one process differ even where the clock stands still.
-        self._last_stamp = 0
-        #: Entries used since the last write, with the stamps of their uses.
-        self._used: dict[bytes, int] = {}
+        #: Entries used since the last write, the one used last at the end.
+        self._used: dict[bytes, None] = {}
         #: Entries found expired or corrupt since the last write.
         self._dead: set[bytes] = set()
         self._hits = self._misses = self._evictions = self._expirations = self._corrupt = self._failures = 0
@@ -136,10 +137,6 @@ class LmdbResultCache:
     def _now(self) -> int:
         return round(self._clock.time() * 1e6)
 
-    def _stamp(self) -> int:
-        self._last_stamp = max(self._last_stamp + 1, self._now())
-        return self._last_stamp
-
     def _expired(self, created: int, now: int) -> bool:
         # An entry from the future was made before the clock was put back; by more than the ttl, nobody knows its age.
         return abs(now - created) >= self._ttl
@@ -150,8 +147,7 @@ class LmdbResultCache:
         results: list[CachedResult | None] = []
         with self._environment.read() as transaction:
             cursor = transaction.cursor(uses)
-            oldest = _STAMP.unpack_from(cursor.key())[0] if cursor.first() else now
-            middle = (oldest + max(now, self._last_stamp)) // 2
+            middle = (_stamp_at(cursor, cursor.first()) + _stamp_at(cursor, cursor.last())) // 2
             for key in keys:
                 stored = transaction.get(key, db=entries)
                 result = None
@@ -170,7 +166,8 @@ class LmdbResultCache:
                 self._expirations += entry is not None
             return None
         if entry.used <= middle:
-            self._used[key] = self._stamp()
+            self._used.pop(key, None)
+            self._used[key] = None
         return entry.result
 
     def _write(self, entries: Sequence[tuple[bytes, CachedResult]]) -> None:
@@ -178,7 +175,7 @@ class LmdbResultCache:
         packed = []
         for key, result in entries:
             try:
-                packed.append((key, self._stamp(), _ENCODER.encode(result)))
+                packed.append((key, _ENCODER.encode(result)))
             except (TypeError, OverflowError):  # metrics that are no numbers
                 self._failures += 1
         try:
@@ -191,10 +188,13 @@ class LmdbResultCache:
         self._used.clear()
         self._dead.clear()
 
-    def _apply(self, transaction: Transaction, packed: Sequence[tuple[bytes, int, bytes]]) -> tuple[int, int]:
+    def _apply(self, transaction: Transaction, packed: Sequence[tuple[bytes, bytes]]) -> tuple[int, int]:
         """All changes of one write; returns how many entries were evicted and how many had expired unseen."""
         entries, uses = self._environment.database("entries"), self._environment.database("uses")
         now = self._now()
+        cursor = transaction.cursor(uses)
+        # Later than every other use, also where the clock stood still or was put back.
+        stamps = itertools.count(max(now, _stamp_at(cursor, cursor.last()) + 1))
         for key in self._dead:
             stored = transaction.get(key, db=entries)
             entry = None if stored is None else _unpack(stored)
@@ -203,14 +203,16 @@ class LmdbResultCache:
                 transaction.delete(key, db=entries)
                 if len(stored) >= _HEADER.size:
                     transaction.delete(_STAMP.pack(_HEADER.unpack_from(stored)[1]) + key, db=uses)
-        for key, stamp in self._used.items():
+        for key in self._used:
             stored = transaction.get(key, db=entries)
             if stored is not None:
+                stamp = next(stamps)
                 created, used = _HEADER.unpack_from(stored)
                 transaction.delete(_STAMP.pack(used) + key, db=uses)
                 transaction.put(_STAMP.pack(stamp) + key, b"", db=uses)
                 transaction.put(key, _HEADER.pack(created, stamp) + stored[_HEADER.size :], db=entries)
-        for key, stamp, payload in packed:
+        for key, payload in packed:
+            stamp = next(stamps)
             replaced = transaction.replace(key, _HEADER.pack(now, stamp) + payload, db=entries)
             if replaced is not None and len(replaced) >= _HEADER.size:
                 transaction.delete(_STAMP.pack(_HEADER.unpack_from(replaced)[1]) + key, db=uses)
@@ -224,7 +226,7 @@ class LmdbResultCache:
         evicted = expired = 0
         cursor = transaction.cursor(uses)
         while evicted + expired < limit and cursor.first():
-            stamp, key = _STAMP.unpack_from(cursor.key())[0], cursor.key()[_STAMP.size :]
+            stamp, key = _stamp_at(cursor, True), cursor.key()[_STAMP.size :]
             if now - stamp >= self._ttl:  # made even earlier than it was used
                 expired += 1
             elif evicted + expired < excess:
@@ -234,6 +236,11 @@ class LmdbResultCache:
             cursor.delete()
             transaction.delete(key, db=entries)
         return evicted, expired
+
+
+def _stamp_at(cursor: "lmdb.Cursor[bytes]", found: bool) -> int:
+    """The stamp of the use that the cursor is at; 0 when it found none."""
+    return int(_STAMP.unpack_from(cursor.key())[0]) if found else 0
 
 
 class _Entry(NamedTuple):
