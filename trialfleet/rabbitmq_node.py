@@ -1,7 +1,7 @@
 """A private RabbitMQ node: own ports, own folder, own user, no root rights, nothing left behind.
 
-For `trialfleet up` and for tests. The node listens on 127.0.0.1 only, and knows one user, whose random password stands in
-a file that nobody else may read.
+For `trialfleet up` and for tests. The node listens on 127.0.0.1 only, and knows one user, whose random password stands
+in a file that nobody else may read.
 """
 
 import os

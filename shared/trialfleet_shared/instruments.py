@@ -1,7 +1,7 @@
 """Metric names, labels and help as data; adapters turn them into Prometheus series.
 
-Names follow Prometheus: base units, `_total` on counters. Labels are bounded: a study's name, a state, an outcome; never
-a trial's number or params. A worker carries no label for itself, because Prometheus adds `instance`.
+Names follow Prometheus: base units, `_total` on counters. Labels are bounded: a study's name, a state, an outcome;
+never a trial's number or params. A worker carries no label for itself, because Prometheus adds `instance`.
 """
 
 from typing import Literal, NamedTuple

@@ -1,7 +1,7 @@
 """The ladder: which share of the rows and how many folds a trial sees on each rung.
 
-Rungs are nested by construction: the rows of a lower fraction are the first rows of a higher one, and a rung's folds are
-the first folds of the resampling. So a result at (fraction, fold) counts on every rung that has both.
+Rungs are nested by construction: the rows of a lower fraction are the first rows of a higher one, and a rung's folds
+are the first folds of the resampling. So a result at (fraction, fold) counts on every rung that has both.
 """
 
 import itertools

@@ -27,8 +27,8 @@ Seconds = Annotated[float, Meta(ge=0)]
 class Resampling(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How the rows become train/validation splits. Defaults: one random holdout of a fifth.
 
-    `kind`: `holdout` (one split), `kfold`, `stratified` (folds keep the classes' shares), `grouped` (a group is never on
-    both sides), `forward` (forward chaining: validation lies after training in time).
+    `kind`: `holdout` (one split), `kfold`, `stratified` (folds keep the classes' shares), `grouped` (a group is never
+    on both sides), `forward` (forward chaining: validation lies after training in time).
     """
 
     kind: Literal["holdout", "kfold", "stratified", "grouped", "forward"] = "holdout"
@@ -171,6 +171,8 @@ class EvaluationBatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True, t
 
     spec: StudySpec
     evaluations: tuple[Evaluation, ...]
+    #: Where the coordinator of this study hears results: part of a queue's name.
+    reply_to: Annotated[str, Meta(pattern="^[0-9a-zA-Z_-]{1,64}$")]
     version: int = SCHEMA_VERSION
 
 

@@ -61,7 +61,12 @@ results = st.builds(
     worker=st.text(max_size=200),
 )
 messages: st.SearchStrategy[Message] = (
-    st.builds(EvaluationBatch, spec=specs, evaluations=st.lists(evaluations, max_size=4).map(tuple))
+    st.builds(
+        EvaluationBatch,
+        spec=specs,
+        evaluations=st.lists(evaluations, max_size=4).map(tuple),
+        reply_to=st.text("0123456789abcdef", min_size=1, max_size=64),
+    )
     | st.builds(ResultBatch, study=st.text(min_size=1, max_size=200), results=st.lists(results, max_size=4).map(tuple))
     | st.builds(
         Heartbeat, worker=st.text(min_size=1, max_size=200), slots=counts, busy=counts, interval_seconds=seconds
