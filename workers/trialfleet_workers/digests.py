@@ -21,10 +21,7 @@ import cloudpickle
 
 from trialfleet_shared.errors import ObjectiveError
 from trialfleet_shared.fingerprint import digest_bytes
-from trialfleet_workers.objective import parse_reference
-
-#: Folders of installed packages.
-_INSTALLED = ("site-packages", "dist-packages")
+from trialfleet_workers.objective import INSTALLED, parse_reference
 
 
 def code_digest(reference: str, base: Path) -> str:
@@ -280,4 +277,4 @@ def _is_local(module: str | None) -> bool:
     if file is None:
         return module not in sys.builtin_module_names and module not in sys.stdlib_module_names
     parts = Path(file).parts
-    return module.partition(".")[0] not in sys.stdlib_module_names and not any(part in parts for part in _INSTALLED)
+    return module.partition(".")[0] not in sys.stdlib_module_names and not any(part in parts for part in INSTALLED)

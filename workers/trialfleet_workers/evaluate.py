@@ -130,4 +130,6 @@ def _is_pruned(error: BaseException) -> bool:
 
 
 def _bounded(text: str, characters: int) -> str:
-    return text if len(text) <= characters else text[: characters - 1] + "…"
+    """At most so many characters, all of which UTF-8 has: a lone surrogate (part of a file's name) can not travel."""
+    text = text if len(text) <= characters else text[: characters - 1] + "…"
+    return text.encode(errors="replace").decode()

@@ -28,6 +28,8 @@ class Prepare(msgspec.Struct, frozen=True, tag=True):
     base: str
     #: The pickled function when it is one in memory.
     function: bytes | None
+    #: As of `load_function`.
+    own: bool
     #: Load it in the zygote; else each slot loads it, which is slower but safe when the import starts threads.
     preload: bool
 

@@ -70,24 +70,27 @@ class Zygote:
         base: folder that it is relative to.
         function: the pickled function, when it is one in memory.
         data_path: the data cache; None without data.
+        own: as of `load_function`.
 
     Raises:
         ObjectiveError: the objective can not be loaded.
         FleetError: the process can not be started.
     """
 
-    def __init__(self, reference: str, base: Path, function: bytes | None, data_path: Path | None) -> None:
+    def __init__(
+        self, reference: str, base: Path, function: bytes | None, data_path: Path | None, *, own: bool
+    ) -> None:
         self._reference = reference
         self._data_path = data_path
         #: Slots in a row that died before they were ready.
         self.failed_starts = 0
         #: When it was used last, in seconds of the pool's clock.
         self.used_at = 0.0
-        threads = self._start(Prepare(reference, str(base), function, preload=True))
+        threads = self._start(Prepare(reference, str(base), function, own=own, preload=True))
         if threads > 1:
             # The import started threads; a fork would leave their locks taken for ever. Slots import for themselves.
             self.end()
-            self._start(Prepare(reference, str(base), function, preload=False))
+            self._start(Prepare(reference, str(base), function, own=own, preload=False))
         self.control.setblocking(True)
 
     def _start(self, prepare: Prepare) -> int:

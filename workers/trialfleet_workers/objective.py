@@ -6,6 +6,7 @@ imports beside the file work; the module is loaded once per process.
 """
 
 import asyncio
+import functools
 import importlib
 import importlib.util
 import inspect
@@ -24,6 +25,8 @@ from trialfleet_shared.space import Categorical, Distribution, Float, Int, Param
 
 #: How a reference to a function handed over in memory starts.
 MEMORY_PREFIX = "memory:"
+#: Folders of installed packages.
+INSTALLED = ("site-packages", "dist-packages")
 
 #: Modules that `load_function` is importing at this moment, to notice a file that starts a study when it is imported.
 _loading: set[str] = set()
@@ -56,12 +59,14 @@ def parse_reference(reference: str) -> Reference:
     return Reference(place, attribute)
 
 
-def load_function(reference: str, base: Path) -> Callable[..., Any]:
+def load_function(reference: str, base: Path, *, own: bool = False) -> Callable[..., Any]:
     """The function that `reference` names.
 
     Args:
         reference: "package.module:function" or "file.py:function".
         base: folder that a file's path is relative to, and where modules are looked for first.
+        own: accept only what the module's own package or folder defines, not what it imported from elsewhere: whoever
+            may choose among a file's functions must not reach `subprocess.Popen` through it.
 
     Raises:
         ObjectiveError: there is no such file, module or attribute, it can not be imported, or it is not callable.
@@ -74,6 +79,8 @@ def load_function(reference: str, base: Path) -> Callable[..., Any]:
         module = _guarded(reference, place, lambda: importlib.import_module(place))
     found: Any = module
     for depth, part in enumerate(attribute.split(".")):
+        if depth > 0 and isinstance(found, ModuleType):
+            raise ObjectiveError(f"{reference!r}: {found.__name__} is another module; name its function directly")
         try:
             found = getattr(found, part)
         except AttributeError as error:
@@ -83,7 +90,29 @@ def load_function(reference: str, base: Path) -> Callable[..., Any]:
             raise ObjectiveError(f"{reference!r}: {owner} has no {part!r}{hint}") from error
     if not callable(found):
         raise ObjectiveError(f"{reference!r} is a {type(found).__name__}; a function is needed")
+    if own and not _is_own(found, module):
+        raise ObjectiveError(
+            f"{reference!r} is defined elsewhere, in {found.__module__!r}; allowed are functions of its own"
+        )
     return found  # type: ignore[no-any-return]  # callable() narrows Any to nothing better
+
+
+def _is_own(function: Any, module: ModuleType) -> bool:
+    """Whether a function comes from the module, its top-level package, or its folder."""
+    if isinstance(function, functools.partial):
+        return _is_own(function.func, module)
+    name = getattr(function, "__module__", None)
+    if not isinstance(name, str):
+        return False
+    if name.partition(".")[0] == module.__name__.partition(".")[0]:
+        return True
+    file, here = getattr(sys.modules.get(name), "__file__", None), module.__file__
+    if file is None or here is None:
+        return False
+    folder, path = Path(here).resolve().parent, Path(file).resolve()
+    if not path.is_relative_to(folder):
+        return False
+    return not any(part in INSTALLED for part in (folder.name, *path.relative_to(folder).parts))
 
 
 def _load_file(reference: str, path: Path, base: Path) -> ModuleType:

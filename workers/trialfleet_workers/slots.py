@@ -280,8 +280,9 @@ class SlotPool:
 
     def _step(self, timeout: float) -> None:
         """Start what can be started, then handle what happens next, waiting up to `timeout` seconds for it."""
+        known = len(self._results)
         self._dispatch()
-        if self._results:
+        if len(self._results) > known:
             timeout = 0.0
         now = self._clock.monotonic()
         limit = min((slot.limit for slot in self._live.values()), default=math.inf)
@@ -573,7 +574,7 @@ class SlotPool:
             else:
                 reference, base = resolve(spec.objective, spec.objective_digest, self._base, self._allowance)
             self._make_room()
-            started = Zygote(reference, base, function, self._data_path)
+            started = Zygote(reference, base, function, self._data_path, own=self._allowance is not None)
             self._zygotes[key] = zygote = started
             self._selector.register(started.control, selectors.EVENT_READ, lambda: self._hear_zygote(started))
         zygote.used_at = self._clock.monotonic()

@@ -104,7 +104,7 @@ class _Zygote:
         if self._prepare.function is not None:
             function = unpickle_function(self._prepare.function, name)
         else:
-            function = load_function(name, Path(self._prepare.base))
+            function = load_function(name, Path(self._prepare.base), own=self._prepare.own)
         # The environment limits what is loaded later; this limits what an import has set otherwise.
         threadpoolctl.threadpool_limits(1)
         return Objective(function, name)

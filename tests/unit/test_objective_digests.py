@@ -1,0 +1,198 @@
+"""What a digest of an objective notices, and what it must not."""
+
+import functools
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from trialfleet_shared.errors import ObjectiveError
+from trialfleet_workers.digests import code_digest, function_digest
+
+
+def write(folder: Path, **files: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / f"{name}.py").write_text(content)
+    return folder
+
+
+PROJECT = {
+    "tune": (
+        "import helper\nfrom package import part\ndef objective(params): return helper.x\ndef other(params): return 1\n"
+    ),
+    "helper": "def f():\n    import deep\nx = 1\n",
+    "deep": "import tune\n",
+    "unused": "x = 1\n",
+}
+
+
+def make_project(folder: Path) -> Path:
+    write(folder, **PROJECT)
+    write(folder / "package", __init__="from . import sibling\n", part="from .sub.leaf import x\n", sibling="")
+    write(folder / "package" / "sub", __init__="", leaf="from ... import nothing\nx = 1\n")
+    return folder
+
+
+def test_equal_files_have_equal_digests_wherever_they_are(tmp_path: Path) -> None:
+    one, two = make_project(tmp_path / "one"), make_project(tmp_path / "two" / "deeper")
+    assert code_digest("tune.py:objective", one) == code_digest("tune.py:objective", two)
+    assert code_digest("tune.py:objective", one) == code_digest("one/tune.py:objective", tmp_path)
+    assert code_digest("tune.py:objective", one) == code_digest("tune:objective", one)
+
+
+@pytest.mark.parametrize(
+    "changed", ["tune", "helper", "deep", "package/__init__", "package/part", "package/sibling", "package/sub/leaf"]
+)
+def test_a_change_of_any_local_module_is_noticed(tmp_path: Path, changed: str) -> None:
+    before = code_digest("tune.py:objective", make_project(tmp_path))
+    with (tmp_path / f"{changed}.py").open("a") as file:
+        file.write("changed = True\n")
+    assert code_digest("tune.py:objective", tmp_path) != before
+
+
+def test_the_function_counts(tmp_path: Path) -> None:
+    make_project(tmp_path)
+    assert code_digest("tune.py:objective", tmp_path) != code_digest("tune.py:other", tmp_path)
+
+
+def test_line_ends_and_modules_that_are_not_imported_do_not_count(tmp_path: Path) -> None:
+    before = code_digest("tune.py:objective", make_project(tmp_path))
+    (tmp_path / "unused.py").write_text("x = 2\n")
+    (tmp_path / "helper.py").write_bytes(PROJECT["helper"].replace("\n", "\r\n").encode())
+    assert code_digest("tune.py:objective", tmp_path) == before
+
+
+def test_installed_packages_do_not_count_and_nothing_is_run(tmp_path: Path) -> None:
+    write(tmp_path, tune="import sklearn, numpy, no_such_module\nraise SystemExit\ndef f(p): return 1\n")
+    assert code_digest("tune.py:f", tmp_path)
+
+
+def test_an_installed_module_counts_with_its_own_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = tmp_path / "site-packages"
+    write(site / "mine_d", __init__="", tuning="import other_d, mine_d.helper\ndef f(p): return 1\n", helper="")
+    write(site, other_d="x = 1\n")
+    monkeypatch.syspath_prepend(str(site))
+    before = code_digest("mine_d.tuning:f", tmp_path / "elsewhere")
+    write(site, other_d="x = 2\n")
+    assert code_digest("mine_d.tuning:f", tmp_path / "elsewhere") == before
+    write(site / "mine_d", helper="x = 1\n")
+    assert code_digest("mine_d.tuning:f", tmp_path / "elsewhere") != before
+
+
+def test_a_helper_with_a_syntax_error_counts_by_its_bytes(tmp_path: Path) -> None:
+    write(tmp_path, tune="import helper\ndef f(p): return 1\n", helper="def (\n")
+    assert code_digest("tune.py:f", tmp_path)
+    write(tmp_path, tune="def (\n")
+    with pytest.raises(ObjectiveError, match=r"syntax error in .*tune.py, line 1"):
+        code_digest("tune.py:f", tmp_path)
+
+
+def test_what_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ObjectiveError, match="there is no file"):
+        code_digest("tune.py:f", tmp_path)
+    with pytest.raises(ObjectiveError, match=r"there is no module 'no_such\.module'"):
+        code_digest("no_such.module:f", tmp_path)
+
+
+FACTOR = 2
+
+
+def helper(x: float) -> float:
+    return x * 2
+
+
+def uses_helper(params: dict[str, Any]) -> float:
+    return helper(params["x"])
+
+
+def uses_constant(params: dict[str, Any]) -> float:
+    return float(params["x"]) * FACTOR
+
+
+class Model:
+    def __init__(self, depth: int) -> None:
+        self.depth = depth
+
+    def score(self, params: dict[str, Any]) -> float:
+        return float(params["x"]) * self.depth
+
+
+def closing_over(value: Any) -> Callable[[dict[str, Any]], Any]:
+    return lambda params: (params, value)
+
+
+def test_functions_in_memory_differ_by_what_they_close_over() -> None:
+    values = [
+        1,
+        2,
+        1.0,
+        "1",
+        [1],
+        (1,),
+        {"a": 1},
+        {"a": 2},
+        {1, 2},
+        None,
+        np.arange(3),
+        np.arange(1, 4),
+        Model(1),
+        Model(2),
+        Model(2).score,
+        helper,
+        functools.partial(helper, 1),
+        functools.partial(helper, 2),
+        int,
+        np,
+    ]
+    digests = [function_digest(closing_over(value)) for value in values]
+    assert len(set(digests)) == len(values)
+    assert digests == [function_digest(closing_over(value)) for value in values]
+
+
+def test_lambdas_of_one_line_differ() -> None:
+    one, two = (lambda params: 1), (lambda params: 2)
+    assert function_digest(one) != function_digest(two)
+
+
+def test_what_a_function_uses_of_its_module_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    constant, through = function_digest(uses_constant), function_digest(uses_helper)
+    monkeypatch.setitem(globals(), "FACTOR", 3)
+    assert function_digest(uses_constant) != constant
+    assert function_digest(uses_helper) == through
+    monkeypatch.setitem(globals(), "helper", lambda x: x * 2.5)
+    assert function_digest(uses_helper) != through
+
+
+def test_values_that_can_not_be_pickled_and_cycles_do_no_harm() -> None:
+    cycle: list[Any] = []
+    cycle.append(cycle)
+    assert function_digest(closing_over([threading.Lock(), cycle])) == function_digest(
+        closing_over([threading.Lock(), cycle])
+    )
+
+
+def test_builtins_and_partial_calls_have_digests() -> None:
+    assert function_digest(len) != function_digest(max)
+    assert function_digest(functools.partial(helper, 1)) != function_digest(functools.partial(uses_helper, 1))
+
+
+def test_another_process_finds_the_same_digest(tmp_path: Path) -> None:
+    """Sets have another order there: hashes of strings are seeded per process."""
+    program = """
+import sys
+sys.path[:0] = %r
+from trialfleet_workers.digests import function_digest
+names = {"alpha", "beta", "gamma", "delta"}
+def f(params): return params["x"] in {"one", "two", "three", "four"}, names
+print(function_digest(f))
+"""
+    file = tmp_path / "program.py"
+    file.write_text(program % (sys.path,))
+    told = {subprocess.check_output([sys.executable, str(file)], env={"PYTHONHASHSEED": seed}) for seed in "123"}
+    assert len(told) == 1
