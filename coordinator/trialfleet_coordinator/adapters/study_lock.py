@@ -38,15 +38,18 @@ class StudyLock:
             raise StoreError(f"{path} can not be made: {error}") from error
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+            os.ftruncate(self._file, 0)
+            os.pwrite(self._file, msgspec.json.encode(_Holder(os.getpid(), socket.gethostname())), 0)
+        except BlockingIOError as error:
             holder = _holder(os.pread(self._file, 1000, 0))
             self.release()
             raise StudyLockedError(
                 f"study {name!r} is being run by {holder}; stop that first, or run under another name"
             ) from error
+        except OSError as error:
+            self.release()
+            raise StoreError(f"{path} can not be locked: {error}") from error
         _held.add(self)
-        os.ftruncate(self._file, 0)
-        os.pwrite(self._file, msgspec.json.encode(_Holder(os.getpid(), socket.gethostname())), 0)
 
     @property
     def held(self) -> bool:

@@ -60,8 +60,9 @@ class CacheStats(NamedTuple):
 
 
 class LmdbResultCache:
-    """The result cache of this host (see `trialfleet_shared.caching.ResultCache`). Safe to share among threads, not to be carried
-    into a forked child.
+    """The result cache of this host (see `trialfleet_shared.caching.ResultCache`).
+
+    Safe to share among threads. A forked child makes its own.
 
     Args:
         path: folder of the environment; made if missing, for this user alone.
