@@ -1,4 +1,4 @@
-"""Running evaluations on a slot pool."""
+"""Running evaluations on a pool of slots."""
 
 import time
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Any
 
 from trialfleet_shared.messages import Evaluation, EvaluationResult, StudySpec
 from trialfleet_workers.slots import SlotPool
+from trialfleet_workers.threads import ThreadPool
 
 #: Seconds until a test that waits for results fails.
 PATIENCE = 60.0
@@ -20,7 +21,7 @@ def evaluation(trial: int, **params: Any) -> Evaluation:
     return Evaluation(trial=trial, rung=0, fold=0, fraction=1.0, params=params)
 
 
-def collect(pool: SlotPool, count: int) -> dict[int, EvaluationResult]:
+def collect(pool: SlotPool | ThreadPool, count: int) -> dict[int, EvaluationResult]:
     """The next `count` results, by trial."""
     results: dict[int, EvaluationResult] = {}
     end = time.monotonic() + PATIENCE
@@ -30,7 +31,7 @@ def collect(pool: SlotPool, count: int) -> dict[int, EvaluationResult]:
     return results
 
 
-def run(pool: SlotPool, spec: StudySpec, *evaluations: Evaluation) -> dict[int, EvaluationResult]:
+def run(pool: SlotPool | ThreadPool, spec: StudySpec, *evaluations: Evaluation) -> dict[int, EvaluationResult]:
     """Evaluate, and return the results by trial."""
     for one in evaluations:
         pool.submit(spec, one)

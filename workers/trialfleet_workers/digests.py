@@ -46,7 +46,7 @@ def code_digest(reference: str, base: Path) -> str:
         name, sources = path.stem, _Sources([path.parent, base])
     else:
         name = place
-        found = _find_module(place, [str(base), *sys.path])
+        found = find_module(place, [str(base)])
         if found is None:
             raise ObjectiveError(f"{reference!r}: there is no module {place!r}")
         path = found
@@ -132,15 +132,21 @@ def _imports(tree: ast.AST, package: str) -> Iterator[str]:
                 yield f"{module}.{alias.name}" if module else alias.name
 
 
-def _find_module(name: str, path: list[str]) -> Path | None:
-    """The file of a module, found without importing its packages."""
-    found = None
-    for part in name.split("."):
-        prefix = part if found is None else f"{found.name}.{part}"
-        found = PathFinder.find_spec(prefix, path)
+def find_module(name: str, folders: list[str]) -> Path | None:
+    """The file that importing `name` would load, found without importing anything; None when there is none.
+
+    Args:
+        name: the module's dotted name.
+        folders: where its top-level package is looked for first, before everywhere that Python looks.
+    """
+    top, *parts = name.split(".")
+    found = PathFinder.find_spec(top, folders)
+    for finder in sys.meta_path:  # beside the path: editable installs
+        found = found or finder.find_spec(top, None)
+    for part in parts:
         if found is None:
             return None
-        path = list(found.submodule_search_locations or [])
+        found = PathFinder.find_spec(f"{found.name}.{part}", list(found.submodule_search_locations or []))
     return Path(found.origin).resolve() if found is not None and found.origin and found.has_location else None
 
 

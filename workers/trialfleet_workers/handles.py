@@ -105,7 +105,7 @@ class Zygote:
         arguments = [json.dumps(boot), str(theirs.fileno()), str(os.getpid()), str(self._data_path or "")]
         with theirs:
             try:
-                self._process = subprocess.Popen(  # noqa: S603  # our own interpreter and code
+                self._process = subprocess.Popen(  # our own interpreter and code
                     [sys.executable, "-c", _BOOT, *arguments],
                     stdin=subprocess.DEVNULL,
                     # What objectives print must not mix with what the program writes to its standard output.

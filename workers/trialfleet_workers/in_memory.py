@@ -7,7 +7,6 @@ read by its own child over a socket pair that nobody else holds. They never trav
 import contextlib
 import sys
 from collections.abc import Callable, Iterator
-from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import cloudpickle
 
 from trialfleet_shared.errors import ObjectiveError
+from trialfleet_workers.digests import find_module
 
 _ADVICE = "name it as 'file.py:function', or evaluate in threads with use_process_pool=False"
 
@@ -66,18 +66,7 @@ def _modules(function: Callable[..., Any]) -> list[ModuleType]:
 def _is_importable(module: ModuleType) -> bool:
     """Whether a fresh process with this `sys.path` would import this module under this name."""
     file = getattr(module, "__file__", None)
-    if file is None:  # built in
-        return True
-    path: list[str] | None = None
-    found = None
-    name = ""
-    for part in module.__name__.split("."):
-        name = f"{name}.{part}" if name else part
-        found = PathFinder.find_spec(name, path)
-        if found is None:
-            return False
-        path = list(found.submodule_search_locations or [])
-    return found is not None and found.origin is not None and Path(found.origin).resolve() == Path(file).resolve()
+    return file is None or find_module(module.__name__, []) == Path(file).resolve()  # without a file: built in
 
 
 @contextlib.contextmanager
