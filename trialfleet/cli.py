@@ -250,9 +250,9 @@ def _status(arguments: Sequence[str], invocation: _Invocation) -> int:
     except Interrupted as interrupted:
         return interrupted.exit_status
     except BrokenPipeError:
-        # Whoever read our output has gone; nothing may be flushed to it at exit.
+        # Whoever read our output has gone; nothing may be flushed to it at exit. (rich ends with the same status.)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
+        return 1
     except TrialfleetError as error:
         _complain(str(error))
         if invocation.verbose:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -75,12 +74,17 @@ def print_report(console: Console, report: StudyReport, cache: CacheFigures, hom
 
 def render_report(report: StudyReport, cache: CacheFigures, home: Path | None) -> RenderableType:
     """The report for people."""
-    parts: list[RenderableType] = [Text(f"{report.study}: {report.ended_because}", style="bold"), Text()]
+    parts: list[RenderableType] = [Text(f"{report.study}: {report.ended_because}", style="bold")]
     if report.best_params is None:
-        parts.append(Text("No trial has a value."))
+        parts += [Text(), Text("No trial has a value.")]
     else:
-        parts += [_params(report.best_params, f"Best params (trial {report.best_trial})"), Text(), _values(report)]
-    parts += [Text(), _trials(report), Text(), _efficiency(report.efficiency_metrics, report, cache)]
+        parts += _section(f"Best params (trial {report.best_trial})", _params(report.best_params))
+        parts += _section(f"Values ({report.direction})", _values(report))
+        if not report.best_is_complete:
+            parts.append(Text(_NOT_COMPLETE, style="dim"))
+    parts += _section("Trials", _trials(report))
+    parts += _section("Efficiency", _efficiency(report.efficiency_metrics, report, cache))
+    parts.append(Text(_ESTIMATED, style="dim"))
     if report.failures:
         parts += [Text(), Text("Latest failures", style="bold")]
         parts += [Text(f"  {_first_line(failure)}") for failure in report.failures]
@@ -91,34 +95,36 @@ def render_report(report: StudyReport, cache: CacheFigures, home: Path | None) -
 
 def render_studies(studies: Sequence[StudySummary]) -> RenderableType:
     """The studies of a store as a table."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("study", "direction", "trials", "complete", "pruned", "failed", "undecided", "best", "time"):
-        table.add_column(name, justify="left" if name in ("study", "direction") else "right", overflow="fold")
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for name in ("study", "direction", "trials", "complete", "pruned", "failed", "best", "time"):
+        table.add_column(name, justify="left" if name in ("study", "direction") else "right", no_wrap=True)
     for study in studies:
         best = "" if study.best_value is None else _number(study.best_value)
         table.add_row(
             Text(study.study),
             study.direction,
-            *(str(count) for count in (study.trials, study.complete, study.pruned, study.failed, study.undecided)),
-            best if study.best_is_complete or not best else f"{best} *",
+            *(str(count) for count in (study.trials, study.complete, study.pruned, study.failed)),
+            best if study.best_is_complete or not best else f"* {best}",
             duration(study.elapsed_seconds),
         )
-    notes = [] if all(s.best_is_complete or s.best_value is None for s in studies) else [Text(_NOT_COMPLETE)]
-    return Group(table, *notes)
+    if all(study.best_is_complete or study.best_value is None for study in studies):
+        return table
+    return Group(table, Text(_NOT_COMPLETE, style="dim"))
 
 
+_ESTIMATED = "* estimated from measured durations, against the same trials one by one on all rows and all folds"
 _NOT_COMPLETE = "* not measured on all rows and all folds yet"
 
 
-def _params(params: Mapping[str, Any], title: str) -> Table:
-    table = _table(title)
+def _params(params: Mapping[str, Any]) -> Table:
+    table = _table()
     for name, value in params.items():
         table.add_row(Text(name), Text(_number(value) if isinstance(value, float) else str(value)))
     return table
 
 
 def _values(report: StudyReport) -> Table:
-    table = _table(f"Values ({report.direction})")
+    table = _table()
     folds = report.ladder.rungs[-1].folds
     assert report.best_value is not None
     if report.best_is_complete:
@@ -130,14 +136,11 @@ def _values(report: StudyReport) -> Table:
         table.add_row(Text(f"  {name}"), _number(value))
     if report.test_value is not None:
         table.add_row("on the held-out test part", _number(report.test_value))
-    if not report.best_is_complete:
-        table.caption = _NOT_COMPLETE
-        table.caption_justify = "left"
     return table
 
 
 def _trials(report: StudyReport) -> Table:
-    table = _table("Trials")
+    table = _table()
     table.add_row("complete", str(report.complete))
     table.add_row("pruned", str(report.pruned))
     table.add_row("failed", str(report.failed))
@@ -150,28 +153,29 @@ def _trials(report: StudyReport) -> Table:
 
 def _efficiency(metrics: EfficiencyMetrics, report: StudyReport, cache: CacheFigures) -> Table:
     saved = metrics.saved_cpu_seconds
-    table = _table("Efficiency")
+    table = _table()
     table.add_row("total time", duration(metrics.total_time_seconds))
     table.add_row("time per trial", _seconds(metrics.avg_trial_time_seconds))
     share = f"{metrics.cache_hit_rate:.1%} ({report.cached} of {report.evaluations} evaluations)"
     table.add_row("cache hit rate", share if cache.enabled else f"{share}; the cache is off")
-    table.add_row("parallel efficiency", f"{metrics.parallel_efficiency:.1%}")
-    table.add_row("memory", f"{metrics.memory_usage_mb:.0f} MB")
+    if metrics.parallel_efficiency > 0:  # a report of the record alone measured no fleet
+        table.add_row("parallel efficiency", f"{metrics.parallel_efficiency:.1%}")
+        table.add_row("memory", f"{metrics.memory_usage_mb:.0f} MB")
     table.add_row("speed-up *", f"{metrics.speedup_factor:.2f} x")
     table.add_row("CPU spent", _seconds(metrics.spent_cpu_seconds))
     table.add_row("CPU without savings *", _seconds(metrics.baseline_cpu_seconds))
     table.add_row("  saved by pruning *", _seconds(saved.pruning))
     table.add_row("  saved by subsampling *", _seconds(saved.subsampling))
     table.add_row("  saved by caching", _seconds(saved.caching))
-    table.caption = "* estimated from measured durations, against the same trials one by one on all rows and all folds"
-    table.caption_justify = "left"
     return table
 
 
-def _table(title: str) -> Table:
-    table = Table(
-        box=None, show_header=False, title=title, title_justify="left", title_style="bold", padding=(0, 2, 0, 0)
-    )
+def _section(title: str, table: Table) -> list[RenderableType]:
+    return [Text(), Text(title, style="bold"), table]
+
+
+def _table() -> Table:
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     return table

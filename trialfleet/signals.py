@@ -40,12 +40,35 @@ class StopSignals:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def __call__(self) -> str | None:
-        """`cause`, for `run_study`."""
-        return self.cause
-
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         if self.cause is not None:
             raise Interrupted(number)
         self.cause = signal.Signals(number).name
         self._on_first(self.cause)
+
+
+class EndSignals:
+    """While entered, the first signal raises `Interrupted` and the following ones are ignored: somebody cleans up."""
+
+    def __init__(self) -> None:
+        self._before: dict[signal.Signals, Any] = {}
+        self._ended = False
+
+    def __enter__(self) -> Self:
+        self._before = {number: signal.signal(number, self._handle) for number in _SIGNALS}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def ignore(self) -> None:
+        """From now on ignore signals: the cleaning up has begun."""
+        self._ended = True
+
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        if not self._ended:
+            self._ended = True
+            raise Interrupted(number)

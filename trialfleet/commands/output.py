@@ -7,6 +7,9 @@ from contextlib import contextmanager
 
 from rich.console import Console
 
+#: Columns of output that is not on a terminal.
+_FILE_WIDTH = 160
+
 
 def error_console() -> Console:
     """Where progress and remarks go."""
@@ -25,7 +28,8 @@ def results_only() -> Iterator[Console]:
     os.dup2(2, 1)
     with os.fdopen(kept, "w", encoding=sys.stdout.encoding, errors="replace") as results:
         try:
-            yield Console(file=results)
+            # A file or pipe has no width: tables are as wide as they are.
+            yield Console(file=results, width=None if results.isatty() else _FILE_WIDTH)
         finally:
             sys.stdout.flush()
             results.flush()

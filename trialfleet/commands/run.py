@@ -16,7 +16,7 @@ from trialfleet.signals import StopSignals
 from trialfleet.study_file import StudyRequest, load_study
 from trialfleet_coordinator.report import StudyReport
 from trialfleet_shared.clock import SystemClock
-from trialfleet_shared.errors import StudyChangedError, StudyFailedError
+from trialfleet_shared.errors import StudyFailedError
 
 
 def run_command(
@@ -54,24 +54,22 @@ def run_and_report(
     broker_url: str | None,
     warm_start: str | None,
     as_json: bool,
+    check: Callable[[], None] = lambda: None,
 ) -> None:
     """Run the study to its end, or until a signal; print its report.
+
+    `check` is called once a tick, and may raise to end the study.
 
     Raises:
         StudyFailedError: its first trials all failed; the report is printed.
     """
-    try:
-        with open_study(request, home, broker_url=broker_url, warm_start=warm_start) as study:
-            report = study.finished()
-            if report is not None:
-                notes.print(f"{request.name} is finished already; a larger budget goes on with it", highlight=False)
-            else:
-                report = _run(study, notes)
-            figures = study.cache_figures(report)
-    except StudyChangedError as error:
-        raise StudyChangedError(
-            f"{error}; to run it as a new study that learns from the old: --fork NEWNAME"
-        ) from error
+    with open_study(request, home, broker_url=broker_url, warm_start=warm_start) as study:
+        report = study.finished()
+        if report is not None:
+            notes.print(f"{request.name} is finished already; a larger budget goes on with it", highlight=False)
+        else:
+            report = _run(study, notes, check)
+        figures = study.cache_figures(report)
     if as_json:
         print_json(results, report_document(report, figures, home.path))
     else:
@@ -80,12 +78,20 @@ def run_and_report(
         raise StudyFailedError(f"{request.name}: {report.ended_because}")
 
 
-def _run(study: OpenStudy, notes: Console) -> StudyReport:
+def _run(study: OpenStudy, notes: Console, check: Callable[[], None]) -> StudyReport:
     definition = study.plan.definition
     trials = len(study.record.trials)
     if trials:
         notes.print(f"{definition.name}: goes on after {trials} trials", highlight=False)
-    with StopSignals(_say_how_to_stop(notes)) as stop, progress_view(notes, definition.ladder, SystemClock()) as view:
+    with (
+        StopSignals(_say_how_to_stop(notes)) as signals,
+        progress_view(notes, definition.ladder, SystemClock()) as view,
+    ):
+
+        def stop() -> str | None:
+            check()
+            return signals.cause
+
         return study.run(view, stop)
 
 
