@@ -176,6 +176,7 @@ def test_the_worst_costs_one_evaluation(
     assert results[0].value == 0.0
     assert results[1].outcome is outcome
     assert message in (results[1].error or "")
+    assert results[1].value == (1.0 if outcome is Outcome.OK else None)
     assert results[2].value == 2.0
     assert pool.poll(0.0) == []
     assert pool.busy == 0
@@ -306,22 +307,36 @@ def pids_of(file: Path) -> list[int]:
     return [int(pid) for pid in file.read_text().split()] if file.exists() else []
 
 
-@pytest.mark.parametrize(
-    "then", ["pool.poll(600)", "pool.poll(1); raise SystemExit", "pool.poll(1); os.fork(); pool.poll(600)"]
-)
-def test_nothing_is_left_when_the_program_ends_or_is_killed(tmp_path: Path, then: str) -> None:
-    program = PROGRAM.format(path=sys.path, then=then)
-    pids = tmp_path / "pids"
+#: Ways in which the program goes on until it ends. In the last, a process it forked holds copies of its descriptors.
+GOES_ON = {
+    "killed": "pool.poll(600)",
+    "ends": "pool.poll(1)",
+    "killed and survived by a fork": """
+if os.fork() == 0:
+    with open("forked", "w") as file:
+        file.write(str(os.getpid()))
+    time.sleep(600)
+pool.poll(600)
+""",
+}
+
+
+@pytest.mark.parametrize("how", GOES_ON)
+def test_nothing_is_left_when_the_program_ends_or_is_killed(tmp_path: Path, how: str) -> None:
+    program = PROGRAM.format(path=sys.path, then=GOES_ON[how])
+    pids, forked = tmp_path / "pids", tmp_path / "forked"
     with subprocess.Popen([sys.executable, "-c", program], cwd=tmp_path, stderr=subprocess.DEVNULL) as process:
         try:
             wait_until(lambda: len(pids_of(pids)) == 6, "two slots evaluate")
             assert any(map(is_alive, pids_of(pids)))
-            if "SystemExit" not in then:
+            if how != "ends":
+                wait_until(lambda: "fork" not in how or pids_of(forked), "it has forked")
                 process.kill()
             process.wait(20)
             wait_until(lambda: not any(map(is_alive, pids_of(pids))), "zygote, slots and grandchildren are gone")
+            assert all(map(is_alive, pids_of(forked)))
         finally:
-            for pid in filter(is_alive, pids_of(pids)):
+            for pid in filter(is_alive, pids_of(pids) + pids_of(forked)):
                 os.kill(pid, signal.SIGKILL)
 
 

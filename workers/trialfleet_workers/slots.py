@@ -501,8 +501,10 @@ class SlotPool:
             self._refuse(slot.spec, DataError(message.message) if message.data else ObjectiveError(message.message))
             self._hand_back(slot)
             self._kill(slot)
-        else:
+        elif slot.state is SlotState.BUSY:
             self._take_result(slot, message)
+        else:  # an answer nobody asked for: something of the objective's speaks in its name
+            self._kill(slot)
 
     def _take_result(self, slot: Slot, message: Done) -> None:
         job = self._release(slot)
