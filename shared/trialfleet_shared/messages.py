@@ -88,6 +88,8 @@ class StudySpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     collect_interval: Annotated[int, Meta(ge=1)] = 50
     #: Whether a worker may answer from its result cache.
     use_cache: bool = True
+    #: Where the study's coordinator hears results, part of a queue's name; empty for an embedded fleet.
+    reply_to: Annotated[str, Meta(pattern="^[0-9a-zA-Z_-]{0,64}$")] = ""
 
 
 class EvaluationKey(NamedTuple):
@@ -171,8 +173,6 @@ class EvaluationBatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True, t
 
     spec: StudySpec
     evaluations: tuple[Evaluation, ...]
-    #: Where the coordinator of this study hears results: part of a queue's name.
-    reply_to: Annotated[str, Meta(pattern="^[0-9a-zA-Z_-]{1,64}$")]
     version: int = SCHEMA_VERSION
 
 
@@ -192,7 +192,7 @@ class Heartbeat(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="he
     busy: Count
     #: Seconds after which the next one is due.
     interval_seconds: Seconds
-    #: Study and key (trial, rung, fold) of every evaluation it has taken and not answered.
+    #: Address (`StudySpec.reply_to`) and key (trial, rung, fold) of every evaluation it holds unanswered.
     held: tuple[tuple[Name, int, int, int], ...] = ()
     #: Whether it takes no new work because it is about to leave; the last heartbeat has slots = 0.
     draining: bool = False

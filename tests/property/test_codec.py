@@ -45,6 +45,7 @@ specs = st.builds(
     deadline_seconds=st.none() | seconds,
     memory_limit_bytes=st.none() | counts,
     collect_interval=st.integers(1, 1000),
+    reply_to=st.text("0123456789abcdef", max_size=64),
 )
 results = st.builds(
     EvaluationResult,
@@ -65,7 +66,6 @@ messages: st.SearchStrategy[Message] = (
         EvaluationBatch,
         spec=specs,
         evaluations=st.lists(evaluations, max_size=4).map(tuple),
-        reply_to=st.text("0123456789abcdef", min_size=1, max_size=64),
     )
     | st.builds(ResultBatch, study=st.text(min_size=1, max_size=200), results=st.lists(results, max_size=4).map(tuple))
     | st.builds(

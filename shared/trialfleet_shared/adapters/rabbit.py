@@ -5,7 +5,7 @@
     trialfleet.v1.heartbeats         a fanout exchange: every coordinator hears every worker; nothing is kept
 
 Both kinds of queue are durable quorum queues with a delivery limit and a dead-letter queue (`.XQ`), and every publish
-is confirmed. The version in the names is that of the queues' arguments: RabbitMQ refuses a queue that exists with others.
+is confirmed. The version in the names is that of the queues' arguments: RabbitMQ refuses one that exists with others.
 """
 
 import json
@@ -45,7 +45,7 @@ def results_queue(address: str) -> str:
     """The queue on which a study's coordinator hears results.
 
     Args:
-        address: `EvaluationBatch.reply_to`.
+        address: `StudySpec.reply_to`.
     """
     return f"trialfleet.v1.results.{address}"
 

@@ -1,0 +1,109 @@
+"""Which evaluations are lost: a pure table of who was last heard to hold what.
+
+An evaluation that was published is either waiting in the broker's queue, or a worker holds it and says so in every
+heartbeat, or it is answered. RabbitMQ itself delivers again what a dead worker held unacknowledged. What it can not
+know of are evaluations that outlive its delivery timeout, which workers acknowledge early and go on with under a *lease*
+that their heartbeats renew; and messages that vanish (a purged queue, a lost disk). Both show the same way: nobody
+has said for a while that they hold the evaluation, and it is not waiting either, because the queue is empty.
+
+A false alarm costs a second evaluation, never a wrong record: the first answer wins.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from trialfleet_shared.fleet import LostEvaluation
+from trialfleet_shared.messages import EvaluationKey
+
+#: Heartbeats that a worker may miss before it counts as gone.
+MISSED_HEARTBEATS = 3
+
+
+class _Lease:
+    """One published evaluation."""
+
+    __slots__ = ("attempt", "holder", "seen")
+
+    def __init__(self, attempt: int, seen: float) -> None:
+        self.attempt = attempt
+        #: When it was published, or last heard of.
+        self.seen = seen
+        self.holder: str | None = None
+
+
+class Worker(NamedTuple):
+    """A worker that was heard of."""
+
+    slots: int
+    heard: float
+    interval: float
+
+
+class LeaseTable:
+    """Published evaluations and live workers of one study. All times are monotonic seconds.
+
+    Args:
+        grace: seconds that an evaluation may be heard of from nobody, with the queue empty, before it is lost; several
+            heartbeats long.
+    """
+
+    def __init__(self, *, grace: float) -> None:
+        self._grace = grace
+        self._leases: dict[EvaluationKey, _Lease] = {}
+        self._workers: dict[str, Worker] = {}
+        #: Since when the queue has been found empty at every look; None: it was not at the last one.
+        self._empty_since: float | None = None
+
+    def publish(self, key: EvaluationKey, attempt: int, now: float) -> None:
+        """The evaluation was published."""
+        self._leases[key] = _Lease(attempt, now)
+        self._empty_since = None
+
+    def answer(self, key: EvaluationKey) -> None:
+        """A result arrived, whoever it came from."""
+        self._leases.pop(key, None)
+
+    def open(self) -> int:
+        """How many published evaluations are not answered."""
+        return len(self._leases)
+
+    def heartbeat(self, worker: str, slots: int, interval: float, held: Iterable[EvaluationKey], now: float) -> None:
+        """A worker says that it lives, how many slots it has (0: it leaves), and what it holds of this study."""
+        if slots:
+            self._workers[worker] = Worker(slots, now, interval)
+        else:
+            self._workers.pop(worker, None)
+        for key in held:
+            lease = self._leases.get(key)
+            if lease is not None:
+                lease.holder, lease.seen = worker, now
+
+    def workers(self, now: float) -> dict[str, Worker]:
+        """The workers that are alive."""
+        return {
+            name: worker
+            for name, worker in self._workers.items()
+            if now - worker.heard <= MISSED_HEARTBEATS * worker.interval
+        }
+
+    def lost(self, ready: int | None, now: float) -> list[LostEvaluation]:
+        """The evaluations to give up on; each is named once.
+
+        Args:
+            ready: messages that wait in the queue; None when that is not known.
+            now: the time.
+        """
+        if ready != 0:
+            self._empty_since = None
+            return []
+        if self._empty_since is None:
+            self._empty_since = now
+        if now - self._empty_since < self._grace:
+            return []
+        gone = [key for key, lease in self._leases.items() if now - lease.seen >= self._grace]
+        lost = []
+        for key in gone:
+            lease = self._leases.pop(key)
+            cause = f"worker {lease.holder} is gone" if lease.holder else "no worker has it and the queue is empty"
+            lost.append(LostEvaluation(key, lease.attempt, cause))
+        return lost

@@ -1,0 +1,219 @@
+"""A worker on RabbitMQ: the one dramatiq actor, and what surrounds it.
+
+dramatiq delivers a batch to the actor on one of its threads. The actor hands it to the service, which evaluates it on the
+main thread's slots, and waits: it returns, which acknowledges the delivery, once every result is safe with the broker. An
+evaluation that outlives `HOLD_SECONDS` is acknowledged all the same, before RabbitMQ's delivery timeout (30 minutes by
+default) would take it back and start it elsewhere; from then on heartbeats hold it.
+"""
+
+import logging
+import signal
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import dramatiq
+
+from trialfleet_shared.adapters.lmdb_results import LmdbResultCache
+from trialfleet_shared.adapters.rabbit import (
+    EVALUATE,
+    EVALUATIONS,
+    RESULTS,
+    FleetBroker,
+    connect,
+    redact,
+    results_queue,
+    unpack,
+)
+from trialfleet_shared.clock import SystemClock
+from trialfleet_shared.errors import BrokerError, DataError, DecodeError, TrialfleetError
+from trialfleet_shared.messages import EvaluationBatch, Heartbeat, ResultBatch, StudySpec
+from trialfleet_workers.adapters.lmdb_data import DataCache
+from trialfleet_workers.allowance import Allowance
+from trialfleet_workers.service import Ticket, WorkerService
+from trialfleet_workers.slots import SlotPool
+
+_LOG = logging.getLogger("trialfleet.worker")
+
+#: Seconds after which a delivery is acknowledged though its evaluations still run.
+HOLD_SECONDS = 600.0
+#: Seconds without work after which a worker in burst mode leaves.
+BURST_SECONDS = 5.0
+#: Seconds between two looks whether the worker is gone, for a thread that waits for its batch.
+_LOOK_SECONDS = 0.5
+#: Milliseconds that dramatiq's threads may take to end.
+_STOP_MILLISECONDS = 10_000
+#: Milliseconds after which idle dramatiq threads look whether they are to end.
+_IDLE_MILLISECONDS = 500
+
+
+class RabbitSink:
+    """Implements `trialfleet_workers.service.Sink`; used by one thread."""
+
+    def __init__(self, broker: FleetBroker) -> None:
+        self._broker = broker
+        self._away = False
+
+    def send_results(self, address: str, batch: ResultBatch) -> bool:
+        """Publish on the study's queue of results."""
+        return self._try(lambda: self._broker.send(results_queue(address), RESULTS, batch))
+
+    def hand_back(self, batch: EvaluationBatch) -> bool:
+        """Publish on the queue of evaluations."""
+        return self._try(lambda: self._broker.send(EVALUATIONS, EVALUATE, batch))
+
+    def send_heartbeat(self, heartbeat: Heartbeat) -> bool:
+        """Tell all coordinators."""
+        return self._broker.send_heartbeat(heartbeat)
+
+    def _try(self, send: Callable[[], None]) -> bool:
+        try:
+            send()
+        except BrokerError:
+            if not self._away:
+                _LOG.warning("the broker is away; trying again")
+            self._away = True
+            return False
+        self._away = False
+        return True
+
+
+class StudyData:
+    """Sees to it that a study's data are in this host's cache before its evaluations start; for any thread."""
+
+    def __init__(self, path: Path, base: Path) -> None:
+        self._path = path
+        self._base = base
+        self._lock = threading.Lock()
+        self._known: set[str] = set()
+
+    def require(self, spec: StudySpec) -> None:
+        """Import the study's data unless they are here. Raises DataError when they are not the study's."""
+        if spec.data is None:
+            return
+        with self._lock:
+            if spec.data_digest in self._known:
+                return
+            digest = DataCache(self._path).import_data(spec.data, base=self._base).digest
+            if digest != spec.data_digest:
+                raise DataError(
+                    f"data {spec.data.source!r} are {digest[:8]} on this worker and {spec.data_digest[:8]} in the study; "
+                    "bring the worker's copy up to date"
+                )
+            self._known.add(digest)
+
+
+def run_worker(
+    url: str,
+    *,
+    slots: int,
+    allowance: Allowance,
+    base: Path,
+    data_path: Path,
+    results_path: Path,
+    cache_size: int,
+    cache_ttl_hours: float,
+    burst: bool = False,
+    patience: float = 30.0,
+) -> int:
+    """Evaluate for every study on the broker until a signal ends it; the exit status.
+
+    The first SIGTERM or SIGINT drains: nothing new is taken, what has not started is handed back, what runs is finished.
+    The second hands back what runs as well. Must be called from the main thread.
+
+    Args:
+        url: broker, amqp:// or amqps://.
+        slots: evaluations at the same time.
+        allowance: which objectives may run.
+        base: folder that data sources given as paths are relative to.
+        data_path: the data cache.
+        results_path: the result cache.
+        cache_size: entries of the result cache.
+        cache_ttl_hours: their age at most.
+        burst: leave after `BURST_SECONDS` without work.
+        patience: seconds to try to reach the broker at the start.
+
+    Raises:
+        BrokerError: nobody answered at the start, or the server refused.
+    """
+    clock = SystemClock()
+    name = f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
+    broker = connect(url, patience=patience)
+    cache = LmdbResultCache(results_path, size=cache_size, ttl_hours=cache_ttl_hours, clock=clock)
+    pool = SlotPool(
+        slots=slots, base=base, data_path=data_path, name=name, allowance=allowance, cache=cache, clock=clock
+    )
+    service = WorkerService(pool, RabbitSink(broker), name=name, clock=clock, patience=BURST_SECONDS if burst else None)
+    gone = threading.Event()
+    consumers = _consumers(broker, slots)
+    try:
+        with _signals(service) as received:
+            _declare_actor(broker, service, StudyData(data_path, base), gone)
+            pool.start()
+            consumers.start()
+            _LOG.info("worker %s serves %s with %d slots", name, redact(url), slots)
+            service.run()
+    finally:
+        gone.set()
+        pool.close()
+        cache.close()
+        consumers.stop(_STOP_MILLISECONDS)
+        broker.close()
+    return 128 + received[1] if len(received) > 1 else 0
+
+
+def _consumers(broker: FleetBroker, slots: int) -> dramatiq.Worker:
+    """The threads that take batches, one per slot, so that none waits here while another worker idles."""
+    worker = dramatiq.Worker(broker, queues={EVALUATIONS}, worker_timeout=_IDLE_MILLISECONDS, worker_threads=slots)
+    worker.queue_prefetch = slots
+    return worker
+
+
+def _declare_actor(broker: FleetBroker, service: WorkerService, data: StudyData, gone: threading.Event) -> None:
+    def evaluate(payload: str) -> None:
+        """Settle one batch; returning acknowledges it, raising sends it to the dead letters."""
+        batch = unpack([payload])
+        if not isinstance(batch, EvaluationBatch):
+            raise DecodeError(f"{type(batch).__name__} on the queue of evaluations")
+        refused = None
+        try:
+            data.require(batch.spec)
+        except TrialfleetError as error:
+            refused = str(error)
+        _settle(service.take(batch, refused=refused), gone)
+
+    dramatiq.actor(actor_name=EVALUATE, queue_name=EVALUATIONS, broker=broker)(evaluate)
+
+
+def _settle(ticket: Ticket, gone: threading.Event) -> None:
+    """Wait until the batch is settled or held long enough."""
+    end = time.monotonic() + HOLD_SECONDS
+    while not ticket.wait(_LOOK_SECONDS) and time.monotonic() < end:
+        if gone.is_set():
+            # Neither answered nor handed back: without an acknowledgement RabbitMQ gives it to another worker.
+            threading.Event().wait()
+
+
+@contextmanager
+def _signals(service: WorkerService) -> Iterator[list[int]]:
+    """Has the signals drain and abort the service; gives the numbers of those that came."""
+    received: list[int] = []
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        received.append(number)
+        if len(received) == 1:
+            service.drain()
+        else:
+            service.abort()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
