@@ -51,6 +51,11 @@ class RabbitNode:
         return f"amqp://{_USER}:{self._password}@127.0.0.1:{self._port}/%2F"
 
     @property
+    def address(self) -> str:
+        """Host and port, for people."""
+        return f"127.0.0.1:{self._port}"
+
+    @property
     def pid(self) -> int | None:
         """Process id of the node while it runs."""
         return self._process.pid if self._process is not None else None
@@ -60,7 +65,7 @@ class RabbitNode:
         log = self._folder / "output.log"
         with log.open("ab") as output:
             self._process = subprocess.Popen(
-                [self._program],
+                [*_die_with_us(), self._program],
                 env=self._environment(),
                 cwd=self._folder,
                 stdin=subprocess.DEVNULL,
@@ -171,6 +176,12 @@ def _find_program() -> str:
             "the program rabbitmq-server is not installed; on Debian or Ubuntu: sudo apt-get install rabbitmq-server"
         )
     return found
+
+
+def _die_with_us() -> list[str]:
+    """What has the node stopped when this process, or the thread that started it, is killed; part of util-linux."""
+    program = shutil.which("setpriv")
+    return [] if program is None else [program, "--pdeathsig", "TERM"]
 
 
 def _free_ports(count: int) -> list[int]:
