@@ -134,6 +134,25 @@ def test_studies_share_the_slots(make_pool: MakePool) -> None:
     assert sorted(results) == sorted([("one", 1.0), ("two", 2.0), ("other", 1.0)] * 10)
 
 
+def test_a_slow_import_holds_up_nobody_else(make_pool: MakePool, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    (tmp_path / "slow.py").write_text(
+        f"import os, time\nwhile not os.path.exists({str(go)!r}): time.sleep(0.01)\ndef objective(params): return 7.0\n"
+    )
+    pool = make_pool(lambda params: params["x"])
+    pool.prepare(memory_spec())
+    slow = file_spec("slow.py:objective", tmp_path)
+    for trial in range(3):
+        pool.submit(slow, evaluation(100 + trial))
+    assert run(pool, memory_spec(), evaluation(0, x=1.0), evaluation(1, x=2.0))[1].value == 2.0
+    assert (pool.busy, pool.queued) == (0, 3)
+    assert {key.trial for _, key in pool.held} == {100, 101, 102}
+    assert [one.trial for _, one in pool.take_back()] == [100, 101, 102]
+    pool.submit(slow, evaluation(103))
+    go.touch()
+    assert collect(pool, 1)[103].value == 7.0
+
+
 def test_more_studies_than_zygotes_are_kept(make_pool: MakePool) -> None:
     pool = make_pool(functions={str(n): functools.partial(scaled, float(n)) for n in range(6)})
     for n in [*range(6), 0]:

@@ -8,28 +8,27 @@ import signal
 import socket
 import subprocess
 import sys
+from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from pathlib import Path
+
+import msgspec
 
 from trialfleet_shared.errors import FleetError, ObjectiveError
 from trialfleet_shared.messages import Evaluation, StudySpec
 from trialfleet_workers import linux
 from trialfleet_workers.frames import (
-    Failed,
     FrameReader,
     FromSlot,
     FromZygote,
     Prepare,
-    Prepared,
     ToZygote,
     frame,
     from_slot_decoder,
     from_zygote_decoder,
 )
 
-#: Seconds that the import of an objective may take.
-_IMPORT_SECONDS = 300.0
 #: Seconds that a zygote may take to end everything when it is told to.
 _END_SECONDS = 5.0
 #: What a zygote's interpreter runs. The environment is set before anything is imported that reads it.
@@ -63,40 +62,47 @@ class SlotState(Enum):
 
 
 class Zygote:
-    """A zygote process that has imported an objective.
+    """A zygote process; it exists from the moment it is started, and imports its objective meanwhile.
 
     Args:
-        reference: the objective's reference.
-        base: folder that it is relative to.
-        function: the pickled function, when it is one in memory.
+        prepare: what it is to load.
         data_path: the data cache; None without data.
-        own: as of `load_function`.
 
     Raises:
-        ObjectiveError: the objective can not be loaded.
         FleetError: the process can not be started.
     """
 
-    def __init__(
-        self, reference: str, base: Path, function: bytes | None, data_path: Path | None, *, own: bool
-    ) -> None:
-        self._reference = reference
+    def __init__(self, prepare: Prepare, data_path: Path | None) -> None:
+        self._prepare = prepare
         self._data_path = data_path
+        #: Whether the objective is imported.
+        self.ready = False
+        #: The studies that use it.
+        self.studies: set[StudySpec] = set()
+        #: Evaluations that wait for the import.
+        self.parked: deque[Job] = deque()
+        #: When it is given up, unless it is ready before; in seconds of the pool's clock.
+        self.limit = math.inf
         #: Slots in a row that died before they were ready.
         self.failed_starts = 0
         #: When it was used last, in seconds of the pool's clock.
         self.used_at = 0.0
-        threads = self._start(Prepare(reference, str(base), function, own=own, preload=True))
-        if threads > 1:
-            # The import started threads; a fork would leave their locks taken for ever. Slots import for themselves.
-            self.end()
-            self._start(Prepare(reference, str(base), function, own=own, preload=False))
-        self.control.setblocking(True)
+        self._start()
 
-    def _start(self, prepare: Prepare) -> int:
-        """Start the process and have it load the objective. Returns its number of threads."""
+    @property
+    def preloads(self) -> bool:
+        """Whether it imports the objective itself; else its slots do."""
+        return self._prepare.preload
+
+    def start_again_without_preload(self) -> None:
+        """Start over, leaving the import to the slots."""
+        self.end()
+        self._prepare = msgspec.structs.replace(self._prepare, preload=False)
+        self._start()
+
+    def _start(self) -> None:
         self.control, theirs = socket.socketpair()
-        self.reader: FrameReader[FromZygote] = FrameReader(self.control, from_zygote_decoder())
+        self.reader: FrameReader[FromZygote] = FrameReader(self.control, from_zygote_decoder(), wait=False)
         # Python reads "" and relative entries as from the current folder, which an objective may change.
         boot = {
             "environment": linux.SINGLE_THREADED,
@@ -105,7 +111,7 @@ class Zygote:
         arguments = [json.dumps(boot), str(theirs.fileno()), str(os.getpid()), str(self._data_path or "")]
         with theirs:
             try:
-                self._process = subprocess.Popen(  # our own interpreter and code
+                self._process = subprocess.Popen(
                     [sys.executable, "-c", _BOOT, *arguments],
                     stdin=subprocess.DEVNULL,
                     # What objectives print must not mix with what the program writes to its standard output.
@@ -117,29 +123,14 @@ class Zygote:
             except OSError as error:
                 self.control.close()
                 raise FleetError(f"evaluator processes can not be started: {error}") from error
-        try:
-            return self._await_import(prepare)
-        except BaseException:
-            self.end()
-            raise
+        self.tell(self._prepare)
 
-    def _await_import(self, prepare: Prepare) -> int:
-        self.control.settimeout(_IMPORT_SECONDS)
-        try:
-            self.control.sendall(frame(prepare))
-            while self.reader.receive():
-                for message in self.reader.messages():
-                    if isinstance(message, Failed):
-                        raise ObjectiveError(message.message)
-                    assert isinstance(message, Prepared)
-                    return message.threads
-        except TimeoutError:
-            raise ObjectiveError(f"{self._reference!r}: its import took more than {_IMPORT_SECONDS:g} s") from None
-        except ConnectionError:
-            pass  # it died before it had read everything
-        status = self._process.wait()
-        death = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exited with status {status}"
-        raise ObjectiveError(f"{self._reference!r}: the process that imported it {death}")
+    def died_importing(self) -> ObjectiveError:
+        """Why there is nothing to hear from it any more."""
+        self.end()
+        status = self._process.returncode
+        death = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"exited with status {status}"
+        return ObjectiveError(f"{self._prepare.reference!r}: the process that imported it {death}")
 
     @property
     def pid(self) -> int:

@@ -34,13 +34,14 @@ from trialfleet_workers.allowance import Allowance, resolve
 from trialfleet_workers.evaluate import failed
 from trialfleet_workers.frames import (
     Begin,
-    Died,
     Done,
     Failed,
     Fork,
     Forked,
     FromSlot,
     Kill,
+    Prepare,
+    Prepared,
     Ready,
     Run,
     frame,
@@ -51,6 +52,8 @@ from trialfleet_workers.objective import MEMORY_PREFIX
 
 #: Share of the machine's memory that slots may fill together when a study sets no limit.
 _MEMORY_SHARE = 0.9
+#: Seconds that the import of an objective may take.
+_IMPORT_SECONDS = 300.0
 #: Seconds that a slot may take from its fork until it is ready (data opened; a cold slot imports the objective).
 _START_SECONDS = 300.0
 #: Slots in a row that may die before they are ready; then the study is refused.
@@ -153,30 +156,25 @@ class SlotPool:
         if spec in self._prepared:
             return
         self._refusals.pop(spec, None)
-        zygote = self._zygote(spec)
-        if not any(slot.spec == spec and not slot.ending for slot in self._live.values()):
-            self._spawn(zygote, spec)
         while spec not in self._prepared:
+            zygote = self._zygote(spec)
+            if zygote.ready and not any(slot.spec == spec and not slot.ending for slot in self._live.values()):
+                self._spawn(zygote, spec)
+            self._step(_START_SECONDS)
             if spec in self._refusals:
                 raise self._refusals[spec][0]
-            self._step(_START_SECONDS)
         while len(self._live) < self.slots:
-            self._spawn(zygote, spec)
+            self._spawn(self._zygote(spec), spec)
 
     def submit(self, spec: StudySpec, evaluation: Evaluation) -> None:
-        """Queue an evaluation; it starts as soon as a slot is free.
+        """Queue an evaluation; it starts as soon as a slot is free. Does not wait for anything.
 
-        One of a study that can not be prepared ends as REFUSED.
+        The objective of a study that was not prepared is imported meanwhile; if that fails, the outcome is REFUSED.
 
         Raises:
             FleetError: the pool is closed.
         """
         self.start()
-        if spec not in self._prepared and self._refusal(spec) is None:
-            try:
-                self.prepare(spec)
-            except TrialfleetError as error:
-                self._refuse(spec, error)
         self._queue.append(Job(spec, evaluation))
         self._dispatch()
 
@@ -202,6 +200,8 @@ class SlotPool:
 
     def take_back(self) -> list[tuple[StudySpec, Evaluation]]:
         """The evaluations that no slot has started, in order; the pool forgets them."""
+        for zygote in self._zygotes.values():
+            self._unpark(zygote)
         taken = [(job.spec, job.evaluation) for job in self._queue]
         self._queue.clear()
         return taken
@@ -237,12 +237,13 @@ class SlotPool:
     @property
     def queued(self) -> int:
         """Evaluations that wait for a slot."""
-        return len(self._queue)
+        return len(self._queue) + sum(len(zygote.parked) for zygote in self._zygotes.values())
 
     @property
     def held(self) -> list[tuple[StudySpec, EvaluationKey]]:
         """Everything submitted and not returned by `poll` yet."""
         jobs = [*self._queue, *(slot.job for slot in self._live.values() if slot.job is not None)]
+        jobs += [job for zygote in self._zygotes.values() for job in zygote.parked]
         return [
             *((job.spec, job.evaluation.key) for job in jobs),
             *((spec, result.key) for spec, result in self._results),
@@ -285,7 +286,7 @@ class SlotPool:
         if len(self._results) > known:
             timeout = 0.0
         now = self._clock.monotonic()
-        limit = min((slot.limit for slot in self._live.values()), default=math.inf)
+        limit = min((each.limit for each in (*self._live.values(), *self._zygotes.values())), default=math.inf)
         for key, _ in self._selector.select(max(0.0, min(timeout, limit - now))):
             key.data()
         if limit <= self._clock.monotonic():
@@ -311,22 +312,24 @@ class SlotPool:
             if self._answer_from_cache(job):
                 self._queue.popleft()
                 continue
+            if self.busy >= self.slots:
+                return
             try:
-                slot = self._slot_for(job.spec)
+                zygote = self._zygote(job.spec)
             except TrialfleetError as error:
                 self._refuse(job.spec, error)
                 continue
-            if slot is None:
-                return
             self._queue.popleft()
+            if not zygote.ready:
+                zygote.parked.append(job)
+                continue
+            slot = self._slot_for(job.spec, zygote)
             slot.job = job
             if slot.state is SlotState.IDLE:
                 self._run(slot)
 
-    def _slot_for(self, spec: StudySpec) -> Slot | None:
-        """A slot that has nothing to do and is, or soon will be, ready for the study."""
-        if self.busy >= self.slots:
-            return None
+    def _slot_for(self, spec: StudySpec, zygote: Zygote) -> Slot:
+        """A slot that has nothing to do and is, or soon will be, ready for the study; one more may have work."""
         free = [slot for slot in self._live.values() if slot.job is None and not slot.ending]
         fitting = [slot for slot in free if slot.spec == spec]
         for slot in fitting:
@@ -334,7 +337,6 @@ class SlotPool:
                 return slot
         if fitting:
             return fitting[0]
-        zygote = self._zygote(spec)
         for slot in free:
             if slot.zygote is zygote and slot.state is SlotState.IDLE:
                 self._begin(slot, spec)
@@ -353,8 +355,11 @@ class SlotPool:
                 deadline = slot.spec.deadline_seconds
                 self._end_job(slot, Outcome.TIMEOUT, f"ended at its deadline of {deadline:g} s", slot.cpu_used())
             else:
-                self._not_started(slot, f"was not ready within {_START_SECONDS:g} s")
+                self._not_started(slot, f"not ready within {_START_SECONDS:g} s")
             self._kill(slot)
+        for zygote in list(self._zygotes.values()):
+            if zygote.limit <= now:
+                self._refuse_all(zygote, ObjectiveError(f"its import took more than {_IMPORT_SECONDS:g} s"))
 
     # Evaluations.
 
@@ -576,11 +581,17 @@ class SlotPool:
             else:
                 reference, base = resolve(spec.objective, spec.objective_digest, self._base, self._allowance)
             self._make_room()
-            started = Zygote(reference, base, function, self._data_path, own=self._allowance is not None)
-            self._zygotes[key] = zygote = started
-            self._selector.register(started.control, selectors.EVENT_READ, lambda: self._hear_zygote(started))
+            own = self._allowance is not None
+            zygote = Zygote(Prepare(reference, str(base), function, own=own, preload=True), self._data_path)
+            self._zygotes[key] = zygote
+            self._listen(zygote)
+        zygote.studies.add(spec)
         zygote.used_at = self._clock.monotonic()
         return zygote
+
+    def _listen(self, zygote: Zygote) -> None:
+        self._selector.register(zygote.control, selectors.EVENT_READ, lambda: self._hear_zygote(zygote))
+        zygote.limit = self._clock.monotonic() + _IMPORT_SECONDS
 
     def _in_memory(self, name: str) -> Callable[..., Any]:
         if name not in self._functions:
@@ -592,24 +603,52 @@ class SlotPool:
         if len(self._zygotes) < _MOST_ZYGOTES:
             return
         working = {id(slot.zygote) for slot in self._live.values() if slot.job is not None}
-        idle = [zygote for zygote in self._zygotes.values() if id(zygote) not in working]
+        idle = [zygote for zygote in self._zygotes.values() if id(zygote) not in working and zygote.ready]
         if idle:
             self._end_zygote(min(idle, key=lambda zygote: zygote.used_at))
 
     def _hear_zygote(self, zygote: Zygote) -> None:
         received = zygote.reader.receive()
         for message in zygote.reader.messages():
-            if isinstance(message, Forked | Died):
-                slot = self._live.get(message.slot)
-                if slot is None:
-                    continue
-                if isinstance(message, Forked):
-                    slot.pid = message.pid
-                else:
-                    self._bury(slot, message.status, max(0.0, message.cpu_seconds - slot.cpu_seconds))
-        if received == 0:
+            if isinstance(message, Prepared):
+                self._imported(zygote, message)
+                if not zygote.ready:  # it was started again: what comes, comes over another socket
+                    return
+            elif isinstance(message, Failed):
+                self._refuse_all(zygote, ObjectiveError(message.message))
+                return
+            elif (slot := self._live.get(message.slot)) is None:
+                continue
+            elif isinstance(message, Forked):
+                slot.pid = message.pid
+            else:
+                self._bury(slot, message.status, max(0.0, message.cpu_seconds - slot.cpu_seconds))
+        if received == 0 and not zygote.ready:
+            self._refuse_all(zygote, zygote.died_importing())
+        elif received == 0:
             self.restarts["zygote"] += 1
             self._end_zygote(zygote)
+
+    def _imported(self, zygote: Zygote, message: Prepared) -> None:
+        if zygote.preloads and message.threads > 1:
+            # The import started threads; a fork would leave the locks they hold taken for ever.
+            self._selector.unregister(zygote.control)
+            zygote.start_again_without_preload()
+            self._listen(zygote)
+            return
+        zygote.ready = True
+        zygote.limit = math.inf
+        self._unpark(zygote)
+
+    def _unpark(self, zygote: Zygote) -> None:
+        self._queue.extendleft(reversed(zygote.parked))
+        zygote.parked.clear()
+
+    def _refuse_all(self, zygote: Zygote, error: ObjectiveError) -> None:
+        """The objective can not be imported."""
+        for spec in zygote.studies:
+            self._refuse(spec, error)
+        self._end_zygote(zygote)
 
     def _end_zygote(self, zygote: Zygote) -> None:
         """End it and its slots; evaluations they had start again elsewhere."""
@@ -619,6 +658,7 @@ class SlotPool:
         for slot in mine:
             self._drain(slot)
         zygote.end()
+        self._unpark(zygote)
         for slot in mine:
             slot.kill_group()
             if slot.state is SlotState.BUSY:
