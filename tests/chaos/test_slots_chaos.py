@@ -344,7 +344,7 @@ def test_a_kill_while_the_objective_is_imported_leaves_nothing(tmp_path: Path) -
     (tmp_path / "slow.py").write_text(
         "import os, time\nopen('pids', 'w').write(str(os.getpid()))\ntime.sleep(600)\ndef f(params): pass\n"
     )
-    program = PROGRAM.format(path=sys.path, then="").replace(
+    program = PROGRAM.format(path=sys.path, then="pool.poll(600)").replace(
         '"memory:f", objective_digest=""', '"slow.py:f", objective_digest=digest'
     )
     program = program.replace(

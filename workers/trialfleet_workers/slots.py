@@ -24,10 +24,9 @@ from typing import Any
 
 import msgspec
 
-from trialfleet_shared.caching import CachedResult, ResultCache
+from trialfleet_shared.caching import ResultCache
 from trialfleet_shared.clock import Clock
 from trialfleet_shared.errors import DataError, FleetError, ObjectiveError, TrialfleetError
-from trialfleet_shared.fingerprint import result_key
 from trialfleet_shared.messages import Evaluation, EvaluationKey, EvaluationResult, Outcome, StudySpec
 from trialfleet_workers import linux
 from trialfleet_workers.allowance import Allowance, resolve
@@ -49,6 +48,7 @@ from trialfleet_workers.frames import (
 from trialfleet_workers.handles import Job, Slot, SlotState, Zygote
 from trialfleet_workers.in_memory import pickle_function
 from trialfleet_workers.objective import MEMORY_PREFIX
+from trialfleet_workers.pool_parts import CachedEvaluations, MemoryWatch
 
 #: Share of the machine's memory that slots may fill together when a study sets no limit.
 _MEMORY_SHARE = 0.9
@@ -65,8 +65,6 @@ _REFUSAL_SECONDS = 10.0
 _MOST_ZYGOTES = 4
 #: Times an evaluation is started again after its zygote was lost; an objective may be what kills it.
 _MOST_LOSSES = 2
-#: Seconds between two looks at the processes' memory: a look costs 1 ms per process.
-_PSS_SECONDS = 5.0
 
 
 class SlotPool:
@@ -105,13 +103,12 @@ class SlotPool:
         self._functions = functions
         self._name = name
         self._allowance = allowance
-        self._cache = cache
+        self._cached = CachedEvaluations(cache, name)
+        self._memory = MemoryWatch(clock)
         self._clock = clock
         self._default_memory_limit = int(linux.machine_memory() * _MEMORY_SHARE / slots)
         #: Slots that died or were ended early, by reason: timeout, memory, crash, zygote.
         self.restarts: Counter[str] = Counter()
-        #: Proportional set size at its highest so far, in bytes.
-        self.peak_pss_bytes = 0
 
         self._selector = selectors.DefaultSelector()
         self._zygotes: dict[tuple[str, str], Zygote] = {}
@@ -119,15 +116,12 @@ class SlotPool:
         self._next_slot = 0
         self._queue: deque[Job] = deque()
         self._results: list[tuple[StudySpec, EvaluationResult]] = []
-        self._fresh: list[tuple[bytes, CachedResult]] = []
         self._prepared: set[StudySpec] = set()
         self._refusals: dict[StudySpec, tuple[TrialfleetError, float]] = {}
         self._oom_kills = linux.oom_kills()
         self._started_at: float | None = None
         self._closed_at: float | None = None
         self._busy_seconds = 0.0
-        self._pss = 0
-        self._pss_at = -math.inf
 
         self._wake_lock = threading.Lock()
         self._wake_fd: int | None = None
@@ -193,8 +187,7 @@ class SlotPool:
                 break
             self._step(left)
         self._woken = False
-        if self._clock.monotonic() - self._pss_at >= _PSS_SECONDS:
-            self._look_at_memory()
+        self.pss_bytes()
         results, self._results = self._results, []
         return results
 
@@ -269,9 +262,14 @@ class SlotPool:
 
         Processes that an objective starts are not counted.
         """
-        if self._clock.monotonic() - self._pss_at >= _PSS_SECONDS:
+        if self._memory.due():
             self._look_at_memory()
-        return self._pss
+        return self._memory.current
+
+    @property
+    def peak_pss_bytes(self) -> int:
+        """The highest proportional set size that was seen, in bytes."""
+        return self._memory.peak
 
     # One turn of the loop.
 
@@ -292,9 +290,7 @@ class SlotPool:
         if limit <= self._clock.monotonic():
             self._enforce_limits()
         self._dispatch()
-        if self._fresh and self._cache is not None:
-            self._cache.put_many(self._fresh)
-            self._fresh = []
+        self._cached.flush()
 
     def _take_wake(self) -> None:
         assert self._wake_fd is not None
@@ -398,35 +394,13 @@ class SlotPool:
         self._results.append((job.spec, failed(job.evaluation, outcome, message, worker=self._name, **measured)))
 
     def _answer_from_cache(self, job: Job) -> bool:
-        if self._cache is None or not job.spec.use_cache or job.asked_cache:
+        if job.asked_cache:
             return False
         job.asked_cache = True
-        found = self._cache.get_many([_result_key(job)])[0]
-        if found is None:
-            return False
-        evaluation = job.evaluation
-        result = EvaluationResult(
-            trial=evaluation.trial,
-            rung=evaluation.rung,
-            fold=evaluation.fold,
-            attempt=evaluation.attempt,
-            outcome=Outcome.OK,
-            value=found.value,
-            metrics=found.metrics,
-            wall_seconds=found.wall_seconds,
-            cpu_seconds=found.cpu_seconds,
-            cached=True,
-            worker=self._name,
-        )
-        self._results.append((job.spec, result))
-        return True
-
-    def _remember(self, job: Job, result: EvaluationResult) -> None:
-        if self._cache is None or not job.spec.use_cache or result.outcome is not Outcome.OK:
-            return
-        assert result.value is not None
-        entry = CachedResult(result.value, result.metrics, result.wall_seconds, result.cpu_seconds)
-        self._fresh.append((_result_key(job), entry))
+        result = self._cached.answer(job.spec, job.evaluation)
+        if result is not None:
+            self._results.append((job.spec, result))
+        return result is not None
 
     def _refusal(self, spec: StudySpec) -> TrialfleetError | None:
         if spec not in self._refusals:
@@ -515,7 +489,7 @@ class SlotPool:
         job = self._release(slot)
         slot.cpu_seconds = message.cpu_seconds
         result = msgspec.structs.replace(message.result, worker=self._name)
-        self._remember(job, result)
+        self._cached.remember(job.spec, job.evaluation, result)
         self._results.append((job.spec, result))
         if result.outcome is Outcome.MEMORY:
             # What filled the memory may still be held somewhere.
@@ -672,19 +646,5 @@ class SlotPool:
             self._forget(slot)
 
     def _look_at_memory(self) -> None:
-        pids = [os.getpid(), *(zygote.pid for zygote in self._zygotes.values())]
-        pids += [slot.pid for slot in self._live.values() if slot.pid is not None]
-        self._pss = sum(map(linux.pss_bytes, pids))
-        self._pss_at = self._clock.monotonic()
-        self.peak_pss_bytes = max(self.peak_pss_bytes, self._pss)
-
-
-def _result_key(job: Job) -> bytes:
-    return result_key(
-        objective=job.spec.objective_digest,
-        data=job.spec.data_digest,
-        fraction=job.evaluation.fraction,
-        fold=job.evaluation.fold,
-        seed=job.spec.seed,
-        params=job.evaluation.params,
-    )
+        slots = (slot.pid for slot in self._live.values() if slot.pid is not None)
+        self._memory.look((*(zygote.pid for zygote in self._zygotes.values()), *slots))
