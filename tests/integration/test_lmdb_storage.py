@@ -63,8 +63,10 @@ def test_finished_trials_are_decoded_once(storage: LmdbStorage, monkeypatch: pyt
         return lmdb_layout.decode_trial(stored)
 
     monkeypatch.setattr(lmdb_storage, "decode_trial", decode)
+    known = storage._known[study]
     assert storage.get_all_trials(study, deepcopy=False) == before
     assert decoded == []
+    assert storage._known[study] is known, "nothing was written, so nothing is looked at"
     other = LmdbStorage(storage._path)
     other.set_trial_intermediate_value(trials[9], 0, 0.5)
     other.create_new_trial(study)
@@ -77,6 +79,7 @@ def test_finished_trials_are_decoded_once(storage: LmdbStorage, monkeypatch: pyt
     # What was handed out stays as it was.
     assert before[9].intermediate_values == {}
     assert len(before) == 10
+    assert known.trials == before, "another thread may be reading it"
 
 
 @pytest.mark.parametrize(

@@ -288,14 +288,15 @@ def test_the_dashboard_serves_a_study_that_is_being_written(
     assert isinstance(summaries, dict)
     (summary,) = summaries["study_summaries"]
     assert summary["study_name"] == "digits"
-    counts = []
+    seen = 0
     deadline = time.monotonic() + 60
-    while len(counts) < 3:
-        assert time.monotonic() < deadline
+    for _ in range(3):
         said = committed(process)
+        while said <= seen:  # the writer's lines wait in the pipe
+            said = committed(process)
+        assert time.monotonic() < deadline
         detail = fetch(f"/api/studies/{summary['study_id']}")
         assert isinstance(detail, dict)
-        assert len(detail["trials"]) >= said
-        counts.append(len(detail["trials"]))
-    assert counts == sorted(set(counts)), "each look sees more"
+        seen = len(detail["trials"])
+        assert seen >= said
     storage.close()
