@@ -387,6 +387,21 @@ def test_an_import_that_starts_threads_is_done_in_the_slots(make_pool: MakePool,
     assert {result.value for result in results.values()} == {2.0}
 
 
+def test_usual_imports_are_done_once_in_the_zygote(make_pool: MakePool, tmp_path: Path) -> None:
+    """pyarrow, which pandas imports, starts a thread that a fork does not harm."""
+    (tmp_path / "tune.py").write_text(
+        f"""
+import pandas, pyarrow
+open({str(tmp_path / "imports")!r}, "a").write("x")
+def objective(params):
+    return float(pandas.DataFrame({{"a": pyarrow.array([1.0, 2.0]).to_pandas()}})["a"].sum())
+"""
+    )
+    results = run(make_pool(), file_spec("tune.py:objective", tmp_path), *(evaluation(n) for n in range(4)))
+    assert {result.value for result in results.values()} == {3.0}
+    assert (tmp_path / "imports").read_text() == "x"
+
+
 def test_a_program_needs_no_guard_and_may_come_from_standard_input(tmp_path: Path) -> None:
     program = f"""
 import sys

@@ -17,6 +17,8 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 #: Added to a slot's score when the kernel looks for something to kill: slots before the process that runs them.
 _OOM_SCORE = 500
+#: Threads that let go of their locks around a fork: jemalloc's (in pyarrow, and so in pandas) by pthread_atfork(3).
+_FORK_SAFE = ("jemalloc_bg_thd",)
 #: More memory than any machine has: cgroup v1 writes "no limit" as a number about this large.
 _NO_LIMIT = 2**60
 #: One thread in every numerical library, set before it is loaded: slots are processes, and n slots of n threads each
@@ -67,8 +69,8 @@ def children() -> list[int]:
 
 
 def threads() -> int:
-    """How many threads this process has."""
-    return sum(1 for _ in (_PROC / "self/task").iterdir())
+    """How many threads this process has, those not counted that no fork can harm."""
+    return sum(1 for task in (_PROC / "self/task").iterdir() if (task / "comm").read_text().strip() not in _FORK_SAFE)
 
 
 def volunteer_for_oom_killer() -> None:
