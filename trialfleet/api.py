@@ -21,7 +21,7 @@ from trialfleet.engine import Home, OpenStudy, open_study
 from trialfleet.environment import default_home
 from trialfleet.progress import progress_view
 from trialfleet.rendering import finite
-from trialfleet.study_file import Direction, StudyRequest, StudySection, read_space
+from trialfleet.study_file import Direction, StudyRequest, StudySection, check_finite, read_space
 from trialfleet_coordinator.report import StudyReport
 from trialfleet_coordinator.study import Budget
 from trialfleet_shared.clock import SystemClock
@@ -315,6 +315,7 @@ def _request(
     }
     types = field_types(StudySection)
     read = {key: read_value(types[key], value, words.get(key, key)) for key, value in given.items()}
+    check_finite(read["target"], words["target"])
     return StudyRequest(
         name=read["name"],
         direction=read["direction"],

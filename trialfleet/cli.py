@@ -139,7 +139,13 @@ def run(study_file: Path, broker: str | None, *, as_json: bool, home: Path | Non
     multiple=True,
     help="Folder whose objectives may run here; may be given again.",
 )
-@click.option("--objective", "references", metavar="REF", multiple=True, help="An objective that may run here.")
+@click.option(
+    "--objective",
+    "references",
+    metavar="REF",
+    multiple=True,
+    help="Module whose objectives may run here: package, package.module or package.module:function; may be given again.",
+)
 @click.option("--burst", is_flag=True, help="Leave when there is nothing to do.")
 @_home_option
 @_verbose_option
@@ -151,7 +157,7 @@ def worker(  # click passes options by name
     burst: bool,
     home: Path | None,
     verbose: bool,
-) -> None:
+) -> int:
     """Evaluate for studies that are run with the same broker.
 
     Only objectives below an --objective-path, or named by --objective, are run. SIGTERM or Ctrl-C finishes what is
@@ -160,7 +166,7 @@ def worker(  # click passes options by name
     from trialfleet.commands.worker import worker_command  # noqa: PLC0415  # see _EPILOG
 
     environment = _begin(home, verbose=verbose)
-    worker_command(
+    return worker_command(
         environment, broker or environment.broker_url, slots=slots, paths=paths, references=references, burst=burst
     )
 
@@ -237,7 +243,7 @@ def main() -> None:
 
 def _status(arguments: Sequence[str], invocation: _Invocation) -> int:
     try:
-        # --help and --version end with a status, commands with nothing.
+        # --help, --version and workers end with a status, other commands with nothing.
         return cli.main(list(arguments), prog_name="trialfleet", standalone_mode=False, obj=invocation) or 0
     except click.ClickException as error:
         hint = ""

@@ -1,6 +1,7 @@
 """Wires a study to the world: opens data, cache, store, sampler and fleet, for the command line and the API."""
 
 import os
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from trialfleet_shared.adapters.lmdb_results import LmdbResultCache
 from trialfleet_shared.clock import SystemClock
 from trialfleet_shared.data import DataInfo
 from trialfleet_shared.errors import ConfigurationError
+from trialfleet_shared.fingerprint import digest_bytes
 from trialfleet_shared.fleet import Fleet, FleetReport
 from trialfleet_shared.messages import StudySpec
 from trialfleet_shared.settings import EfficiencyConfig, nearest
@@ -311,7 +313,7 @@ def _cache_figures(report: StudyReport, cache: LmdbResultCache | None, config: E
 
 def _fleet(request: StudyRequest, home: Home, broker_url: str | None, *, with_data: bool) -> Fleet:
     if broker_url is not None:
-        return _rabbit_fleet(broker_url)
+        return _rabbit_fleet(request, home, broker_url)
     config = request.config
     return LocalFleet(
         slots=config.slots(cores()),
@@ -321,6 +323,14 @@ def _fleet(request: StudyRequest, home: Home, broker_url: str | None, *, with_da
         use_processes=config.use_process_pool,
         clock=SystemClock(),
     )
+
+
+def _rabbit_fleet(request: StudyRequest, home: Home, url: str) -> Fleet:
+    from trialfleet_coordinator.adapters.rabbit_fleet import RabbitFleet  # noqa: PLC0415  # embedded runs need no broker
+
+    # One address for all sessions of a study: what workers answered while no coordinator ran is still there.
+    parts = (socket.gethostname(), str(home.store.resolve()), request.name)
+    return RabbitFleet(url, address=digest_bytes(*(part.encode() for part in parts)), clock=SystemClock())
 
 
 def cores() -> int:

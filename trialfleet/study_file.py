@@ -109,7 +109,7 @@ def load_study(path: Path, settings: Mapping[str, Sequence[Setting]] | None = No
     study = read_table(StudySection, _merged(tables, "study", StudySection, where, beside), where, prefix="study.")
     if study.trials is None and study.seconds is None:
         raise ConfigurationError(f"{where}: study.trials and study.seconds are missing; give at least one of them")
-    _check_finite(study.target, f"{where}: study.target")
+    check_finite(study.target, f"{where}: study.target")
     base = path.resolve().parent
     return StudyRequest(
         name=study.name or base.name or "study",
@@ -234,6 +234,7 @@ def _space(tables: Mapping[str, Any], reference: str | None, where: str, base: P
         raise ConfigurationError(f"{where}: study.space: {error}") from error
 
 
-def _check_finite(value: float | None, key: str) -> None:
+def check_finite(value: float | None, key: str) -> None:
+    """Raise ConfigurationError when a number is given that is not finite."""
     if value is not None and not math.isfinite(value):
         raise ConfigurationError(f"{key} = {value}: a finite number is needed")

@@ -203,14 +203,14 @@ def out_of_range(name: str, value: Any) -> str | None:
     return None
 
 
-def layered(mode: Mode, settings: Iterable[Setting]) -> EfficiencyConfig:
-    """The preset of `mode`, overridden by the settings, later ones winning.
+def layered(mode: Mode | None, settings: Iterable[Setting]) -> EfficiencyConfig:
+    """The preset of `mode`, or the defaults, overridden by the settings, later ones winning.
 
     Raises:
         ConfigurationError: an unknown key (with the nearest known one), a wrong type, or a value out of range.
     """
     types = field_types(EfficiencyConfig)
-    values: dict[str, Any] = dict(PRESETS[mode])
+    values: dict[str, Any] = {} if mode is None else dict(PRESETS[mode])
     for setting in settings:
         if setting.key not in types:
             raise ConfigurationError(f"{setting.origin}: unknown key{nearest(setting.key, types)}")

@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from trialfleet.rabbitmq_node import RabbitNode
 from trialfleet.signals import EndSignals
 from trialfleet.study_file import StudyRequest
 from trialfleet_shared.errors import FleetError
+from trialfleet_workers.objective import parse_reference
 
 #: Seconds that a worker may take to leave when it is told to.
 _LEAVE_SECONDS = 10.0
@@ -81,8 +81,8 @@ class _Workers:
         for _ in range(self._count):
             self._processes.append(subprocess.Popen(self._command(), env=environment, start_new_session=True))
 
-    def _command(self) -> Sequence[str]:
-        return [
+    def _command(self) -> list[str]:
+        command = [
             sys.executable,
             "-m",
             "trialfleet",
@@ -93,9 +93,9 @@ class _Workers:
             str(self._home),
             "--objective-path",
             str(self._request.base),
-            "--objective",
-            self._request.objective,
         ]
+        reference = parse_reference(self._request.objective)
+        return command if reference.is_file else [*command, "--objective", reference.place]
 
     def check(self) -> None:
         """Raise FleetError when none is left."""

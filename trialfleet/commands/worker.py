@@ -1,0 +1,41 @@
+"""`trialfleet worker`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from trialfleet.engine import Home, cores
+from trialfleet.environment import BROKER_URL, BROKER_URL_FILE, Environment
+from trialfleet_shared.errors import ConfigurationError
+from trialfleet_shared.settings import layered
+from trialfleet_workers.adapters.actors import run_worker
+from trialfleet_workers.allowance import Allowance
+
+
+def worker_command(
+    environment: Environment,
+    broker_url: str | None,
+    *,
+    slots: int | None,
+    paths: Sequence[Path],
+    references: Sequence[str],
+    burst: bool,
+) -> int:
+    """Evaluate for whoever uses the broker until a signal ends it; the exit status."""
+    if broker_url is None:
+        raise ConfigurationError(f"a worker needs a broker: give --broker, {BROKER_URL} or {BROKER_URL_FILE}")
+    if not paths and not references:
+        raise ConfigurationError("a worker runs only what it is allowed to: give --objective-path or --objective")
+    config = layered(None, environment.settings["efficiency"])
+    home = Home(environment.home)
+    folders = tuple(path.resolve() for path in paths)
+    return run_worker(
+        broker_url,
+        slots=slots or config.slots(cores()),
+        allowance=Allowance(folders, tuple(reference.partition(":")[0] for reference in references)),
+        base=folders[0] if folders else Path.cwd(),
+        data_path=home.data,
+        results_path=home.results,
+        cache_size=config.cache_size,
+        cache_ttl_hours=config.cache_ttl_hours,
+        burst=burst,
+    )
