@@ -115,12 +115,13 @@ def test_a_waiting_poll_can_be_woken(make_pool: MakePool) -> None:
 
 
 def test_threads_end_with_the_pool(make_pool: MakePool) -> None:
-    before = threading.active_count()
+    before = set(threading.enumerate())
     pool = make_pool(lambda params: 1.0)
     run(pool, memory_spec(), evaluation(0))
-    assert threading.active_count() == before + 2
+    mine = set(threading.enumerate()) - before
+    assert len(mine) == 2
     pool.close()
-    wait_until(lambda: threading.active_count() == before, "the threads have ended")
+    wait_until(lambda: not any(thread.is_alive() for thread in mine), "the threads have ended")
     available = pool.available_slot_seconds
     assert pool.available_slot_seconds == available
     with pytest.raises(FleetError, match="closed"):
