@@ -24,3 +24,5 @@ class DataInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     target: str
     #: Bytes in the cache.
     size_bytes: int
+    #: Rows left out because their target is missing.
+    dropped_rows: int = 0

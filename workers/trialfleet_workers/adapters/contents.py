@@ -1,0 +1,187 @@
+"""A source's contents as an import sees them: which rows are usable, what they are laid out by, and what is stored."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from trialfleet_shared.errors import DataError
+from trialfleet_shared.messages import DataSpec
+from trialfleet_shared.settings import nearest
+from trialfleet_workers.adapters.sources import Arrays
+from trialfleet_workers.adapters.spool import ColumnSpool
+from trialfleet_workers.subsample import looks_like_classes
+
+#: Rows that are put into their stored order at a time: an import's memory is this many rows, or one column.
+_GATHER_ROWS = 65_536
+
+
+class ArrayContents:
+    """A source of arrays."""
+
+    def __init__(self, source: Arrays, spec: DataSpec) -> None:
+        for column, key in ((spec.time_column, "time_column"), (spec.group_column, "group_column")):
+            if column is not None:
+                raise DataError(f"data.{key} = {column!r}, but the data are arrays without names; give a data frame")
+        self._source = source
+        self.rows = len(source.target)
+        self.names = tuple(f"x{i}" for i in range(source.features.shape[1])) if source.features.ndim == 2 else ()
+        self.target_name = spec.target or "y"
+        self.categories: dict[str, list[str]] = {}
+        self.times: tuple[str, ...] = ()
+        state = hashlib.blake2b(digest_size=16)
+        labels = source.target
+        for part in (source.features, labels if labels.dtype.kind in "biuf" else labels.astype(str)):
+            state.update(f"{part.dtype.str}{part.shape}".encode())
+            state.update(np.ascontiguousarray(part).view(np.uint8).data if part.size else b"")
+        self.digest = state.hexdigest()
+
+    @property
+    def target_is_text(self) -> bool:
+        """Whether the target is labels."""
+        return self._source.target.dtype.kind in "OUS"
+
+    def usable(self) -> NDArray[np.int64]:
+        """Rows that have a target. Raises DataError when none has."""
+        rows = np.flatnonzero(~pd.isna(self._source.target))
+        if not len(rows):
+            raise DataError(f"the target y has no value in any of the {self.rows} rows")
+        return rows
+
+    def classes(self) -> tuple[NDArray[np.int64], list[str]] | None:
+        """Class of each usable row, and the classes' names."""
+        target = self._source.target[self.usable()]
+        if self.target_is_text:
+            names, codes = np.unique(target.astype(str), return_inverse=True)
+        elif looks_like_classes(target):
+            names, codes = np.unique(target, return_inverse=True)
+        else:
+            return None
+        return codes.astype(np.int64), [str(name) for name in names]
+
+    def groups(self, name: str, _usable: NDArray[np.int64]) -> NDArray[np.int64]:
+        """There are none; see the constructor."""
+        raise DataError(f"data.group_column = {name!r}, but the data are arrays without names")
+
+    def times_of(self, name: str, _usable: NDArray[np.int64]) -> NDArray[Any]:
+        """There are none; see the constructor."""
+        raise DataError(f"data.time_column = {name!r}, but the data are arrays without names")
+
+    def arrays(self, rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+        """What is stored, by name, these rows in this order."""
+        target = self._source.target[rows]
+        if self.target_is_text:
+            target = np.unique(target.astype(str), return_inverse=True)[1].astype(np.int64)
+        return {"X": self._source.features[rows], "y": target}
+
+
+class TableContents:
+    """A source of columns."""
+
+    def __init__(self, spools: list[ColumnSpool], spec: DataSpec, folder: Path) -> None:
+        if not spools:
+            raise DataError(f"data.source = {spec.source!r} has no rows")
+        self._by_name = {spool.name: spool for spool in spools}
+        if spec.target is None:
+            raise DataError(f"data.target is needed; the columns are {', '.join(map(repr, self._by_name))}")
+        for key in ("target", "time_column", "group_column"):
+            column = getattr(spec, key)
+            if column is not None and column not in self._by_name:
+                raise DataError(f"data.{key} = {column!r} is no column{nearest(column, self._by_name)}")
+        self._target = self._by_name[spec.target]
+        self._folder = folder
+        self.target_name = spec.target
+        self.names = tuple(name for name in self._by_name if name not in (spec.target, spec.group_column))
+        if not self.names:
+            raise DataError(f"data.source = {spec.source!r} has no column beside the target {spec.target!r}")
+        self.rows = len(self._target.values())
+        self.categories = {name: self._by_name[name].categories for name in self.names if self._by_name[name].is_text}
+        self.times = tuple(name for name in self.names if self._by_name[name].is_time)
+        self.digest = hashlib.blake2b(b"".join(spool.digest() for spool in spools), digest_size=16).hexdigest()
+
+    @property
+    def target_is_text(self) -> bool:
+        """Whether the target is labels."""
+        return self._target.is_text
+
+    def usable(self) -> NDArray[np.int64]:
+        """Rows that have a target. Raises DataError when none has."""
+        missing = self._target.missing()
+        missing[self._target.gaps()] = True
+        rows = np.flatnonzero(~missing)
+        if not len(rows):
+            raise DataError(f"data.target = {self.target_name!r} has no value in any of the {self.rows} rows")
+        return rows
+
+    def classes(self) -> tuple[NDArray[np.int64], list[str]] | None:
+        """Class of each usable row, and the classes' names."""
+        target = self._target_values(self.usable())
+        if self.target_is_text:
+            return target, sorted(self._target.categories)
+        if looks_like_classes(target):
+            names, codes = np.unique(target, return_inverse=True)
+            return codes.astype(np.int64), [str(name) for name in names]
+        return None
+
+    def _target_values(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """The target; of a text, the place of each label in the sorted order of labels."""
+        values = self._target.values()[rows]
+        if self.target_is_text:
+            texts = self._target.categories
+            return np.asarray(np.argsort(np.argsort(texts))[values])
+        gaps = self._target.gaps()
+        # Rows without a value are gone by now, so that whole numbers can be what they were.
+        return values.astype(np.int64) if len(gaps) else values
+
+    def groups(self, name: str, usable: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Group of each usable row, counted from 0."""
+        spool = self._by_name[name]
+        if spool.missing()[usable].any():
+            raise DataError(f"data.group_column = {name!r} has missing values")
+        codes: NDArray[np.int64] = np.unique(spool.values()[usable], return_inverse=True)[1].astype(np.int64)
+        return codes
+
+    def times_of(self, name: str, usable: NDArray[np.int64]) -> NDArray[Any]:
+        """What the usable rows are sorted by in time."""
+        spool = self._by_name[name]
+        if spool.missing()[usable].any():
+            raise DataError(f"data.time_column = {name!r} has missing values")
+        values = spool.values()[usable]
+        if spool.is_text:
+            # ISO dates sort as text; codes are in order of appearance.
+            return np.asarray(np.argsort(np.argsort(spool.categories))[values])
+        return values
+
+    def arrays(self, rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+        """What is stored, by name, these rows in this order."""
+        columns = [self._by_name[name] for name in self.names]
+        arrays: dict[str, NDArray[Any]] = {"y": self._target_values(rows)}
+        if any(spool.is_text or spool.is_time for spool in columns):
+            for spool in columns:
+                arrays[f"column {spool.name}"] = self._gather(spool, rows)
+        else:
+            arrays["X"] = self._block(columns, rows)
+        return arrays
+
+    def _gather(self, spool: ColumnSpool, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """A column in its stored order, in a file."""
+        values = spool.values()
+        out = np.memmap(self._folder / f"stored {id(spool)}", dtype=values.dtype, mode="w+", shape=(len(rows),))
+        for start in range(0, len(rows), _GATHER_ROWS):
+            out[start : start + _GATHER_ROWS] = values[rows[start : start + _GATHER_ROWS]]
+        return out
+
+    def _block(self, columns: Sequence[ColumnSpool], rows: NDArray[np.int64]) -> NDArray[Any]:
+        """All features in one block of one type, in their stored order, in a file."""
+        dtype = np.result_type(*(spool.dtype for spool in columns))
+        out = np.memmap(self._folder / "block", dtype=dtype, mode="w+", shape=(len(rows), len(columns)))
+        sources = [spool.values() for spool in columns]
+        for start in range(0, len(rows), _GATHER_ROWS):
+            part = rows[start : start + _GATHER_ROWS]
+            for index, values in enumerate(sources):
+                out[start : start + len(part), index] = values[part]
+        return out

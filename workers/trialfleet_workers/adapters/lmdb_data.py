@@ -1,0 +1,376 @@
+"""Data sets in LMDB: imported once per host, read by all its processes without a copy.
+
+One environment, a single file, holds one data set in one layout; its name is the data set's digest. An import builds the
+file under another name and renames it at the end, so that a half import is never seen. Imports take turns under a lock,
+and the one that comes second finds what the first has made.
+
+    <digest>.mdb        a data set: the value `meta` (JSON), and an array per value, in the stored order of rows
+    sources/<key>.json  which data set a file's contents became, so that an unchanged file is not read again
+    import.lock         held while importing
+    import-*/           an import's files; whatever an earlier process left there is removed by the next import
+"""
+
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import lmdb
+import msgspec
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from trialfleet_shared.data import DataInfo
+from trialfleet_shared.errors import DataError
+from trialfleet_shared.fingerprint import digest_json
+from trialfleet_shared.messages import DataSpec
+from trialfleet_workers.adapters.contents import ArrayContents, TableContents
+from trialfleet_workers.adapters.sources import (
+    Arrays,
+    Stamp,
+    as_source,
+    call_source,
+    is_function,
+    read_file,
+    stamp,
+    table_batches,
+)
+from trialfleet_workers.adapters.spool import ColumnSpool, spool_table
+from trialfleet_workers.data import Data, Table
+from trialfleet_workers.subsample import Fold, Layout, Positions, default_order, plan_layout, size
+
+#: Goes up when a data set of an older trialfleet can not be read any more; part of every digest.
+FORMAT = 1
+#: Room in the file beyond the arrays: pages are not filled to the last byte.
+_SLACK_BYTES = 16 * 2**20
+_PAGE_BYTES = 4096
+
+
+class _Array(msgspec.Struct, frozen=True):
+    """How to read one stored value."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+class _Meta(msgspec.Struct, frozen=True):
+    """All that is known of a data set but its values."""
+
+    info: DataInfo
+    arrays: dict[str, _Array]
+    names: tuple[str, ...]
+    categories: dict[str, list[str]]
+    times: tuple[str, ...]
+    classes: list[str] | None
+    #: Stored parts of the folds: a slice as (start, stop), or the name of an array.
+    folds: list[tuple[tuple[int, int] | str, tuple[int, int] | str]]
+    search_rows: int
+    from_end: bool
+
+
+class DataSet:
+    """One opened data set; `close` ends the use of everything that `split` gave.
+
+    Args:
+        path: its file.
+
+    Raises:
+        DataError: it can not be opened, or is not what it should be.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._environment = lmdb.open(
+                str(path), subdir=False, readonly=True, lock=False, readahead=False, max_dbs=0, create=False
+            )
+        except lmdb.Error as error:
+            raise DataError(f"the data set {path} can not be opened: {error}") from error
+        # The views that objectives get are valid for as long as this transaction lives.
+        self._transaction = self._environment.begin(buffers=True)
+        stored = self._transaction.get(b"meta")
+        if stored is None:
+            raise DataError(f"the data set {path} is damaged: it has no description; remove the file")
+        self._meta = msgspec.json.decode(bytes(stored), type=_Meta)
+        self._layout = self._read_layout()
+        self._shared = self._read_table()
+        self._private: Table | None = None
+
+    @property
+    def info(self) -> DataInfo:
+        """Digests and shape."""
+        return self._meta.info
+
+    def split(self, *, fold: int, fraction: float, rung: int, seed: int, share: bool = True) -> Data:
+        """What an objective is given.
+
+        Args:
+            fold: index of the fold; -1: all that the search saw, and the test part.
+            fraction: share of the training rows, 0 < fraction <= 1.
+            rung: handed through.
+            seed: handed through.
+            share: views on the shared map; else on this process's own copy, made at the first call.
+        """
+        if not -1 <= fold < len(self._layout.folds):
+            raise DataError(f"fold = {fold}; the data set has {len(self._layout.folds)}")
+        table = self._shared
+        if not share:
+            self._private = table = self._private or table.copy()
+        return Data(
+            table,
+            self._layout.subsample(fold, fraction),
+            self._layout.fold(fold).valid,
+            fold=fold,
+            fraction=fraction,
+            rung=rung,
+            seed=seed,
+        )
+
+    def close(self) -> None:
+        """End the use of all views: touching one afterwards is an access to memory that is gone."""
+        self._transaction.abort()
+        self._environment.close()
+
+    def _array(self, name: str) -> NDArray[Any]:
+        form = self._meta.arrays[name]
+        buffer = self._transaction.get(name.encode())
+        if buffer is None:
+            raise DataError(f"the data set {self._meta.info.digest} is damaged: {name!r} is gone; remove its file")
+        return np.frombuffer(buffer, dtype=np.dtype(form.dtype)).reshape(form.shape)
+
+    def _read_layout(self) -> Layout:
+        meta = self._meta
+
+        def positions(stored: tuple[int, int] | str) -> Positions:
+            return self._array(stored) if isinstance(stored, str) else slice(*stored)
+
+        return Layout(
+            rows=np.empty(0, np.int64),  # of use in an import only
+            folds=tuple(Fold(positions(train), positions(valid)) for train, valid in meta.folds),
+            search=slice(0, meta.search_rows),
+            test=slice(meta.search_rows, meta.info.rows),
+            from_end=meta.from_end,
+        )
+
+    def _read_table(self) -> Table:
+        meta = self._meta
+        return Table(
+            block=self._array("X") if "X" in meta.arrays else None,
+            columns={name: self._array(f"column {name}") for name in meta.names if f"column {name}" in meta.arrays},
+            names=meta.names,
+            target=self._array("y"),
+            target_name=meta.info.target,
+            categories=meta.categories,
+            times=meta.times,
+            classes=meta.classes,
+        )
+
+
+class DataCache:
+    """The data sets of this host.
+
+    Args:
+        path: its folder; made when it is not there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def import_data(self, spec: DataSpec, *, base: Path, progress: Callable[[int], None] | None = None) -> DataInfo:
+        """Bring the data set that `spec` names into the cache, unless it is there.
+
+        Args:
+            spec: source and layout.
+            base: folder that relative paths and functions start from.
+            progress: told the number of rows read so far.
+
+        Raises:
+            DataError: the source can not be read, or is not what the spec says of it.
+        """
+        if is_function(spec.source):
+            return self.import_object(call_source(spec.source, base), spec)
+        found = stamp(spec.source, base)
+        known = self._recall(found, spec)
+        if known is not None:
+            return known
+        with self._importing() as folder:
+            known = self._recall(found, spec)  # somebody else may have imported it while this process waited
+            if known is not None:
+                return known
+            spools: list[ColumnSpool] = []
+
+            def consume(batches: Iterable[pa.RecordBatch]) -> None:
+                spools[:] = spool_table(_counted(batches, progress), folder)
+
+            arrays = read_file(spec.source, base, consume)
+            info = self._store(arrays or spools, spec, folder)
+            self._remember(found, spec, info)
+            return info
+
+    def import_object(self, data: Any, spec: DataSpec) -> DataInfo:
+        """Bring data in memory into the cache; see `sources.as_source` for what they may be.
+
+        Raises:
+            DataError: they are nothing that can be stored, or not what the spec says of them.
+        """
+        source = as_source(data, spec.target)
+        with self._importing() as folder:
+            if isinstance(source, pd.DataFrame):
+                return self._store(spool_table(table_batches(source), folder), spec, folder)
+            return self._store(source, spec, folder)
+
+    def open(self, digest: str) -> DataSet:
+        """The data set with this digest (`DataInfo.digest`). Raises DataError when it is not here."""
+        file = self._file(digest)
+        if not file.exists():
+            raise DataError(
+                f"the data set {digest} is not in the cache at {self._path}; it was not imported on this host"
+            )
+        return DataSet(file)
+
+    def _file(self, digest: str) -> Path:
+        return self._path / f"{digest}.mdb"
+
+    @contextmanager
+    def _importing(self) -> Iterator[Path]:
+        """A folder to import in, while nobody else on this host imports."""
+        try:
+            self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with (self._path / "import.lock").open("a") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                for left in self._path.glob("import-*"):
+                    shutil.rmtree(left)
+                folder = Path(tempfile.mkdtemp(prefix="import-", dir=self._path))
+                try:
+                    yield folder
+                finally:
+                    shutil.rmtree(folder, ignore_errors=True)
+        except OSError as error:
+            raise DataError(f"the data cache at {self._path} can not be written: {error.strerror or error}") from error
+
+    def _source_file(self, found: Stamp, spec: DataSpec) -> Path:
+        return self._path / "sources" / f"{digest_json([found.place, msgspec.to_builtins(spec)])}.json"
+
+    def _recall(self, found: Stamp | None, spec: DataSpec) -> DataInfo | None:
+        """The data set that this file became, if it has not changed since."""
+        if found is None:
+            return None
+        try:
+            stored = self._source_file(found, spec).read_bytes()
+            known, info = msgspec.json.decode(stored, type=tuple[Stamp, DataInfo])
+        except (OSError, msgspec.DecodeError):
+            return None
+        return info if known == found and self._file(info.digest).exists() else None
+
+    def _remember(self, found: Stamp | None, spec: DataSpec, info: DataInfo) -> None:
+        if found is not None:
+            file = self._source_file(found, spec)
+            file.parent.mkdir(mode=0o700, exist_ok=True)
+            part = file.with_suffix(".part")
+            part.write_bytes(msgspec.json.encode((found, info)))
+            part.rename(file)
+
+    def _store(self, source: Arrays | list[ColumnSpool], spec: DataSpec, folder: Path) -> DataInfo:
+        contents = ArrayContents(source, spec) if isinstance(source, Arrays) else TableContents(source, spec, folder)
+        classes = contents.classes()
+        usable = contents.usable()
+        layout = _layout(contents, spec, usable, classes)
+        settings = msgspec.to_builtins(msgspec.structs.replace(spec, source=""))
+        digest = digest_json([FORMAT, contents.digest, settings])
+        file = self._file(digest)
+        stored_rows = usable[layout.rows]
+        arrays = contents.arrays(stored_rows)
+        folds = []
+        for number, fold in enumerate(layout.folds):
+            parts: list[tuple[int, int] | str] = []
+            for part, positions in (("train", fold.train), ("valid", fold.valid)):
+                if isinstance(positions, slice):
+                    parts.append((positions.start, positions.stop))
+                else:
+                    name = f"fold {number} {part}"
+                    arrays[name] = positions
+                    parts.append(name)
+            folds.append((parts[0], parts[1]))
+        info = DataInfo(
+            digest=digest,
+            content_digest=contents.digest,
+            rows=len(stored_rows),
+            train_rows=tuple(size(fold.train) for fold in layout.folds),
+            valid_rows=tuple(size(fold.valid) for fold in layout.folds),
+            test_rows=size(layout.test),
+            columns=contents.names,
+            target=contents.target_name,
+            size_bytes=sum(array.nbytes for array in arrays.values()),
+            dropped_rows=contents.rows - len(usable),
+        )
+        if not file.exists():
+            meta = _Meta(
+                info=info,
+                arrays={name: _Array(array.dtype.str, array.shape) for name, array in arrays.items()},
+                names=contents.names,
+                categories=contents.categories,
+                times=contents.times,
+                classes=classes[1] if classes is not None and contents.target_is_text else None,
+                folds=folds,
+                search_rows=layout.search.stop,
+                from_end=layout.from_end,
+            )
+            _write(folder / "data.mdb", arrays, msgspec.json.encode(meta))
+            (folder / "data.mdb").rename(file)
+        return info
+
+
+def _write(path: Path, arrays: dict[str, NDArray[Any]], meta: bytes) -> None:
+    """Write the arrays, straight into the map: private memory does not grow with them."""
+    room = sum(array.nbytes + 2 * _PAGE_BYTES for array in arrays.values()) + len(meta) + _SLACK_BYTES
+    try:
+        environment = lmdb.open(str(path), subdir=False, map_size=room, writemap=True, lock=False, mode=0o600)
+        try:
+            for name, array in arrays.items():
+                with environment.begin(write=True) as transaction:
+                    transaction.put(name.encode(), np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+            with environment.begin(write=True) as transaction:
+                transaction.put(b"meta", meta)
+            environment.sync(True)
+            used = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+        finally:
+            environment.close()
+    except lmdb.Error as error:
+        raise DataError(f"the data set can not be written to {path.parent}: {error}") from error
+    # The map was made as large as the data might need: give back what they did not.
+    os.truncate(path, used)
+
+
+def _layout(
+    contents: ArrayContents | TableContents,
+    spec: DataSpec,
+    usable: NDArray[np.int64],
+    classes: tuple[NDArray[np.int64], list[str]] | None,
+) -> Layout:
+    order = default_order(spec, has_classes=classes is not None)
+    groups = contents.groups(spec.group_column, usable) if spec.group_column is not None else None
+    times = contents.times_of(spec.time_column, usable) if spec.time_column is not None else None
+    codes = None if classes is None else np.unique(classes[0], return_inverse=True)[1].astype(np.int64)
+    return plan_layout(
+        len(usable),
+        order=order,
+        resampling=spec.resampling,
+        seed=spec.seed,
+        classes=codes,
+        groups=groups,
+        times=times,
+    )
+
+
+def _counted(batches: Iterable[pa.RecordBatch], progress: Callable[[int], None] | None) -> Iterator[pa.RecordBatch]:
+    rows = 0
+    for batch in batches:
+        rows += batch.num_rows
+        if progress is not None:
+            progress(rows)
+        yield batch

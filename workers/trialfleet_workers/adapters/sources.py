@@ -1,0 +1,246 @@
+"""Where data sets come from: files of any fsspec file system, functions, and objects in memory.
+
+A table is read as a stream of Arrow record batches, so that no more than a few batches are in memory. Arrays (npz, pairs
+of X and y) keep their shape.
+"""
+
+import gzip
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import fsspec
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+from numpy.typing import NDArray
+
+from trialfleet_shared.errors import DataError
+from trialfleet_workers.objective import load_function
+
+#: Rows of a record batch.
+BATCH_ROWS = 65_536
+#: What a CSV file may write for a missing value: pandas' list.
+NULL_VALUES = [
+    "",
+    "NA",
+    "N/A",
+    "n/a",
+    "NaN",
+    "nan",
+    "-NaN",
+    "-nan",
+    "null",
+    "NULL",
+    "None",
+    "<NA>",
+    "#N/A",
+    "#NA",
+    "#N/A N/A",
+]
+#: File name endings that can be read.
+SUFFIXES = (".parquet", ".pq", ".csv", ".csv.gz", ".feather", ".arrow", ".npz")
+#: What a CSV column is read as when its values turn out not to fit what the first block looked like.
+_WIDER = {pa.null(): pa.int64(), pa.int64(): pa.float64()}
+#: How Arrow names the column whose value does not fit.
+_BAD_COLUMN = re.compile(r"CSV column #(\d+)")
+
+
+class Arrays(NamedTuple):
+    """A data set of arrays: X of shape (rows, …) and y of shape (rows,)."""
+
+    features: NDArray[Any]
+    target: NDArray[Any]
+
+
+class Stamp(NamedTuple):
+    """What changes when a file does."""
+
+    place: str
+    size: int
+    modified: str
+
+
+def is_function(source: str) -> bool:
+    """Whether `source` names a function rather than a file."""
+    place, colon, attribute = source.rpartition(":")
+    return bool(colon and place) and attribute.isidentifier() and "/" not in attribute and not source.endswith(SUFFIXES)
+
+
+def call_source(source: str, base: Path) -> Any:
+    """What the function that `source` names gives. Raises DataError when it raises."""
+    function = load_function(source, base)
+    try:
+        return function()
+    except Exception as error:
+        raise DataError(f"data.source = {source!r} raised {type(error).__name__}: {error}") from error
+
+
+def stamp(source: str, base: Path) -> Stamp | None:
+    """What identifies a file's present contents; None when the file system does not say.
+
+    Raises:
+        DataError: there is no such file, or it can not be looked at.
+    """
+    system, path = _locate(source, base)
+    try:
+        info = system.info(path)
+    except FileNotFoundError as error:
+        raise DataError(f"data.source = {source!r}: there is no file {path}") from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"data.source = {source!r} can not be read: {error}") from error
+    if info.get("type") == "directory":
+        raise DataError(f"data.source = {source!r} is a folder; allowed are files ending in {', '.join(SUFFIXES)}")
+    modified = next((info[key] for key in ("mtime", "ETag", "etag", "last_modified", "updated") if key in info), None)
+    if modified is None:
+        return None
+    return Stamp(system.unstrip_protocol(path), int(info.get("size") or 0), repr(modified))
+
+
+def read_file(source: str, base: Path, consume: Callable[[Iterable[pa.RecordBatch]], None]) -> Arrays | None:
+    """Stream the file's table to `consume`, or give its arrays.
+
+    Args:
+        source: path or URI.
+        base: folder that relative paths start from.
+        consume: takes the batches, from the first; it may be called several times, of which the last one counts.
+
+    Raises:
+        DataError: the file can not be read.
+    """
+    system, path = _locate(source, base)
+    suffix = next((suffix for suffix in SUFFIXES if path.endswith(suffix)), None)
+    if suffix is None:
+        raise DataError(
+            f"data.source = {source!r} is no file that can be read; allowed endings are {', '.join(SUFFIXES)}"
+        )
+    try:
+        if suffix == ".npz":
+            with system.open(path) as file:
+                return _read_npz(file, source)
+        if suffix.startswith(".csv"):
+            _read_csv(lambda: _open_csv(system, path), consume)
+        else:
+            with system.open(path) as file:
+                consume(_read_arrow(file, suffix))
+    except (OSError, EOFError, ValueError, pa.ArrowException) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"data.source = {source!r} can not be read: {error}") from error
+    return None
+
+
+def table_batches(frame: pd.DataFrame) -> Iterator[pa.RecordBatch]:
+    """A frame in memory as batches. Raises DataError for columns of mixed types."""
+    if not frame.columns.is_unique:
+        twice = frame.columns[frame.columns.duplicated()][0]
+        raise DataError(f"column {twice!r} stands twice in the data")
+    named = frame.rename(columns=str)
+    try:
+        for start in range(0, len(named), BATCH_ROWS):
+            yield pa.RecordBatch.from_pandas(named.iloc[start : start + BATCH_ROWS], preserve_index=False)
+    except pa.ArrowException as error:
+        raise DataError(f"the data frame can not be stored: {error}") from error
+
+
+def as_source(value: Any, target: str | None) -> Arrays | pd.DataFrame:
+    """What a function or a caller gave as data: a frame with the target in it, or arrays.
+
+    Raises:
+        DataError: it is none of a frame, a pair (X, y), and a mapping of arrays.
+    """
+    if isinstance(value, pd.DataFrame):
+        return value
+    if isinstance(value, Mapping):
+        if {"X", "y"} <= set(value) and target is None:
+            return as_source((value["X"], value["y"]), None)
+        return pd.DataFrame({str(name): np.asarray(column) for name, column in value.items()})
+    if isinstance(value, tuple) and len(value) == 2:
+        features, labels = value
+        if isinstance(features, pd.DataFrame):
+            name = target or str(getattr(labels, "name", None) or "y")
+            if name in features.columns:
+                raise DataError(f"the target {name!r} stands among the features as well")
+            return features.assign(**{name: np.asarray(labels)})
+        return _arrays(features, labels)
+    raise DataError(
+        f"the data are of type {type(value).__name__}; allowed are a data frame, a pair (X, y), or a mapping of arrays"
+    )
+
+
+def _arrays(features: Any, labels: Any) -> Arrays:
+    x, y = np.asarray(features), np.asarray(labels)
+    if x.ndim < 2:
+        raise DataError(f"X has shape {x.shape}; allowed is (rows, features) or more dimensions")
+    if y.shape != x.shape[:1]:
+        raise DataError(f"y has shape {y.shape}, X {x.shape}; y must have one value per row")
+    if x.dtype.kind not in "biuf":
+        raise DataError(f"X has values of type {x.dtype}; allowed are numbers and booleans, or a data frame")
+    return Arrays(x, y)
+
+
+def _locate(source: str, base: Path) -> tuple[Any, str]:
+    """The file system and the path on it."""
+    try:
+        if "://" in source:
+            return fsspec.core.url_to_fs(source)  # type: ignore[no-any-return]  # fsspec is untyped
+        return fsspec.filesystem("file"), str((base / source).resolve())
+    except (ImportError, ValueError) as error:
+        raise DataError(f"data.source = {source!r} can not be opened: {error}") from error
+
+
+def _open_csv(system: Any, path: str) -> IO[bytes]:
+    file: IO[bytes] = system.open(path)
+    return gzip.GzipFile(fileobj=file) if path.endswith(".gz") else file  # type: ignore[return-value]  # it is readable
+
+
+def _read_csv(open_file: Callable[[], IO[bytes]], consume: Callable[[Iterable[pa.RecordBatch]], None]) -> None:
+    """Read with the types of the first block, and again with wider ones for as long as a later value does not fit."""
+    types: dict[str, pa.DataType] = {}
+    while True:
+        with closing(open_file()) as file, _csv_reader(file, types) as reader:
+            schema = reader.schema
+            try:
+                consume(reader)
+            except pa.ArrowInvalid as error:
+                found = _BAD_COLUMN.search(str(error))
+                if found is None:
+                    raise
+                name = schema.names[int(found.group(1))]
+                types[name] = _WIDER.get(types.get(name, schema.field(name).type), pa.string())
+            else:
+                return
+
+
+def _csv_reader(file: IO[bytes], types: Mapping[str, pa.DataType]) -> Any:
+    return pa.csv.open_csv(
+        file,
+        read_options=pa.csv.ReadOptions(block_size=4 * 2**20),
+        convert_options=pa.csv.ConvertOptions(
+            column_types=dict(types),
+            null_values=NULL_VALUES,
+            strings_can_be_null=True,
+            quoted_strings_can_be_null=False,
+        ),
+    )
+
+
+def _read_arrow(file: Any, suffix: str) -> Iterator[pa.RecordBatch]:
+    if suffix in (".parquet", ".pq"):
+        yield from pa.parquet.ParquetFile(file).iter_batches(batch_size=BATCH_ROWS)
+        return
+    with pa.ipc.open_file(file) as reader:
+        for index in range(reader.num_record_batches):
+            yield reader.get_batch(index)
+
+
+def _read_npz(file: Any, source: str) -> Arrays:
+    with np.load(file, allow_pickle=False) as archive:
+        if not {"X", "y"} <= set(archive.files):
+            found = ", ".join(archive.files) or "none"
+            raise DataError(f"data.source = {source!r} has the arrays {found}; needed are X and y")
+        return _arrays(archive["X"], archive["y"])

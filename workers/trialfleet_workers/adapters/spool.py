@@ -1,0 +1,164 @@
+"""The columns of a data set on their way into the cache: raw files in the source's order, one per column.
+
+A spool is written in one pass, whatever the size of the data: batches come in, bytes go out. What a column is in the end
+(whole numbers with gaps become floats, texts become codes) is known only after the last batch.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from trialfleet_shared.errors import DataError
+
+#: A code that stands for a missing text.
+MISSING = -1
+
+
+class ColumnSpool:
+    """One column's file.
+
+    Args:
+        name: of the column.
+        arrow_type: of the column.
+        path: file to write.
+    """
+
+    def __init__(self, name: str, arrow_type: pa.DataType, path: Path) -> None:
+        self.name = name
+        self._path = path
+        self._file: IO[bytes] = path.open("wb")
+        self._digest = hashlib.blake2b(digest_size=16)
+        self._rows = 0
+        #: Rows without a value, of columns whose type has no room for a gap.
+        self._gaps: list[NDArray[np.int64]] = []
+        self._codes: dict[str, int] = {}
+        self.is_text = _is_text(arrow_type)
+        self.is_time = pa.types.is_timestamp(arrow_type) or pa.types.is_date(arrow_type)
+        self._dtype = self._stored_type(arrow_type)
+
+    def _stored_type(self, arrow_type: pa.DataType) -> np.dtype[np.generic]:
+        if self.is_text:
+            return np.dtype(np.int32)
+        if self.is_time:
+            return np.dtype(np.int64)
+        if pa.types.is_decimal(arrow_type) or pa.types.is_null(arrow_type):
+            return np.dtype(np.float64)
+        if pa.types.is_boolean(arrow_type):
+            return np.dtype(np.bool_)
+        if pa.types.is_integer(arrow_type) or pa.types.is_floating(arrow_type):
+            stored: np.dtype[np.generic] = np.dtype(arrow_type.to_pandas_dtype())
+            return stored
+        raise DataError(
+            f"column {self.name!r} has values of type {arrow_type}; allowed are numbers, booleans, texts and points in time"
+        )
+
+    def append(self, values: pa.Array) -> None:
+        """Write a batch's values."""
+        if self.is_text:
+            raw = self._encode(values)
+        elif self.is_time:
+            raw = values.cast(pa.timestamp("ns")).to_numpy(zero_copy_only=False).view(np.int64)
+        elif self._dtype.kind == "f":
+            raw = values.cast(pa.from_numpy_dtype(self._dtype)).to_numpy(zero_copy_only=False)
+        else:
+            if values.null_count:
+                gaps = np.flatnonzero(values.is_null().to_numpy(zero_copy_only=False))
+                self._gaps.append(gaps + self._rows)
+            raw = pc.fill_null(values, pa.scalar(0, pa.int64()).cast(values.type)).to_numpy(zero_copy_only=False)
+        stored = np.ascontiguousarray(raw, dtype=self._dtype)
+        self._rows += len(stored)
+        self._digest.update(stored.data)
+        stored.tofile(self._file)
+
+    def _encode(self, values: pa.Array) -> NDArray[np.int32]:
+        encoded = values if pa.types.is_dictionary(values.type) else values.dictionary_encode()
+        texts = encoded.dictionary.cast(pa.string()).to_pylist()
+        codes = [MISSING if text is None else self._codes.setdefault(text, len(self._codes)) for text in texts]
+        indices = pc.fill_null(encoded.indices.cast(pa.int64()), len(codes)).to_numpy(zero_copy_only=False)
+        known = np.array([*codes, MISSING], dtype=np.int32)
+        return np.asarray(known[indices])
+
+    def close(self) -> None:
+        """No more values come."""
+        self._file.close()
+
+    def digest(self) -> bytes:
+        """Digest of name, type, values, texts and gaps."""
+        self._digest.update("\0".join([self.name, str(self._dtype), str(self.is_time), *self._codes]).encode())
+        for gaps in self._gaps:
+            self._digest.update(gaps.data)
+        return self._digest.digest()
+
+    @property
+    def categories(self) -> list[str]:
+        """The texts, in the order of their codes."""
+        return list(self._codes)
+
+    def gaps(self) -> NDArray[np.int64]:
+        """Rows without a value, where the type has no room for a gap."""
+        return np.concatenate(self._gaps) if self._gaps else np.empty(0, np.int64)
+
+    @property
+    def dtype(self) -> np.dtype[np.generic]:
+        """What the column is stored as in the end."""
+        if self._gaps:
+            return np.dtype(np.float64)
+        if self.is_text:
+            # pandas narrows the codes of a categorical: stored that narrow, it need not copy them.
+            return np.min_scalar_type(-max(len(self._codes), 1))
+        return self._dtype
+
+    def values(self) -> NDArray[np.generic]:
+        """All values in the source's order, as a map of the file where nothing has to be changed."""
+        if not self._rows:
+            return np.empty(0, self.dtype)
+        raw = np.memmap(self._path, dtype=self._dtype, mode="r", shape=(self._rows,))
+        if not self._gaps:
+            return raw if raw.dtype == self.dtype else raw.astype(self.dtype)
+        filled = raw.astype(np.float64)
+        filled[self.gaps()] = np.nan
+        return filled
+
+    def missing(self) -> NDArray[np.bool_]:
+        """Which rows have no value."""
+        values = self.values()
+        if self.is_text:
+            return np.asarray(values == MISSING)
+        if self.is_time:
+            return np.asarray(np.isnat(values.view("datetime64[ns]")))
+        return np.isnan(values) if values.dtype.kind == "f" else np.zeros(len(values), dtype=np.bool_)
+
+
+def spool_table(batches: Iterable[pa.RecordBatch], folder: Path) -> list[ColumnSpool]:
+    """Write a table's columns to files in `folder`. Raises DataError for types that can not be stored."""
+    spools: list[ColumnSpool] = []
+    for batch in batches:
+        if not spools:
+            fields = zip(batch.schema.names, batch.schema.types, strict=True)
+            spools = [
+                ColumnSpool(name, kind.value_type if _is_plain(kind) else kind, folder / f"column{index}")
+                for index, (name, kind) in enumerate(fields)
+            ]
+        for spool, values in zip(spools, batch.columns, strict=True):
+            spool.append(values.dictionary_decode() if _is_plain(values.type) else values)
+    for spool in spools:
+        spool.close()
+    return spools
+
+
+def _is_plain(arrow_type: pa.DataType) -> bool:
+    """Whether it is a dictionary of something else than texts."""
+    return pa.types.is_dictionary(arrow_type) and not _is_text(arrow_type)
+
+
+def _is_text(arrow_type: pa.DataType) -> bool:
+    if pa.types.is_dictionary(arrow_type):
+        return _is_text(arrow_type.value_type)
+    texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_time)
+    return any(is_kind(arrow_type) for is_kind in texts)

@@ -1,0 +1,155 @@
+"""What an objective is given as `data`: one fold at one fraction, as arrays or frames over the shared map."""
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from trialfleet_shared.errors import DataError
+from trialfleet_workers.subsample import Positions
+
+#: A missing point in time, as numpy stores it.
+_SECONDS = "datetime64[ns]"
+
+
+class Table:
+    """The stored rows: one block of features, or one array per column.
+
+    Args:
+        block: features of shape (rows, …) when they have one numeric type; else None.
+        columns: arrays by name when they do not; text as codes, points in time as nanoseconds.
+        names: the features' names in order; empty for arrays of more than two dimensions.
+        target: shape (rows,).
+        target_name: what frames call it.
+        categories: the texts behind the codes, by column.
+        times: columns that are points in time.
+        classes: what the target's codes stand for; None for a target of numbers.
+    """
+
+    def __init__(
+        self,
+        *,
+        block: NDArray[Any] | None,
+        columns: Mapping[str, NDArray[Any]],
+        names: Sequence[str],
+        target: NDArray[Any],
+        target_name: str,
+        categories: Mapping[str, Sequence[str]],
+        times: Sequence[str],
+        classes: Sequence[str] | None,
+    ) -> None:
+        self.block = block
+        self.columns = columns
+        self.names = tuple(names)
+        self.target = target
+        self.target_name = target_name
+        self.categories = categories
+        self.times = frozenset(times)
+        self.classes = None if classes is None else tuple(classes)
+        # Built once: comparing two columns' categories is quick when they are the same object.
+        self._types = {name: pd.CategoricalDtype(pd.Index(texts)) for name, texts in categories.items()}
+
+    def features(self, rows: Positions) -> NDArray[Any]:
+        """X of these rows; a view where they are neighbours. Raises DataError when a column is text."""
+        if self.block is not None:
+            return self.block[rows]
+        odd = [name for name in self.names if name in self.categories or name in self.times]
+        if odd:
+            raise DataError(
+                f"data.X needs numbers; text or points in time are in {', '.join(map(repr, odd))}: use data.frame"
+            )
+        return np.column_stack([self.columns[name][rows] for name in self.names])
+
+    def frame(self, rows: Positions) -> pd.DataFrame:
+        """The features of these rows as a frame; numbers are views where the rows are neighbours."""
+        if self.block is not None:
+            if self.block.ndim > 2:
+                raise DataError(f"data.frame needs two dimensions; X has {self.block.ndim}: use data.X")
+            return pd.DataFrame(self.block[rows], columns=list(self.names), copy=False)
+        return pd.DataFrame({name: self._series(name, rows) for name in self.names}, copy=False)
+
+    def _series(self, name: str, rows: Positions) -> Any:
+        values = self.columns[name][rows]
+        if name in self._types:
+            return pd.Categorical.from_codes(values, dtype=self._types[name], validate=False)
+        return values.view(_SECONDS) if name in self.times else values
+
+    def copy(self) -> "Table":
+        """The same in this process's own memory."""
+        return Table(
+            block=None if self.block is None else self.block.copy(),
+            columns={name: values.copy() for name, values in self.columns.items()},
+            names=self.names,
+            target=self.target.copy(),
+            target_name=self.target_name,
+            categories=self.categories,
+            times=tuple(self.times),
+            classes=self.classes,
+        )
+
+
+class Data:
+    """One fold's training part at one fraction, and its validation part, which is the same at every fraction.
+
+    Everything is computed when it is first asked for, and kept. Arrays are read-only; where the rows are neighbours in
+    the store, as those of a holdout and of fold 0 always are, they are views on the memory that all processes of this
+    machine share. They must not be used after the evaluation.
+    """
+
+    def __init__(
+        self, table: Table, train: Positions, valid: Positions, *, fold: int, fraction: float, rung: int, seed: int
+    ) -> None:
+        self._table = table
+        self._train = train
+        self._valid = valid
+        #: Index of the fold; -1 for the test part.
+        self.fold = fold
+        #: Share of the training rows, 0 < fraction <= 1.
+        self.fraction = fraction
+        #: Index of the rung.
+        self.rung = rung
+        #: The study's seed, for whatever the objective draws.
+        self.seed = seed
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The features' names, in order."""
+        return self._table.names
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """The labels behind y where the target is text: y = 0 is the first of them."""
+        return self._table.classes
+
+    @cached_property
+    def X(self) -> NDArray[Any]:  # noqa: N802  # the field's name for it
+        """Training features, shape (rows, features)."""
+        return self._table.features(self._train)
+
+    @cached_property
+    def y(self) -> NDArray[Any]:
+        """Training target, shape (rows,)."""
+        return self._table.target[self._train]
+
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        """Training features as a frame; text columns are categorical, with the categories of the whole data set."""
+        return self._table.frame(self._train)
+
+    @cached_property
+    def X_valid(self) -> NDArray[Any]:  # noqa: N802  # the field's name for it
+        """Validation features."""
+        return self._table.features(self._valid)
+
+    @cached_property
+    def y_valid(self) -> NDArray[Any]:
+        """Validation target."""
+        return self._table.target[self._valid]
+
+    @cached_property
+    def frame_valid(self) -> pd.DataFrame:
+        """Validation features as a frame."""
+        return self._table.frame(self._valid)

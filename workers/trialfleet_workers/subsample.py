@@ -1,0 +1,266 @@
+"""The stored order of rows and the folds: pure arithmetic on positions.
+
+Rows are stored in an order in which every subsample is a run of neighbours:
+
+- **temporal**: in time order. The subsample of a training part is its *last* rows, the most recent ones, and every
+  forward-chaining fold's parts are runs as well.
+- **random, stratified, grouped**: in sampling order. The subsample of a training part is its *first* rows. A holdout
+  stores its validation part behind the training part. Of k folds, fold 0 has its validation part behind all others', so
+  that the low rungs, which evaluate fold 0 alone, never copy a row; other folds are index arrays.
+
+The test part is stored behind everything else.
+"""
+
+import itertools
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trialfleet_shared.errors import DataError
+from trialfleet_shared.messages import DataSpec, Resampling
+
+#: Positions of stored rows: a run of neighbours, or an index array in sampling order.
+Positions = slice | NDArray[np.int64]
+Integers = NDArray[np.int64]
+
+#: A whole-number target with at most this many different values, each in at least two rows, is taken for classes.
+MOST_CLASSES = 20
+
+
+class Fold(NamedTuple):
+    """One train/validation split, as stored positions."""
+
+    train: Positions
+    valid: Positions
+
+
+class Layout(NamedTuple):
+    """Where everything is stored."""
+
+    #: Source row of each stored row.
+    rows: Integers
+    folds: tuple[Fold, ...]
+    #: Every row that the search sees; the test part follows.
+    search: slice
+    test: slice
+    #: Whether subsamples are taken from the end of a training part: the most recent rows.
+    from_end: bool
+
+    def fold(self, index: int) -> Fold:
+        """Fold `index`; -1 trains on all that the search saw and validates on the test part."""
+        return Fold(self.search, self.test) if index < 0 else self.folds[index]
+
+    def subsample(self, index: int, fraction: float) -> Positions:
+        """The rows of the fold's training part that an evaluation at `fraction` sees: ceil(fraction x n) of them."""
+        train = self.fold(index).train
+        if isinstance(train, slice):
+            size = train.stop - train.start
+            count = math.ceil(fraction * size)
+            return slice(train.stop - count, train.stop) if self.from_end else slice(train.start, train.start + count)
+        return train[: math.ceil(fraction * len(train))]
+
+
+def size(positions: Positions) -> int:
+    """How many rows they are."""
+    return positions.stop - positions.start if isinstance(positions, slice) else len(positions)
+
+
+def looks_like_classes(target: NDArray[np.generic]) -> bool:
+    """Whether numbers name classes: booleans, or few different whole numbers that repeat."""
+    if target.dtype.kind == "b":
+        return True
+    if target.dtype.kind not in "iu":
+        return False
+    values, counts = np.unique(target, return_counts=True)
+    return len(values) <= MOST_CLASSES and int(counts.min()) >= 2
+
+
+def default_order(spec: DataSpec, *, has_classes: bool) -> str:
+    """The order of a study that asks for none."""
+    if spec.order is not None:
+        return spec.order
+    if spec.resampling.kind == "forward" or spec.time_column is not None:
+        return "temporal"
+    if spec.resampling.kind == "grouped" or spec.group_column is not None:
+        return "grouped"
+    return "stratified" if has_classes else "random"
+
+
+def plan_layout(
+    rows: int,
+    *,
+    order: str,
+    resampling: Resampling,
+    seed: int,
+    classes: Integers | None = None,
+    groups: Integers | None = None,
+    times: NDArray[np.generic] | None = None,
+) -> Layout:
+    """Lay out so many rows.
+
+    Args:
+        rows: number of rows.
+        order: random, stratified, temporal or grouped.
+        resampling: how they become folds.
+        seed: the same seed gives the same layout on every host.
+        classes: class of each row, 0, 1, 2 …; needed for stratified order and resampling.
+        groups: group of each row, 0, 1, 2 …; needed for grouped order and resampling.
+        times: what the rows are sorted by in temporal order; None: they stand in time order.
+
+    Raises:
+        DataError: order, resampling and data contradict each other, or the rows are too few.
+    """
+    _check(rows, order, resampling, classes, groups)
+    if order == "temporal":
+        return _temporal(rows, resampling, times)
+    sequence = _sequence(rows, order, np.random.Generator(np.random.PCG64(seed)), classes, groups)
+    whole = groups[sequence] if groups is not None else None
+    seen = rows - _tail(rows, resampling.test_fraction, whole)
+    if resampling.kind == "holdout":
+        head = None if whole is None else whole[:seen]
+        train = seen - max(_tail(seen, resampling.valid_fraction, head), 1)
+        _check_parts(train, seen - train)
+        folds: tuple[Fold, ...] = (Fold(slice(0, train), slice(train, seen)),)
+        return Layout(sequence, folds, slice(0, seen), slice(seen, rows), from_end=False)
+    assigned = _assign(sequence[:seen], resampling, classes, groups)
+    # Fold 0's validation part goes behind the others; `ranks` are the places in sampling order of what is stored where.
+    ranks = np.concatenate([np.flatnonzero(assigned != 0), np.flatnonzero(assigned == 0)])
+    stored = np.concatenate([sequence[:seen][ranks], sequence[seen:]])
+    return Layout(
+        stored, _folds(assigned[ranks], ranks, resampling.folds), slice(0, seen), slice(seen, rows), from_end=False
+    )
+
+
+def _folds(assigned: Integers, ranks: Integers, folds: int) -> tuple[Fold, ...]:
+    first = int(np.count_nonzero(assigned))
+    parts = [Fold(slice(0, first), slice(first, len(assigned)))]
+    by_rank = np.argsort(ranks)
+    for fold in range(1, folds):
+        inside = assigned[by_rank] == fold
+        parts.append(Fold(by_rank[~inside], by_rank[inside]))
+    for part in parts:
+        _check_parts(size(part.train), size(part.valid))
+    return tuple(parts)
+
+
+def _temporal(rows: int, resampling: Resampling, times: NDArray[np.generic] | None) -> Layout:
+    order = np.arange(rows) if times is None else np.argsort(times, kind="stable")
+    seen = rows - math.ceil(resampling.test_fraction * rows)
+    if resampling.kind == "holdout":
+        bounds = [seen - max(math.ceil(resampling.valid_fraction * seen), 1), seen]
+    else:
+        # k validation blocks, one after another in time, behind a first block that is only trained on.
+        bounds = [seen * block // (resampling.folds + 1) for block in range(1, resampling.folds + 2)]
+    folds = [Fold(slice(0, begin), slice(begin, end)) for begin, end in itertools.pairwise(bounds)]
+    for fold in folds:
+        _check_parts(size(fold.train), size(fold.valid))
+    return Layout(order, tuple(reversed(folds)), slice(0, seen), slice(seen, rows), from_end=True)
+
+
+def _sequence(
+    rows: int, order: str, generator: np.random.Generator, classes: Integers | None, groups: Integers | None
+) -> Integers:
+    """All rows in sampling order."""
+    shuffled = generator.permutation(rows)
+    if order == "stratified":
+        assert classes is not None
+        labels = classes[shuffled]
+        # The i-th of a class's n rows belongs at (i + 1/2) / n of the way: then every prefix has each class's share.
+        return shuffled[np.argsort((_rank_within(labels) + 0.5) / np.bincount(labels)[labels], kind="stable")]
+    if order == "grouped":
+        assert groups is not None
+        turn = generator.permutation(int(groups.max()) + 1)
+        return shuffled[np.argsort(turn[groups[shuffled]], kind="stable")]
+    return shuffled
+
+
+def _assign(sequence: Integers, resampling: Resampling, classes: Integers | None, groups: Integers | None) -> Integers:
+    """The validation fold of each row, in sampling order."""
+    if resampling.kind == "grouped":
+        assert groups is not None
+        return _assign_groups(groups[sequence], resampling.folds)
+    if resampling.kind == "stratified":
+        assert classes is not None
+        labels = classes[sequence]
+        # Classes are dealt one after another, each going on where the one before stopped: sizes differ by one at most.
+        place = np.empty(len(labels), dtype=np.int64)
+        place[np.argsort(labels, kind="stable")] = np.arange(len(labels))
+        return place % resampling.folds
+    return np.arange(len(sequence), dtype=np.int64) % resampling.folds
+
+
+def _assign_groups(groups: Integers, folds: int) -> Integers:
+    """Whole groups, the largest first, each to the fold that has the fewest rows."""
+    present, counts = np.unique(groups, return_counts=True)
+    if len(present) < folds:
+        raise DataError(f"resampling.folds = {folds}, but the data have {len(present)} groups; allowed is at most that")
+    chosen = np.zeros(int(present.max()) + 1, dtype=np.int64)
+    filled = [0] * folds
+    for index in np.argsort(-counts, kind="stable"):
+        fold = min(range(folds), key=filled.__getitem__)
+        chosen[present[index]] = fold
+        filled[fold] += int(counts[index])
+    return chosen[groups]
+
+
+def _tail(rows: int, fraction: float, groups: Integers | None) -> int:
+    """How many of the last rows make up `fraction`, whole groups only where there are groups."""
+    count = math.ceil(fraction * rows)
+    if groups is not None and 0 < count < rows:
+        first = groups[rows - count]
+        while count < rows and groups[rows - count - 1] == first:
+            count += 1
+    return count
+
+
+def _rank_within(labels: Integers) -> Integers:
+    """For each row, how many rows of its class stand before it."""
+    by_class = np.argsort(labels, kind="stable")
+    counts = np.bincount(labels)
+    starts = np.repeat(np.cumsum(counts) - counts, counts)
+    ranks = np.empty(len(labels), dtype=np.int64)
+    ranks[by_class] = np.arange(len(labels)) - starts
+    return ranks
+
+
+def _check(rows: int, order: str, resampling: Resampling, classes: Integers | None, groups: Integers | None) -> None:
+    kind = resampling.kind
+    if (order == "temporal") != (kind == "forward") and not (order == "temporal" and kind == "holdout"):
+        raise DataError(
+            f"data.order = {order!r} does not go with resampling.kind = {kind!r}; temporal order goes with 'holdout' "
+            "and 'forward', and 'forward' with temporal order alone"
+        )
+    if "grouped" in (order, kind) and groups is None:
+        raise DataError("grouped order and resampling need data.group_column")
+    if order != "grouped" and groups is not None and kind != "grouped":
+        raise DataError(f"data.group_column does not go with data.order = {order!r}; allowed is 'grouped'")
+    if groups is not None and kind in ("kfold", "stratified"):
+        raise DataError(
+            f"data.group_column does not go with resampling.kind = {kind!r}; allowed are 'grouped' and 'holdout'"
+        )
+    if order != "grouped" and kind == "grouped":
+        raise DataError(f"resampling.kind = 'grouped' does not go with data.order = {order!r}; allowed is 'grouped'")
+    if "stratified" in (order, kind) and classes is None:
+        raise DataError(
+            "stratified order and resampling need a target of classes: text, booleans, or at most "
+            f"{MOST_CLASSES} different whole numbers"
+        )
+    if kind == "stratified":
+        assert classes is not None
+        rarest = int(np.bincount(classes).min())
+        if rarest < resampling.folds:
+            raise DataError(
+                f"resampling.folds = {resampling.folds}, but the rarest class has {rarest} rows; allowed is at most that"
+            )
+    if rows < 2 * (resampling.folds + 1):
+        raise DataError(f"the data have {rows} usable rows, too few for {resampling.folds} folds")
+
+
+def _check_parts(train: int, valid: int) -> None:
+    if train < 1 or valid < 1:
+        raise DataError(
+            f"the resampling leaves {train} training and {valid} validation rows; give resampling.valid_fraction, "
+            "test_fraction or folds that leave some of both"
+        )
