@@ -9,7 +9,7 @@ has said for a while that they hold the evaluation, and it is not waiting either
 A false alarm costs a second evaluation, never a wrong record: the first answer wins.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 from trialfleet_shared.fleet import LostEvaluation
@@ -22,13 +22,15 @@ MISSED_HEARTBEATS = 3
 class _Lease:
     """One published evaluation."""
 
-    __slots__ = ("attempt", "holder", "seen")
+    __slots__ = ("attempt", "holder", "leased", "seen")
 
     def __init__(self, attempt: int, seen: float) -> None:
         self.attempt = attempt
         #: When it was published, or last heard of.
         self.seen = seen
         self.holder: str | None = None
+        #: Whether only its holder knows of it.
+        self.leased = False
 
 
 class Worker(NamedTuple):
@@ -67,8 +69,26 @@ class LeaseTable:
         """How many published evaluations are not answered."""
         return len(self._leases)
 
-    def heartbeat(self, worker: str, slots: int, interval: float, held: Iterable[EvaluationKey], now: float) -> None:
-        """A worker says that it lives, how many slots it has (0: it leaves), and what it holds of this study."""
+    def heartbeat(
+        self,
+        worker: str,
+        slots: int,
+        interval: float,
+        *,
+        held: Iterable[EvaluationKey],
+        leased: Collection[EvaluationKey],
+        now: float,
+    ) -> None:
+        """A worker says that it lives, how many slots it has (0: it leaves), and what it holds of this study.
+
+        Args:
+            worker: its name.
+            slots: its slots.
+            interval: seconds until its next heartbeat.
+            held: what it holds.
+            leased: which of these it has acknowledged.
+            now: the time.
+        """
         if slots:
             self._workers[worker] = Worker(slots, now, interval)
         else:
@@ -76,7 +96,12 @@ class LeaseTable:
         for key in held:
             lease = self._leases.get(key)
             if lease is not None:
-                lease.holder, lease.seen = worker, now
+                lease.holder, lease.seen, lease.leased = worker, now, key in leased
+
+    @property
+    def outstanding(self) -> int:
+        """Evaluations published, not answered and not lost."""
+        return len(self._leases)
 
     def workers(self, now: float) -> dict[str, Worker]:
         """The workers that are alive."""
@@ -90,20 +115,29 @@ class LeaseTable:
         """The evaluations to give up on; each is named once.
 
         Args:
-            ready: messages that wait in the queue; None when that is not known.
+            ready: messages that wait in the queue; None when the broker is out of reach.
             now: the time.
         """
-        if ready != 0:
+        if ready is None:
+            self._excuse(now)
+            return []
+        if ready:
             self._empty_since = None
-            return []
-        if self._empty_since is None:
+        elif self._empty_since is None:
             self._empty_since = now
-        if now - self._empty_since < self._grace:
-            return []
-        gone = [key for key, lease in self._leases.items() if now - lease.seen >= self._grace]
+        vanished = self._empty_since is not None and now - self._empty_since >= self._grace
+        gone = [
+            key for key, lease in self._leases.items() if (vanished or lease.leased) and now - lease.seen >= self._grace
+        ]
         lost = []
         for key in gone:
             lease = self._leases.pop(key)
             cause = f"worker {lease.holder} is gone" if lease.holder else "no worker has it and the queue is empty"
             lost.append(LostEvaluation(key, lease.attempt, cause))
         return lost
+
+    def _excuse(self, now: float) -> None:
+        """Nobody could be heard: silence says nothing."""
+        self._empty_since = None
+        for lease in self._leases.values():
+            lease.seen = now

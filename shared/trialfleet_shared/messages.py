@@ -194,6 +194,8 @@ class Heartbeat(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="he
     interval_seconds: Seconds
     #: Address (`StudySpec.reply_to`) and key (trial, rung, fold) of every evaluation it holds unanswered.
     held: tuple[tuple[Name, int, int, int], ...] = ()
+    #: Those of them that RabbitMQ knows nothing of any more, because they outlived what it grants a delivery.
+    leased: tuple[tuple[Name, int, int, int], ...] = ()
     #: Whether it takes no new work because it is about to leave; the last heartbeat has slots = 0.
     draining: bool = False
     #: Busy and available slot-seconds since the worker started.

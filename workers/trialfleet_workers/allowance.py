@@ -48,14 +48,7 @@ def resolve(reference: str, digest: str, base: Path, allowance: Allowance | None
     Raises:
         ObjectiveError: it is not allowed, not here, or other code.
     """
-    candidates = [Found(reference, base)] if allowance is None else list(_candidates(reference, base, allowance))
-    if not candidates:
-        assert allowance is not None
-        folders = ", ".join(map(str, allowance.folders)) or "none"
-        modules = ", ".join(allowance.modules) or "none"
-        raise ObjectiveError(
-            f"objective {reference!r} is not allowed here; allowed are files below {folders} and modules {modules}"
-        )
+    candidates = _candidates_or_refusal(reference, base, allowance)
     digests = [code_digest(*candidate) for candidate in candidates]
     for candidate, mine in zip(candidates, digests, strict=True):
         if mine == digest:
@@ -64,6 +57,28 @@ def resolve(reference: str, digest: str, base: Path, allowance: Allowance | None
         f"the code of objective {reference!r} is {digests[0][:_SHOWN]} here and {digest[:_SHOWN]} in the study; "
         "update the worker's copy, or the study's"
     )
+
+
+def find(reference: str, base: Path, allowance: Allowance) -> Found:
+    """This machine's copy of a function whose code the study has no digest of: one that gives data.
+
+    Raises:
+        ObjectiveError: it is not allowed, or not here.
+    """
+    return _candidates_or_refusal(reference, base, allowance)[0]
+
+
+def _candidates_or_refusal(reference: str, base: Path, allowance: Allowance | None) -> list[Found]:
+    """Where the function may be, at least one place. Raises ObjectiveError when there is none."""
+    candidates = [Found(reference, base)] if allowance is None else list(_candidates(reference, base, allowance))
+    if not candidates:
+        assert allowance is not None
+        folders = ", ".join(map(str, allowance.folders)) or "none"
+        modules = ", ".join(allowance.modules) or "none"
+        raise ObjectiveError(
+            f"objective {reference!r} is not allowed here; allowed are files below {folders} and modules {modules}"
+        )
+    return candidates
 
 
 def _candidates(reference: str, base: Path, allowance: Allowance) -> Iterator[Found]:

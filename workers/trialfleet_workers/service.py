@@ -1,8 +1,8 @@
 """What a worker does with the batches it is given, whatever they came through.
 
 One thread, that of `WorkerService.run`, owns the slots: it starts evaluations, sends each result soon after it is
-there, and says in heartbeats what it holds. Other threads hand batches in with `take` and learn when a batch is settled, that
-is, when all its results were sent, or it was handed back.
+there, and says in heartbeats what it holds. Other threads hand batches in with `take`, see to what their study needs,
+and learn when a batch is settled, that is, when all its results were sent, or it was handed back.
 
 Leaving is a walk through three stages: serving -> draining (nothing new is taken, what has not started is handed back,
 what runs is finished) -> gone; `abort` hands back what runs as well.
@@ -10,9 +10,9 @@ what runs is finished) -> gone; `abort` hands back what runs as well.
 
 import queue
 import threading
-from typing import Protocol
-
-import msgspec
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple, Protocol
 
 from trialfleet_shared.clock import Clock
 from trialfleet_shared.messages import (
@@ -28,11 +28,13 @@ from trialfleet_shared.messages import (
 )
 
 #: Seconds between two heartbeats.
-HEARTBEAT_SECONDS = 2.0
+HEARTBEAT_SECONDS = 1.0
 #: Seconds that a result waits for others to travel with: a confirmed message costs milliseconds.
 GATHER_SECONDS = 0.02
 #: Results that travel together at most.
 MOST_RESULTS = 200
+#: Seconds that evaluations wait behind leased ones before they are handed back.
+STALL_SECONDS = 5.0
 #: Seconds between two attempts to send while nobody takes it.
 RETRY_SECONDS = 1.0
 
@@ -104,8 +106,10 @@ class Ticket:
 
     def __init__(self, batch: EvaluationBatch) -> None:
         self.batch = batch
+        #: Whether its delivery was acknowledged before it was settled: only heartbeats tell that it is held.
+        self.leased = False
         self._settled = threading.Event()
-        self._left = {evaluation.key: evaluation for evaluation in batch.evaluations}
+        self._left = {(evaluation.key, evaluation.attempt): evaluation for evaluation in batch.evaluations}
         if not self._left:
             self._settled.set()
 
@@ -117,15 +121,24 @@ class Ticket:
         """What is still held of the batch."""
         return tuple(self._left.values())
 
-    def settle(self, key: EvaluationKey) -> None:
+    def settle(self, key: EvaluationKey, attempt: int) -> None:
         """One evaluation's result was sent, or it was handed back."""
-        self._left.pop(key, None)
+        self._left.pop((key, attempt), None)
         if not self._left:
             self._settled.set()
 
 
-#: An evaluation as the worker tells it from others: where its answer goes, and its key.
-_Held = tuple[str, EvaluationKey]
+class _Held(NamedTuple):
+    """An evaluation as the worker tells it from others."""
+
+    #: Where its answer goes.
+    address: str
+    key: EvaluationKey
+    attempt: int
+
+    @classmethod
+    def of(cls, spec: StudySpec, one: Evaluation | EvaluationResult) -> "_Held":
+        return cls(spec.reply_to, one.key, one.attempt)
 
 
 class WorkerService:
@@ -145,30 +158,39 @@ class WorkerService:
         self._name = name
         self._clock = clock
         self._patience = patience
-        self._inbox: queue.SimpleQueue[tuple[Ticket, str | None]] = queue.SimpleQueue()
+        #: What other threads want done by the thread of `run`.
+        self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._draining = threading.Event()
         self._aborting = threading.Event()
-        #: Evaluations that are held, each with the ticket of its batch.
-        self._held: dict[_Held, Ticket] = {}
+        #: Evaluations that are held, each with the tickets of the batches it came in: copies wait for the one answer.
+        self._held: dict[_Held, list[Ticket]] = {}
         self._outbox: dict[StudySpec, list[EvaluationResult]] = {}
         self._gathering_since: float | None = None
         self._heartbeat_due = 0.0
         self._retry_at = 0.0
         self._idle_since = clock.monotonic()
+        #: When an evaluation ended last, or none was waiting for a slot.
+        self._moved_at = clock.monotonic()
 
     # From any thread
 
-    def take(self, batch: EvaluationBatch, *, refused: str | None = None) -> Ticket:
-        """Evaluate a batch.
-
-        Args:
-            batch: the evaluations.
-            refused: why none of them can be evaluated here; None: they can.
-        """
+    def take(self, batch: EvaluationBatch) -> Ticket:
+        """Hold a batch, which `begin` or `refuse` is called for next."""
         ticket = Ticket(batch)
-        self._inbox.put((ticket, refused))
-        self._pool.wake()
+        self._do(partial(self._hold, ticket))
         return ticket
+
+    def begin(self, ticket: Ticket) -> None:
+        """Evaluate it: what its study needs is here."""
+        self._do(partial(self._begin, ticket))
+
+    def refuse(self, ticket: Ticket, reason: str) -> None:
+        """Answer that none of it can be evaluated here."""
+        self._do(partial(self._refuse, ticket, reason))
+
+    def lease(self, ticket: Ticket) -> None:
+        """Its delivery is being acknowledged, though it is not settled."""
+        self._do(partial(setattr, ticket, "leased", True))
 
     def drain(self) -> None:
         """Take up nothing new, hand back what has not started, finish what runs; then `run` returns."""
@@ -192,13 +214,18 @@ class WorkerService:
         """Serve until `drain` or `abort` is called, or the patience ends, and all that was held is settled."""
         while not self._may_leave():
             self._take_in()
-            if self._draining.is_set():
+            if self.draining or self._stalled():
                 self._hand_back_waiting()
             for spec, result in self._pool.poll(self._pause()):
+                self._moved_at = self._clock.monotonic()
                 self._gather(spec, result)
             self._send_results()
             self._send_heartbeat()
         self._farewell()
+
+    def _do(self, action: Callable[[], None]) -> None:
+        self._inbox.put(action)
+        self._pool.wake()
 
     def _may_leave(self) -> bool:
         if self._aborting.is_set():
@@ -215,19 +242,31 @@ class WorkerService:
 
     def _take_in(self) -> None:
         while not self._inbox.empty():
-            ticket, refused = self._inbox.get_nowait()
-            batch = ticket.batch
-            for evaluation in batch.evaluations:
-                held = (batch.spec.reply_to, evaluation.key)
-                if held in self._held:
-                    # A copy of what is evaluated here already: the one answer serves both.
-                    ticket.settle(evaluation.key)
-                    continue
-                self._held[held] = ticket
-                if refused is None:
-                    self._pool.submit(batch.spec, evaluation)
-                else:
-                    self._gather(batch.spec, _refusal(evaluation, refused, self._name))
+            self._inbox.get_nowait()()
+
+    def _hold(self, ticket: Ticket) -> None:
+        for evaluation in ticket.batch.evaluations:
+            self._held.setdefault(_Held.of(ticket.batch.spec, evaluation), []).append(ticket)
+
+    def _begin(self, ticket: Ticket) -> None:
+        if self.draining:
+            self._hand_back([_Held.of(ticket.batch.spec, evaluation) for evaluation in self._own(ticket)])
+            return
+        for evaluation in self._own(ticket):
+            self._pool.submit(ticket.batch.spec, evaluation)
+
+    def _refuse(self, ticket: Ticket, reason: str) -> None:
+        for evaluation in self._own(ticket):
+            self._gather(ticket.batch.spec, _refusal(evaluation, reason, self._name))
+
+    def _own(self, ticket: Ticket) -> list[Evaluation]:
+        """What of the batch no earlier one has brought already."""
+        spec = ticket.batch.spec
+        return [
+            evaluation
+            for evaluation in ticket.unsettled()
+            if self._held.get(_Held.of(spec, evaluation), [None])[0] is ticket
+        ]
 
     def _pause(self) -> float:
         """Seconds until something has to be done, if no evaluation ends before."""
@@ -258,7 +297,7 @@ class WorkerService:
                     return
                 del results[:MOST_RESULTS]
                 for result in batch.results:
-                    self._settle((spec.reply_to, result.key))
+                    self._settle(_Held.of(spec, result))
             del self._outbox[spec]
         self._gathering_since = None
 
@@ -267,26 +306,51 @@ class WorkerService:
         return self._pool.busy + self._pool.queued < self._pool.slots
 
     def _settle(self, held: _Held) -> None:
-        ticket = self._held.pop(held, None)
-        if ticket is not None:
-            ticket.settle(held[1])
+        for ticket in self._held.pop(held, []):
+            ticket.settle(held.key, held.attempt)
+
+    def _stalled(self) -> bool:
+        """Whether evaluations wait here behind leased ones, which may take hours, while other workers may be idle.
+
+        Deliveries that are not acknowledged keep RabbitMQ from sending more than the slots can take; leased evaluations
+        do not.
+        """
+        now = self._clock.monotonic()
+        if not self._pool.queued:
+            self._moved_at = now
+        return now - self._moved_at >= STALL_SECONDS and any(self._is_leased(held) for held in self._held)
+
+    def _is_leased(self, held: _Held) -> bool:
+        return all(ticket.leased for ticket in self._held[held])
 
     def _hand_back_waiting(self) -> None:
-        waiting = [(spec.reply_to, evaluation.key) for spec, evaluation in self._pool.take_back()]
-        self._hand_back(waiting)
+        waiting = self._pool.take_back()
+        self._moved_at = self._clock.monotonic()
+        if self._hand_back([_Held.of(*pair) for pair in waiting]):
+            return
+        for spec, evaluation in waiting:
+            if _Held.of(spec, evaluation) in self._held:
+                self._pool.submit(spec, evaluation)
 
-    def _hand_back(self, keys: list[_Held]) -> None:
-        """Publish these again for other workers; what the sink does not take goes back with its delivery."""
-        chosen = set(keys)
-        for ticket in {id(ticket): ticket for ticket in self._held.values()}.values():
-            address = ticket.batch.spec.reply_to
-            part = tuple(e for e in ticket.unsettled() if (address, e.key) in chosen)
-            if part and self._sink.hand_back(msgspec.structs.replace(ticket.batch, evaluations=part)):
-                for evaluation in part:
-                    self._settle((address, evaluation.key))
-            else:
-                for evaluation in part:
-                    self._held.pop((address, evaluation.key), None)
+    def _hand_back(self, chosen: Sequence[_Held]) -> bool:
+        """Publish these again for other workers; whether the sink took all of them.
+
+        When it does not, and the worker leaves, RabbitMQ still has their deliveries, and delivers them again.
+        """
+        parts: dict[StudySpec, dict[_Held, Evaluation]] = {}
+        for held in chosen:
+            ticket = self._held[held][0]
+            evaluation = next(e for e in ticket.unsettled() if (e.key, e.attempt) == (held.key, held.attempt))
+            parts.setdefault(ticket.batch.spec, {})[held] = evaluation
+        for spec, part in parts.items():
+            if not self._sink.hand_back(EvaluationBatch(spec, tuple(part.values()))):
+                if self.draining:
+                    for held in chosen:
+                        self._held.pop(held, None)
+                return False
+            for held in part:
+                self._settle(held)
+        return True
 
     def _send_heartbeat(self, *, last: bool = False) -> None:
         now = self._clock.monotonic()
@@ -300,7 +364,8 @@ class WorkerService:
                 slots=0 if last or self.draining else pool.slots,
                 busy=pool.busy,
                 interval_seconds=HEARTBEAT_SECONDS,
-                held=tuple((address, *key) for address, key in self._held),
+                held=tuple((held.address, *held.key) for held in self._held),
+                leased=tuple((held.address, *held.key) for held in self._held if self._is_leased(held)),
                 draining=self.draining,
                 busy_slot_seconds=pool.busy_slot_seconds,
                 available_slot_seconds=pool.available_slot_seconds,

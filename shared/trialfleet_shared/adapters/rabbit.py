@@ -1,11 +1,13 @@
 """How trialfleet uses RabbitMQ: the queues, what is on them, and how a connection is made.
 
-    trialfleet.v1.evaluations        work for any worker: one dramatiq message carries an `EvaluationBatch`
-    trialfleet.v1.results.<address>  answers for one study: one dramatiq message carries a `ResultBatch`
+    trialfleet.v1.evaluations        work for any worker: a dramatiq message for the actor `evaluate`
+    trialfleet.v1.results.<address>  answers for one study: a `ResultBatch` per message
+    trialfleet.v1.dead               what nobody could read, or what killed whoever took it; kept for a week
     trialfleet.v1.heartbeats         a fanout exchange: every coordinator hears every worker; nothing is kept
 
-Both kinds of queue are durable quorum queues with a delivery limit and a dead-letter queue (`.XQ`), and every publish
-is confirmed. The version in the names is that of the queues' arguments: RabbitMQ refuses one that exists with others.
+The first two are durable quorum queues with a delivery limit, and every publish on them is confirmed. A results queue
+goes away by itself when its study was not run for a month. The version in the names is that of the queues' arguments:
+RabbitMQ refuses a queue that exists with others.
 """
 
 import json
@@ -17,28 +19,32 @@ from urllib.parse import urlsplit, urlunsplit
 
 import dramatiq
 import pika.exceptions
-from dramatiq.brokers.rabbitmq import RabbitmqBroker
+from dramatiq.brokers.rabbitmq import RabbitmqBroker, _RabbitmqConsumer
 from dramatiq.errors import ConnectionClosed
 from pika.adapters.utils.connection_workflow import AMQPConnectorSocketConnectError, AMQPConnectorStackTimeout
 
 from trialfleet_shared.codec import decode, encode
 from trialfleet_shared.errors import BrokerError, ConfigurationError, DecodeError
-from trialfleet_shared.messages import EvaluationBatch, Heartbeat, Message, ResultBatch
+from trialfleet_shared.messages import EvaluationBatch, Heartbeat, ResultBatch
 
 EVALUATIONS = "trialfleet.v1.evaluations"
 HEARTBEATS = "trialfleet.v1.heartbeats"
+DEAD = "trialfleet.v1.dead"
+_RESULTS = "trialfleet.v1.results."
 #: Name of the actor that evaluates.
 EVALUATE = "evaluate"
-#: Name under which results are sent; the coordinator takes them off the queue itself.
-RESULTS = "results"
 #: Deliveries after which a message goes to the dead letters: whoever takes it dies of it.
 DELIVERY_LIMIT = 20
+#: Milliseconds after which RabbitMQ removes a results queue that nobody listens on.
+_RESULTS_EXPIRE = 30 * 24 * 3600 * 1000
+#: Milliseconds that a dead letter is kept.
+_DEAD_EXPIRE = 7 * 24 * 3600 * 1000
 #: First pause between two attempts to connect, in seconds; doubled each time.
 _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 5.0
 
-#: What goes wrong when a broker is gone, as the libraries below say it.
-BROKER_FAILURES = (ConnectionClosed, pika.exceptions.AMQPError, OSError)
+#: What goes wrong when a broker is gone, as the libraries below say it. Pika fails assertions on half-open connections.
+BROKER_FAILURES = (ConnectionClosed, pika.exceptions.AMQPError, OSError, AssertionError)
 
 
 def results_queue(address: str) -> str:
@@ -47,17 +53,45 @@ def results_queue(address: str) -> str:
     Args:
         address: `StudySpec.reply_to`.
     """
-    return f"trialfleet.v1.results.{address}"
+    return _RESULTS + address
+
+
+class _Consumer(_RabbitmqConsumer):
+    """dramatiq's, which after a reconnect would take an old delivery's tag for that of a new one."""
+
+    def __next__(self) -> Any:
+        message = super().__next__()  # type: ignore[no-untyped-call]  # dramatiq's
+        if message is not None:
+            message.consumer = self
+        return message
+
+    def ack(self, message: Any) -> None:
+        """Acknowledge a delivery of this connection; RabbitMQ delivers those of earlier ones again anyway."""
+        if message.consumer is self:
+            super().ack(message)  # type: ignore[no-untyped-call]  # dramatiq's
+
+    def nack(self, message: Any) -> None:
+        """Have a delivery of this connection go to the dead letters."""
+        if message.consumer is self:
+            super().nack(message)  # type: ignore[no-untyped-call]  # dramatiq's
 
 
 class FleetBroker(RabbitmqBroker):
-    """dramatiq's broker with quorum queues, confirms, and without what nothing here uses (delays, retries)."""
+    """dramatiq's broker with quorum queues and confirms, without what nothing here uses (delays, retries).
+
+    Each thread has a connection of its own.
+    """
 
     def __init__(self, url: str) -> None:
         super().__init__(url=url, confirm_delivery=True, middleware=[])
 
+    @property
+    def consumer_class(self) -> type[_Consumer]:
+        """What consumes for dramatiq's worker."""
+        return _Consumer
+
     def declare_queue(self, queue_name: str, *, ensure: bool = False) -> None:
-        """Declare a queue and its dead-letter queue, but no queue for delayed messages."""
+        """Declare a queue, but none for delayed messages."""
         if queue_name not in self.queues:
             self.emit_before("declare_queue", queue_name)
             self.queues.add(queue_name)
@@ -66,51 +100,83 @@ class FleetBroker(RabbitmqBroker):
         if ensure:
             self._ensure_queue(queue_name)  # type: ignore[no-untyped-call]  # dramatiq's
 
+    def ensure_again(self, queue_name: str) -> None:
+        """Declare a queue that the broker may have lost. Raises ConnectionClosed."""
+        self.queues_pending.add(queue_name)
+        self.declare_queue(queue_name, ensure=True)
+
     def _build_queue_arguments(self, queue_name: str) -> dict[str, Any]:
-        arguments: dict[str, Any] = super()._build_queue_arguments(queue_name)  # type: ignore[no-untyped-call]  # dramatiq's
-        return arguments | {"x-queue-type": "quorum", "x-delivery-limit": DELIVERY_LIMIT}
+        arguments = {
+            "x-queue-type": "quorum",
+            "x-delivery-limit": DELIVERY_LIMIT,
+            "x-dead-letter-exchange": "",
+            "x-dead-letter-routing-key": DEAD,
+        }
+        return arguments | ({"x-expires": _RESULTS_EXPIRE} if queue_name.startswith(_RESULTS) else {})
 
     def _declare_dq_queue(self, queue_name: str) -> None:
         """No queue for delayed messages."""
 
-    def send(self, queue: str, actor: str, message: EvaluationBatch | ResultBatch) -> None:
-        """Publish on `queue`, and wait until RabbitMQ has it safe. Raises BrokerError when it stays unreachable."""
-        envelope: dramatiq.Message[Any] = dramatiq.Message(
-            queue_name=queue, actor_name=actor, args=(encode(message).decode(),), kwargs={}, options={}
-        )
-        try:
-            self.enqueue(envelope)
-        except BROKER_FAILURES as error:
-            raise BrokerError(f"could not publish: {type(error).__name__}") from None
+    def _declare_xq_queue(self, _queue_name: str) -> Any:
+        """One queue for all dead letters."""
+        return self.channel.queue_declare(queue=DEAD, durable=True, arguments={"x-message-ttl": _DEAD_EXPIRE})
 
-    def send_heartbeat(self, heartbeat: Heartbeat) -> bool:
-        """Tell all coordinators, as far as there are any; whether the broker took it."""
+    def publish(self, queue: str, body: bytes) -> None:
+        """Publish, and wait until RabbitMQ has it safe; tries once. Raises one of `BROKER_FAILURES`."""
+        self.channel.basic_publish(
+            "", queue, body, pika.BasicProperties(delivery_mode=pika.DeliveryMode.Persistent), mandatory=True
+        )
+
+    def publish_results(self, address: str, batch: ResultBatch) -> bool:
+        """Publish results; False when nobody wants them any more. Raises one of `BROKER_FAILURES`."""
         try:
-            self.channel.exchange_declare(HEARTBEATS, exchange_type="fanout", durable=True)
-            self.channel.basic_publish(HEARTBEATS, "", encode(heartbeat))
-        except BROKER_FAILURES:
-            self.drop_connection()
+            self.publish(results_queue(address), encode(batch))
+        except pika.exceptions.UnroutableError:
             return False
         return True
 
-    def ready_messages(self, queue: str) -> int | None:
-        """Messages that wait for a consumer; None when the broker can not be asked."""
-        try:
-            return int(self.channel.queue_declare(queue=queue, passive=True).method.message_count)
-        except BROKER_FAILURES:
-            self.drop_connection()
-            return None
+    def publish_heartbeat(self, heartbeat: Heartbeat) -> None:
+        """Tell all coordinators, as far as there are any. Raises one of `BROKER_FAILURES`."""
+        self.declare_heartbeats()
+        self.channel.basic_publish(HEARTBEATS, "", encode(heartbeat))
+
+    def declare_heartbeats(self) -> None:
+        """Have the exchange that heartbeats go through. Raises one of `BROKER_FAILURES`."""
+        self.channel.exchange_declare(HEARTBEATS, exchange_type="fanout", durable=True)
+
+    def ready_messages(self, queue: str) -> int:
+        """Messages that wait for a consumer. Raises one of `BROKER_FAILURES`."""
+        return int(self.channel.queue_declare(queue=queue, passive=True).method.message_count)
 
     def drop_connection(self) -> None:
         """Forget this thread's connection; the next use makes a new one."""
         del self.connection
 
 
-def unpack(arguments: tuple[Any, ...] | list[Any]) -> Message:
-    """The message in a dramatiq message's arguments. Raises DecodeError."""
-    if len(arguments) != 1 or not isinstance(arguments[0], str):
-        raise DecodeError("not a trialfleet message", payload=json.dumps(arguments, default=repr).encode())
-    return decode(arguments[0].encode())
+def pack(batch: EvaluationBatch) -> bytes:
+    """The body of a message for the actor `evaluate`."""
+    envelope: dramatiq.Message[Any] = dramatiq.Message(
+        queue_name=EVALUATIONS, actor_name=EVALUATE, args=(encode(batch).decode(),), kwargs={}, options={}
+    )
+    return envelope.encode()
+
+
+def unpack(argument: object) -> EvaluationBatch:
+    """The batch in the argument of a message for the actor `evaluate`. Raises DecodeError."""
+    if not isinstance(argument, str):
+        raise DecodeError("not a trialfleet message", payload=json.dumps(argument, default=repr).encode())
+    batch = decode(argument.encode())
+    if not isinstance(batch, EvaluationBatch):
+        raise DecodeError(f"a message of the kind {type(batch).__name__} is no work", payload=argument.encode())
+    return batch
+
+
+def unpack_results(body: bytes) -> ResultBatch:
+    """The results in a message. Raises DecodeError."""
+    batch = decode(body)
+    if not isinstance(batch, ResultBatch):
+        raise DecodeError(f"a message of the kind {type(batch).__name__} is no result", payload=body)
+    return batch
 
 
 def redact(url: str) -> str:

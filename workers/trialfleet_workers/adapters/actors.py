@@ -21,20 +21,20 @@ import dramatiq
 
 from trialfleet_shared.adapters.lmdb_results import LmdbResultCache
 from trialfleet_shared.adapters.rabbit import (
+    BROKER_FAILURES,
     EVALUATE,
     EVALUATIONS,
-    RESULTS,
     FleetBroker,
     connect,
+    pack,
     redact,
-    results_queue,
     unpack,
 )
 from trialfleet_shared.clock import SystemClock
-from trialfleet_shared.errors import BrokerError, DataError, DecodeError, TrialfleetError
+from trialfleet_shared.errors import DecodeError, TrialfleetError
 from trialfleet_shared.messages import EvaluationBatch, Heartbeat, ResultBatch, StudySpec
-from trialfleet_workers.adapters.lmdb_data import DataCache
-from trialfleet_workers.allowance import Allowance
+from trialfleet_workers.adapters.importing import import_apart
+from trialfleet_workers.allowance import Allowance, resolve
 from trialfleet_workers.service import Ticket, WorkerService
 from trialfleet_workers.slots import SlotPool
 
@@ -60,52 +60,71 @@ class RabbitSink:
         self._away = False
 
     def send_results(self, address: str, batch: ResultBatch) -> bool:
-        """Publish on the study's queue of results."""
-        return self._try(lambda: self._broker.send(results_queue(address), RESULTS, batch))
+        """Publish on the study's queue of results; where that is gone, nobody wants them any more."""
+
+        def publish() -> None:
+            if not self._broker.publish_results(address, batch):
+                _LOG.info("nobody wants the results of study %r any more", batch.study)
+
+        return self._try(publish)
 
     def hand_back(self, batch: EvaluationBatch) -> bool:
         """Publish on the queue of evaluations."""
-        return self._try(lambda: self._broker.send(EVALUATIONS, EVALUATE, batch))
+        return self._try(lambda: self._broker.publish(EVALUATIONS, pack(batch)))
 
     def send_heartbeat(self, heartbeat: Heartbeat) -> bool:
         """Tell all coordinators."""
-        return self._broker.send_heartbeat(heartbeat)
+        return self._try(lambda: self._broker.publish_heartbeat(heartbeat))
 
     def _try(self, send: Callable[[], None]) -> bool:
-        try:
-            send()
-        except BrokerError:
-            if not self._away:
-                _LOG.warning("the broker is away; trying again")
-            self._away = True
-            return False
-        self._away = False
-        return True
+        """Do it, on a new connection if the one there was has ended meanwhile."""
+        for _ in range(2):
+            try:
+                send()
+            except BROKER_FAILURES:
+                self._broker.drop_connection()
+            else:
+                if self._away:
+                    _LOG.warning("the broker is back")
+                self._away = False
+                return True
+        if not self._away:
+            _LOG.warning("the broker is away; trying again")
+        self._away = True
+        return False
 
 
 class StudyData:
-    """Sees to it that a study's data are in this host's cache before its evaluations start; for any thread."""
+    """Sees to it that a study's data are in this host's cache before its evaluations start; for any thread.
 
-    def __init__(self, path: Path, base: Path) -> None:
+    Args:
+        path: the data cache.
+        base: folder that data sources given as paths are relative to.
+        allowance: which objectives, and functions that give data, may run.
+    """
+
+    def __init__(self, path: Path, base: Path, allowance: Allowance) -> None:
         self._path = path
         self._base = base
+        self._allowance = allowance
         self._lock = threading.Lock()
         self._known: set[str] = set()
 
     def require(self, spec: StudySpec) -> None:
-        """Import the study's data unless they are here. Raises DataError when they are not the study's."""
+        """Import the study's data unless they are here.
+
+        Raises:
+            ObjectiveError: the study's objective may not run here, so its data have no business here either.
+            DataError: the data can not be imported, or are not the study's.
+        """
         if spec.data is None:
             return
+        resolve(spec.objective, spec.objective_digest, self._base, self._allowance)
         with self._lock:
             if spec.data_digest in self._known:
                 return
-            digest = DataCache(self._path).import_data(spec.data, base=self._base).digest
-            if digest != spec.data_digest:
-                raise DataError(
-                    f"data {spec.data.source!r} are {digest[:8]} on this worker and {spec.data_digest[:8]} in the study; "
-                    "bring the worker's copy up to date"
-                )
-            self._known.add(digest)
+            import_apart(spec, self._path, self._base, self._allowance)
+            self._known.add(spec.data_digest)
 
 
 def run_worker(
@@ -153,7 +172,7 @@ def run_worker(
     consumers = _consumers(broker, slots)
     try:
         with _signals(service) as received:
-            _declare_actor(broker, service, StudyData(data_path, base), gone)
+            _declare_actor(broker, service, StudyData(data_path, base, allowance), gone)
             pool.start()
             consumers.start()
             _LOG.info("worker %s serves %s with %d slots", name, redact(url), slots)
@@ -177,26 +196,33 @@ def _consumers(broker: FleetBroker, slots: int) -> dramatiq.Worker:
 def _declare_actor(broker: FleetBroker, service: WorkerService, data: StudyData, gone: threading.Event) -> None:
     def evaluate(payload: str) -> None:
         """Settle one batch; returning acknowledges it, raising sends it to the dead letters."""
-        batch = unpack([payload])
-        if not isinstance(batch, EvaluationBatch):
-            raise DecodeError(f"{type(batch).__name__} on the queue of evaluations")
-        refused = None
+        try:
+            batch = unpack(payload)
+        except DecodeError as error:
+            _LOG.warning("a message goes to the dead letters: %s", error)
+            raise
+        ticket = service.take(batch)
         try:
             data.require(batch.spec)
         except TrialfleetError as error:
-            refused = str(error)
-        _settle(service.take(batch, refused=refused), gone)
+            service.refuse(ticket, str(error))
+        else:
+            service.begin(ticket)
+        _settle(service, ticket, gone)
 
     dramatiq.actor(actor_name=EVALUATE, queue_name=EVALUATIONS, broker=broker)(evaluate)
 
 
-def _settle(ticket: Ticket, gone: threading.Event) -> None:
+def _settle(service: WorkerService, ticket: Ticket, gone: threading.Event) -> None:
     """Wait until the batch is settled or held long enough."""
     end = time.monotonic() + HOLD_SECONDS
-    while not ticket.wait(_LOOK_SECONDS) and time.monotonic() < end:
+    while not ticket.wait(_LOOK_SECONDS):
         if gone.is_set():
             # Neither answered nor handed back: without an acknowledgement RabbitMQ gives it to another worker.
             threading.Event().wait()
+        if time.monotonic() >= end:
+            service.lease(ticket)
+            return
 
 
 @contextmanager

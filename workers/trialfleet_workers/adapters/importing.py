@@ -1,0 +1,97 @@
+"""Imports of data sets in a process of their own: a source may be a user's function, and a parser may crash."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+
+from trialfleet_shared.errors import DataError, TrialfleetError
+from trialfleet_shared.messages import DataSpec, StudySpec
+from trialfleet_workers import linux
+from trialfleet_workers.adapters.sources import is_function
+from trialfleet_workers.allowance import Allowance, find
+
+#: Characters of a digest that messages show.
+_SHOWN = 8
+
+
+class _Order(msgspec.Struct, frozen=True):
+    """What the process is told."""
+
+    data: DataSpec
+    path: str
+    base: str
+    #: What its interpreter finds modules in.
+    search: list[str]
+    #: Process id of the worker.
+    parent: int
+
+
+class _Answer(msgspec.Struct, frozen=True):
+    """What it answers."""
+
+    digest: str = ""
+    error: str = ""
+
+
+def import_apart(spec: StudySpec, path: Path, base: Path, allowance: Allowance) -> None:
+    """Have the study's data in the data cache.
+
+    Args:
+        spec: a study with data.
+        path: the data cache.
+        base: folder that the source is relative to.
+        allowance: which functions may give data.
+
+    Raises:
+        ObjectiveError: the source is a function that may not run here.
+        DataError: the data can not be imported, or are not the study's.
+    """
+    assert spec.data is not None
+    data = spec.data
+    if is_function(data.source):
+        found = find(data.source, base, allowance)
+        data, base = msgspec.structs.replace(data, source=found.reference), found.base
+    digest = _run(_Order(data, str(path), str(base), sys.path, os.getpid()))
+    if digest != spec.data_digest:
+        raise DataError(
+            f"data {data.source!r} are {digest[:_SHOWN]} on this worker and {spec.data_digest[:_SHOWN]} in the study; "
+            "bring the worker's copy up to date"
+        )
+
+
+def _run(order: _Order) -> str:
+    code = "from trialfleet_workers.adapters.importing import main; main()"
+    done = subprocess.run(  # our own interpreter and code
+        [sys.executable, "-c", code],
+        input=msgspec.json.encode(order),
+        stdout=subprocess.PIPE,
+        process_group=0,
+        check=False,
+    )
+    try:
+        answer = msgspec.json.decode(done.stdout.rpartition(b"\n")[2], type=_Answer)
+    except msgspec.DecodeError:
+        raise DataError(
+            f"data {order.data.source!r}: the process that imported them ended: {done.returncode}"
+        ) from None
+    if answer.error:
+        raise DataError(answer.error)
+    return answer.digest
+
+
+def main() -> None:
+    """The process: an order on standard input, an answer on the last line of standard output."""
+    order = msgspec.json.decode(sys.stdin.buffer.read(), type=_Order)
+    linux.die_with_parent(order.parent)
+    sys.path[:] = order.search
+    from trialfleet_workers.adapters.lmdb_data import DataCache  # noqa: PLC0415  # found by way of the path just set
+
+    try:
+        answer = _Answer(digest=DataCache(Path(order.path)).import_data(order.data, base=Path(order.base)).digest)
+    except TrialfleetError as error:
+        answer = _Answer(error=str(error))
+    sys.stdout.flush()
+    sys.stdout.buffer.write(b"\n" + msgspec.json.encode(answer))
