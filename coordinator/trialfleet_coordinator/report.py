@@ -22,7 +22,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 
 from trialfleet_coordinator.commands import TrialState
-from trialfleet_coordinator.study import Ended, Phase, StudyState, Trial
+from trialfleet_coordinator.study import Ended, StudyState
+from trialfleet_coordinator.trial import Phase, Trial
 from trialfleet_shared.fleet import FleetReport
 from trialfleet_shared.ladder import Ladder
 from trialfleet_shared.messages import TEST_FOLD, EvaluationResult, Outcome

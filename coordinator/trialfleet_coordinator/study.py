@@ -16,7 +16,6 @@ counts, every other is counted in `discarded` and changes nothing.
 import math
 import statistics
 from collections import Counter, deque
-from collections.abc import Iterable
 from enum import Enum
 from typing import NamedTuple
 
@@ -49,11 +48,10 @@ from trialfleet_coordinator.events import (
 )
 from trialfleet_coordinator.ports import StudyRecord, TrialRecord
 from trialfleet_coordinator.promotion import Halving, Promotion, Racing, beyond_threshold
-from trialfleet_shared.errors import TrialfleetError
+from trialfleet_coordinator.trial import DECIDED, TRANSITIONS, InvalidTransitionError, Phase, Trial
 from trialfleet_shared.ladder import Ladder
 from trialfleet_shared.messages import TEST_FOLD, Evaluation, EvaluationKey, EvaluationResult, Outcome
 from trialfleet_shared.settings import EfficiencyConfig
-from trialfleet_shared.space import Distribution, Params
 
 #: A study whose first trials all fail stops after so many: something is wrong with the objective, not with the params.
 FIRST_FAILURES = 5
@@ -63,35 +61,6 @@ REFUSALS = 5
 LOSSES = 10
 #: Steps that `story` remembers.
 STORY_LENGTH = 2000
-
-
-class Phase(Enum):
-    """Where a trial stands."""
-
-    EVALUATING = "evaluating"
-    WAITING = "waiting"
-    COMPLETE = "complete"
-    PRUNED = "pruned"
-    FAIL = "fail"
-
-
-#: Every step that a trial may take.
-TRANSITIONS: frozenset[tuple[Phase, Phase]] = frozenset(
-    {
-        (Phase.EVALUATING, Phase.WAITING),  # finished a rung
-        (Phase.EVALUATING, Phase.COMPLETE),  # finished the last one
-        (Phase.EVALUATING, Phase.PRUNED),  # threshold rule, racing, objective, end of the budget
-        (Phase.EVALUATING, Phase.FAIL),  # an evaluation failed
-        (Phase.WAITING, Phase.EVALUATING),  # promoted
-        (Phase.WAITING, Phase.PRUNED),  # never promoted
-    }
-)
-
-_STATES = {
-    Phase.COMPLETE: TrialState.COMPLETE,
-    Phase.PRUNED: TrialState.PRUNED,
-    Phase.FAIL: TrialState.FAIL,
-}
 
 
 class Ended(Enum):
@@ -125,40 +94,6 @@ class Budget(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seconds: float | None = None
     #: Value at which a complete trial ends the study.
     target: float | None = None
-
-
-class InvalidTransitionError(TrialfleetError):
-    """A trial was to take a step that `TRANSITIONS` does not know: a bug in trialfleet."""
-
-    def __init__(self, number: int, start: Phase, finish: Phase, story: Iterable[str]) -> None:
-        steps = "; ".join(story)
-        super().__init__(f"trial {number} can not go from {start.value} to {finish.value}; its story: {steps}")
-
-
-class Trial:
-    """One trial of the study; mutated by `StudyState` alone."""
-
-    __slots__ = ("distributions", "number", "params", "phase", "reason", "results", "rung", "value", "values")
-
-    def __init__(self, number: int, params: Params, distributions: dict[str, Distribution]) -> None:
-        self.number = number
-        self.params = params
-        self.distributions = distributions
-        self.phase = Phase.EVALUATING
-        #: The rung it is on or was decided on.
-        self.rung = 0
-        #: Values by (fraction, fold): a value counts on every rung that has both.
-        self.values: dict[tuple[float, int], float] = {}
-        #: Results that counted, in order.
-        self.results: list[EvaluationResult] = []
-        #: Its value once decided; while undecided, its mean on the highest rung it finished.
-        self.value: float | None = None
-        self.reason = ""
-
-    @property
-    def decided(self) -> bool:
-        """Whether it is COMPLETE, PRUNED or FAIL."""
-        return self.phase in _STATES
 
 
 class Best(NamedTuple):
@@ -428,8 +363,8 @@ class StudyState:
         self._move(trial, phase, reason)
         trial.value = value
         trial.reason = reason
-        self.counts[_STATES[phase]] += 1
-        self._commands.append(RecordDecision(trial.number, _STATES[phase], value, reason))
+        self.counts[DECIDED[phase]] += 1
+        self._commands.append(RecordDecision(trial.number, DECIDED[phase], value, reason))
 
     def _move(self, trial: Trial, phase: Phase, cause: str) -> None:
         if (trial.phase, phase) not in TRANSITIONS:
@@ -585,7 +520,7 @@ class StudyState:
                 assert len(self._fold_values(trial, self.ladder.last)) == self.ladder.rungs[-1].folds
             keys = [result.key for result in trial.results]
             assert len(keys) == len(set(keys)), f"trial {trial.number} has a result twice"
-        decided = Counter(_STATES[trial.phase] for trial in self.trials if trial.decided)
+        decided = Counter(DECIDED[trial.phase] for trial in self.trials if trial.decided)
         assert decided == +self.counts
         assert sum(self._rung_mix) == len(self.trials)
         if self.budget.trials is not None and self._drawing:
@@ -682,7 +617,7 @@ class StudyState:
         elif not entry.state.decided:
             self._backlog.append(trial)
         else:
-            trial.phase = next(phase for phase, state in _STATES.items() if state is entry.state)
+            trial.phase = next(phase for phase, state in DECIDED.items() if state is entry.state)
             trial.value, trial.reason = entry.value, entry.reason
             self.counts[entry.state] += 1
             if trial.phase is Phase.FAIL:

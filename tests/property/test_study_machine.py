@@ -30,15 +30,8 @@ from trialfleet_coordinator.events import (
     TrialsDrawn,
 )
 from trialfleet_coordinator.ports import StudyDefinition, StudyRecord, TrialRecord
-from trialfleet_coordinator.study import (
-    REFUSALS,
-    TRANSITIONS,
-    Budget,
-    Ended,
-    InvalidTransitionError,
-    Phase,
-    StudyState,
-)
+from trialfleet_coordinator.study import REFUSALS, Budget, Ended, StudyState
+from trialfleet_coordinator.trial import TRANSITIONS, InvalidTransitionError, Phase
 from trialfleet_shared.ladder import Ladder, Rung
 from trialfleet_shared.messages import TEST_FOLD, Evaluation, EvaluationResult, Outcome
 from trialfleet_shared.settings import EfficiencyConfig
