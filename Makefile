@@ -1,40 +1,51 @@
-# Every target sets up what it needs; CI runs the same ones.
+# Every target sets up what it needs, in .venv; CI runs the same ones.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup check format lint types imports test demo
+.PHONY: help setup check format lint types imports test demo clean
 
 help:
 	@echo "make demo   set up, then tune a real model on real data"
 	@echo "make test   set up, then run all tests"
 	@echo "make check  format, lint, types, import contracts, tests"
+	@echo "make clean  remove what the others made here"
 
-$(VENV)/.ready: pyproject.toml
+$(VENV)/bin/pip:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet --editable '.[dev,examples]'
+
+$(VENV)/.runs: pyproject.toml | $(VENV)/bin/pip
+	$(BIN)/pip install --quiet --editable '.[examples]'
 	touch $@
 
-setup: $(VENV)/.ready
-	@command -v rabbitmq-server >/dev/null || test -x /usr/lib/rabbitmq/bin/rabbitmq-server || ./ops/install-rabbitmq
+$(VENV)/.tests: pyproject.toml | $(VENV)/bin/pip
+	$(BIN)/pip install --quiet --editable '.[dev,examples]'
+	touch $@ $(VENV)/.runs
 
-check: setup format lint types imports test
+# All that development needs: the packages, and a RabbitMQ server for the tests to start nodes of their own.
+setup: $(VENV)/.tests
+	@./ops/install-rabbitmq
 
-format: setup
+check: format lint types imports test
+
+format: $(VENV)/.tests
 	$(BIN)/ruff format --check .
 
-lint: setup
+lint: $(VENV)/.tests
 	$(BIN)/ruff check .
 
-types: setup
+types: $(VENV)/.tests
 	$(BIN)/mypy
 
-imports: setup
+imports: $(VENV)/.tests
 	$(BIN)/lint-imports
 
 test: setup
 	$(BIN)/python -m pytest
 
-demo: $(VENV)/.ready
+demo: $(VENV)/.runs
 	$(BIN)/trialfleet run examples/digits/study.toml
+
+clean:
+	rm -rf $(VENV) dist build .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache
