@@ -1,0 +1,59 @@
+"""Trials of all rungs in one order, best first.
+
+A trial ranks by the highest rung it finished, and among those of that rung by its value there: who climbed was better
+than who stayed, as far as both were compared, and values of different rungs do not compare. Failed trials come last.
+"""
+
+import bisect
+import math
+from collections.abc import Iterable
+
+from trialfleet_coordinator.commands import Observation
+
+#: Highest rung downwards, then loss, then trial.
+_Key = tuple[float, float, int]
+
+
+class Ranking:
+    """The observed trials, best first.
+
+    Args:
+        maximize: whether higher values are better.
+    """
+
+    def __init__(self, *, maximize: bool) -> None:
+        self._sign = -1.0 if maximize else 1.0
+        self._keys: dict[int, _Key] = {}
+        self._ranked: list[_Key] = []
+        self._failed = 0
+
+    def __len__(self) -> int:
+        return len(self._ranked)
+
+    def __contains__(self, trial: int) -> bool:
+        return trial in self._keys
+
+    @property
+    def scored(self) -> int:
+        """Trials that have a value and did not fail."""
+        return len(self._ranked) - self._failed
+
+    def observe(self, observation: Observation) -> None:
+        """Rank the trial by what is known of it now."""
+        trial = observation.trial
+        if observation.value is None or math.isnan(observation.value):
+            key: _Key = (math.inf, 0.0, trial)
+        else:
+            key = (-observation.rung, self._sign * observation.value, trial)
+        before = self._keys.get(trial)
+        if before is not None:
+            if before[0] == math.inf or before[0] < key[0] < math.inf:
+                return
+            del self._ranked[bisect.bisect_left(self._ranked, before)]
+        self._failed += key[0] == math.inf
+        self._keys[trial] = key
+        bisect.insort(self._ranked, key)
+
+    def at(self, positions: Iterable[int]) -> list[int]:
+        """The trials at these positions, 0 being the best."""
+        return [self._ranked[position][2] for position in positions]
