@@ -152,6 +152,7 @@ class RabbitFleet:
         if self._closed:
             raise FleetError("the fleet is closed")
         broker = connect(self._url, patience=self._patience)
+        broker.drop_connection()  # the link's thread makes its own
         self._spec = msgspec.structs.replace(spec, reply_to=self._address)
         self._started = self._clock.monotonic()
         self._link = _Link(broker, redact(self._url), self._address, self._clock, self._outage)

@@ -1,0 +1,27 @@
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from trialfleet.rabbitmq_node import RabbitNode
+from trialfleet_shared.errors import BrokerError
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitNode]:
+    """A private node for all tests. Without the program: skipped on a laptop, failed where CI is set."""
+    try:
+        node = RabbitNode(Path(tmp_path_factory.mktemp("rabbitmq")))
+    except BrokerError as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(error))
+    with node:
+        yield node
+
+
+@pytest.fixture
+def rabbitmq(rabbitmq_node: RabbitNode) -> str:
+    """The URL of a running broker."""
+    return rabbitmq_node.url
