@@ -10,8 +10,8 @@ from types import TracebackType
 from typing import Self
 
 import pika
-from support.waiting import wait_until
 
+from support.waiting import wait_until
 from trialfleet_shared.adapters.rabbit import EVALUATIONS
 
 #: Seconds until a worker that was told to leave has left.

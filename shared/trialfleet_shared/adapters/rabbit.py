@@ -15,7 +15,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 import dramatiq
 import pika.exceptions
@@ -180,14 +180,17 @@ def unpack_results(body: bytes) -> ResultBatch:
 
 
 def redact(url: str) -> str:
-    """The URL without its password, for people to read."""
-    parts = urlsplit(url)
-    if "@" not in parts.netloc:
-        return url
-    credentials, _, host = parts.netloc.rpartition("@")
-    user = credentials.partition(":")[0]
-    # A query may carry a password of its own, for a client certificate.
-    return urlunsplit((parts.scheme, f"{user}:***@{host}", parts.path, "", ""))
+    """The URL without its password, for people to read; any other text without what may be one."""
+    # Not parsed: what is no URL may hold a password all the same. A query may have one for a client's certificate.
+    shown, _, query = url.partition("?")
+    credentials, at, host = shown.rpartition("@")
+    if not at:
+        if "@" not in query:
+            return shown
+        credentials, host = shown, ""  # a password with a question mark, perhaps
+    scheme, slashes, name = credentials.partition("//")
+    user = (name if slashes else scheme).partition(":")[0]
+    return f"{scheme}//{user}:***@{host}" if slashes else f"{user}:***@{host}"
 
 
 def connect(
@@ -245,8 +248,12 @@ _REFUSALS = (
 
 
 def _broker(url: str) -> FleetBroker:
-    parts = urlsplit(url)
-    if parts.scheme not in ("amqp", "amqps") or not parts.hostname:
+    try:
+        parts = urlsplit(url)
+        is_one = parts.scheme in ("amqp", "amqps") and parts.hostname
+    except ValueError:
+        is_one = False
+    if not is_one:
         raise ConfigurationError(
             f"broker URL {redact(url)!r} is none; allowed is amqp://user:password@host:5672/vhost, or amqps://"
         )
