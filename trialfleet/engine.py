@@ -7,8 +7,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from trialfleet_workers.adapters.lmdb_data import DataCache
-
 from trialfleet.rendering import CacheFigures, StudySummary
 from trialfleet.study_file import StudyRequest
 from trialfleet_coordinator.adapters.lmdb_store import LmdbStudyStore
@@ -17,6 +15,8 @@ from trialfleet_coordinator.driver import Outside, StudyPlan, run_study
 from trialfleet_coordinator.events import TimePassed
 from trialfleet_coordinator.ports import Sampler, StudyDefinition, StudyRecord
 from trialfleet_coordinator.report import Progress, StudyReport, build_report
+from trialfleet_coordinator.sampling.tpe import TpeSampler
+from trialfleet_coordinator.sampling.uniform import UniformSampler
 from trialfleet_coordinator.study import Budget, StudyState
 from trialfleet_shared.adapters.lmdb_results import LmdbResultCache
 from trialfleet_shared.clock import SystemClock
@@ -123,6 +123,7 @@ def open_study(
     store_path: Path | None = None,
     broker_url: str | None = None,
     warm_start: str | None = None,
+    on_rows: Callable[[int], None] | None = None,
 ) -> Iterator[OpenStudy]:
     """Open the study, new or recorded.
 
@@ -132,13 +133,14 @@ def open_study(
         store_path: the store; None: the home's.
         broker_url: evaluate on the workers that listen there; None: on this machine.
         warm_start: a study of the home's store whose record seeds the sampler.
+        on_rows: told now and then how many rows of a data file are imported.
 
     Raises:
         TrialfleetError: of the kind that the part at fault raises.
     """
     with ExitStack() as stack:
         objective, digest = _objective(request)
-        info = _import(request, home)
+        info = _import(request, home, on_rows)
         objective.check(has_data=info is not None)
         if info is not None and not objective.takes_data:
             raise ConfigurationError(
@@ -243,17 +245,16 @@ def _objective(request: StudyRequest) -> tuple[Objective, str]:
     return Objective(function, request.objective), code_digest(request.objective, request.base)
 
 
-def _import(request: StudyRequest, home: Home) -> DataInfo | None:
+def _import(request: StudyRequest, home: Home, on_rows: Callable[[int], None] | None) -> DataInfo | None:
     """Have the data set in the cache."""
     if request.data is None:
         return None
+    from trialfleet_workers.adapters.lmdb_data import DataCache  # noqa: PLC0415  # pandas only where data are
+
     cache = DataCache(home.data)
-    try:
-        if request.data_object is not None:
-            return cache.import_object(request.data_object, request.data)
-        return cache.import_data(request.data, base=request.base)
-    finally:
-        cache.close()
+    if request.data_object is not None:
+        return cache.import_object(request.data_object, request.data)
+    return cache.import_data(request.data, base=request.base, progress=on_rows)
 
 
 def _plan(request: StudyRequest, objective: Objective, digest: str, info: DataInfo | None) -> StudyPlan:
@@ -292,6 +293,19 @@ def _plan(request: StudyRequest, objective: Objective, digest: str, info: DataIn
         budget=request.budget,
         has_test=info is not None and info.test_rows > 0,
     )
+
+
+def make_sampler(request: StudyRequest, plan: StudyPlan, record: StudyRecord, earlier: StudyRecord | None) -> Sampler:
+    """The study's sampler, which knows what is recorded of it."""
+    config, maximize = plan.config, plan.definition.direction == "maximize"
+    sampler: UniformSampler | TpeSampler
+    if request.sampler == "random" or not config.enable_smart_sampling:
+        sampler = UniformSampler(request.space, seed=request.seed)
+    elif request.sampler == "tpe":
+        sampler = TpeSampler(request.space, maximize=maximize, startup=config.warm_start_trials, seed=request.seed)
+    draws = [(trial.number, trial.params, trial.distributions) for trial in record.trials]
+    sampler.restore(draws, _recorded_state(record).observations())
+    return sampler
 
 
 def _cache(config: EfficiencyConfig, home: Home) -> LmdbResultCache | None:

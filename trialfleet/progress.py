@@ -158,17 +158,15 @@ def done_share(progress: Progress) -> float | None:
 def rung_name(ladder: Ladder, rung: int) -> str:
     """A rung in words: "30%", "100%", "100% x 5 folds"."""
     of = ladder.rungs[rung]
-    share = (
-        f"{of.fraction:.3g}" if of.fraction < 0.001 else f"{of.fraction:.3%}".rstrip("%").rstrip("0").rstrip(".") + "%"
-    )
+    share = f"{of.fraction * 100:.3g}%"
     return share if of.folds == 1 else f"{share} x {of.folds} folds"
 
 
 def duration(seconds: float) -> str:
     """Seconds for people: "0.8 s", "42 s", "3:07", "2:05:00"."""
-    if seconds < 10:
+    if seconds < 9.95:
         return f"{seconds:.1f} s"
-    if seconds < 60:
+    if seconds < 59.5:
         return f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

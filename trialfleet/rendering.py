@@ -74,7 +74,7 @@ def print_report(console: Console, report: StudyReport, cache: CacheFigures, hom
 
 def render_report(report: StudyReport, cache: CacheFigures, home: Path | None) -> RenderableType:
     """The report for people."""
-    parts: list[RenderableType] = [Text(f"{report.study}: {report.ended_because}", style="bold")]
+    parts: list[RenderableType] = [Text(f"{report.study}: {first_line(report.ended_because)}", style="bold")]
     if report.best_params is None:
         parts += [Text(), Text("No trial has a value.")]
     else:
@@ -87,7 +87,7 @@ def render_report(report: StudyReport, cache: CacheFigures, home: Path | None) -
     parts.append(Text(_ESTIMATED, style="dim"))
     if report.failures:
         parts += [Text(), Text("Latest failures", style="bold")]
-        parts += [Text(f"  {_first_line(failure)}") for failure in report.failures]
+        parts += [Text(f"  {first_line(failure)}") for failure in report.failures]
     if home is not None:
         parts += [Text(), Text(f"Kept in {home}; see it again with: trialfleet report {report.study}", style="dim")]
     return Group(*parts)
@@ -192,6 +192,7 @@ def _seconds(seconds: float) -> str:
     return f"-{duration(-seconds)}" if seconds < 0 else duration(seconds)
 
 
-def _first_line(text: str) -> str:
+def first_line(text: str) -> str:
+    """The first line of a text, shortened: the rest of an objective's error is its traceback."""
     line = text.strip().partition("\n")[0]
     return line if len(line) <= 200 else f"{line[:199]}…"

@@ -10,12 +10,12 @@ from trialfleet.cli import StudyFlags
 from trialfleet.commands.output import error_console, results_only
 from trialfleet.engine import Home, OpenStudy, open_study
 from trialfleet.environment import Environment
-from trialfleet.progress import progress_view
-from trialfleet.rendering import print_json, print_report, report_document
+from trialfleet.progress import PLAIN_SECONDS, progress_view
+from trialfleet.rendering import first_line, print_json, print_report, report_document
 from trialfleet.signals import StopSignals
 from trialfleet.study_file import StudyRequest, load_study
 from trialfleet_coordinator.report import StudyReport
-from trialfleet_shared.clock import SystemClock
+from trialfleet_shared.clock import Clock, SystemClock
 from trialfleet_shared.errors import StudyFailedError
 
 
@@ -63,7 +63,9 @@ def run_and_report(
     Raises:
         StudyFailedError: its first trials all failed; the report is printed.
     """
-    with open_study(request, home, broker_url=broker_url, warm_start=warm_start) as study:
+    with open_study(
+        request, home, broker_url=broker_url, warm_start=warm_start, on_rows=_import_view(notes, SystemClock())
+    ) as study:
         report = study.finished()
         if report is not None:
             notes.print(f"{request.name} is finished already; a larger budget goes on with it", highlight=False)
@@ -75,7 +77,7 @@ def run_and_report(
     else:
         print_report(results, report, figures, home.path)
     if report.ended == "failed":
-        raise StudyFailedError(f"{request.name}: {report.ended_because}")
+        raise StudyFailedError(f"{request.name}: {first_line(report.ended_because)}")
 
 
 def _run(study: OpenStudy, notes: Console, check: Callable[[], None]) -> StudyReport:
@@ -93,6 +95,19 @@ def _run(study: OpenStudy, notes: Console, check: Callable[[], None]) -> StudyRe
             return signals.cause
 
         return study.run(view, stop)
+
+
+def _import_view(notes: Console, clock: Clock) -> Callable[[int], None]:
+    """Tells every few seconds how far the import of a data file is."""
+    last = clock.monotonic()
+
+    def say(rows: int) -> None:
+        nonlocal last
+        if clock.monotonic() - last >= PLAIN_SECONDS:
+            last = clock.monotonic()
+            notes.print(f"importing the data: {rows:,} rows so far", highlight=False)
+
+    return say
 
 
 def _say_how_to_stop(notes: Console) -> Callable[[str], None]:

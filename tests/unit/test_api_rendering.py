@@ -1,0 +1,219 @@
+"""What people and programs are shown of a study."""
+
+import io
+import math
+
+import msgspec
+import pytest
+from rich.console import Console
+from support.simulated import SimulatedClock
+
+from trialfleet.progress import PLAIN_SECONDS, PlainView, done_share, duration, facts, progress_view, rung_name
+from trialfleet.rendering import CacheFigures, StudySummary, finite, render_report, render_studies, report_document
+from trialfleet_coordinator.report import EfficiencyMetrics, Progress, SavedSeconds, StudyReport, TrialSummary
+from trialfleet_shared.ladder import Ladder, Rung
+
+LADDER = Ladder((Rung(0.1, 1), Rung(1.0, 1), Rung(1.0, 5)))
+PROGRESS = Progress(
+    study="s[bold]",
+    direction="maximize",
+    elapsed_seconds=75.0,
+    trials=12,
+    trials_budget=100,
+    seconds_budget=None,
+    complete=2,
+    pruned=3,
+    failed=1,
+    cached=4,
+    evaluations=20,
+    best_value=0.91,
+    best_trial=7,
+    rung_mix=(8, 0, 4),
+    trials_per_second=0.5,
+    seconds_left=188.0,
+    slots=2,
+    in_flight=4,
+    closing=None,
+)
+REPORT = StudyReport(
+    study="s",
+    direction="maximize",
+    ended="stopped",
+    ended_because="it was stopped; run it again to go on",
+    best_trial=0,
+    best_params={"kind": "[red]", "x": 0.1},
+    best_value=0.5,
+    best_is_complete=True,
+    test_value=0.45,
+    complete=1,
+    pruned=0,
+    failed=1,
+    undecided=3,
+    ladder=LADDER,
+    rung_evaluations=(1, 1, 4),
+    evaluations=6,
+    cached=0,
+    efficiency_metrics=EfficiencyMetrics(
+        total_time_seconds=3700.0,
+        avg_trial_time_seconds=0.01,
+        cache_hit_rate=0.0,
+        parallel_efficiency=0.5,
+        memory_usage_mb=100.0,
+        speedup_factor=math.inf,
+        spent_cpu_seconds=10.0,
+        baseline_cpu_seconds=100.0,
+        saved_cpu_seconds=SavedSeconds(subsampling=-2.0, pruning=92.0, caching=0.0),
+    ),
+    failures=("trial 1: error: ValueError: no such luck\nTraceback …",),
+    trials=(
+        TrialSummary(
+            number=0,
+            state="complete",
+            params={"kind": "[red]", "x": 0.1},
+            value=0.5,
+            rung=2,
+            reason="complete",
+            wall_seconds=1.0,
+            cpu_seconds=1.0,
+            evaluations=6,
+            cached=0,
+            metrics={"log_loss": 0.25},
+        ),
+    ),
+)
+CACHE = CacheFigures(enabled=True, hits=0, misses=6, hit_rate=0.0, entries=6, cache_size=1000)
+
+
+def shown(renderable: object) -> str:
+    console = Console(file=io.StringIO(), width=120)
+    console.print(renderable)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_a_report_tells_everything() -> None:
+    text = shown(render_report(REPORT, CACHE, None))
+
+    for words in (
+        "kind  [red]",
+        "best, mean of 5 folds",
+        "log_loss",
+        "on the held-out test part",
+        "undecided",
+        "evaluations at 10%",
+        "evaluations at 100% x 5 folds",
+        "1:01:40",
+        "-2.0 s",
+        "1:32",
+        "no such luck",
+    ):
+        assert words in text
+    assert "Traceback" not in text
+    assert "not measured on all rows" not in text
+
+
+def test_a_value_that_is_not_complete_is_marked() -> None:
+    report = msgspec.structs.replace(REPORT, best_is_complete=False, test_value=None)
+
+    text = shown(render_report(report, CACHE, None))
+
+    assert "best so far *" in text
+    assert "* not measured on all rows and all folds yet" in text
+    assert "test part" not in text
+
+
+def test_a_report_without_values() -> None:
+    report = msgspec.structs.replace(REPORT, best_params=None, best_trial=None, best_value=None, trials=())
+
+    assert "No trial has a value." in shown(render_report(report, CACHE, None))
+
+
+def test_json_holds_finite_numbers_or_null() -> None:
+    document = report_document(REPORT, CACHE, None)
+
+    assert document["efficiency_metrics"]["speedup_factor"] is None
+    assert document["cache_stats"]["misses"] == 6
+    assert finite({"a": [1.0, math.nan, (math.inf, "x")]}) == {"a": [1.0, None, [None, "x"]]}
+
+
+def test_the_list_of_studies_marks_values_that_are_not_complete() -> None:
+    study = StudySummary(
+        study="s",
+        direction="minimize",
+        trials=3,
+        complete=0,
+        pruned=1,
+        failed=0,
+        undecided=2,
+        best_value=0.25,
+        best_is_complete=False,
+        elapsed_seconds=1.0,
+    )
+
+    assert "* 0.25" in shown(render_studies([study]))
+    assert "not measured on all rows" in shown(render_studies([study]))
+    assert "*" not in shown(render_studies([msgspec.structs.replace(study, best_is_complete=True)]))
+
+
+def test_plain_lines_come_every_few_seconds_and_at_the_end() -> None:
+    clock = SimulatedClock()
+    console = Console(file=io.StringIO(), width=40)
+
+    view = progress_view(console, LADDER, clock)
+    assert isinstance(view, PlainView)
+    with view:
+        for _ in range(100):
+            view(PROGRESS)
+            clock.now += PLAIN_SECONDS / 10
+        view(msgspec.structs.replace(PROGRESS, complete=94))
+
+    assert isinstance(console.file, io.StringIO)
+    lines = console.file.getvalue().splitlines()
+    assert len(lines) == 11
+    assert lines[0] == (
+        "s[bold]: trials 6 of 100 decided (2 complete, 3 pruned, 1 failed), evaluations 20 (4 from the cache), "
+        "best 0.91 (trial 7), rungs 8 at 10% / 4 at 100% x 5 folds, slots 2 (4 in flight), speed 0.5 trials/s, "
+        "time 1:15, 3:08 left"
+    )
+    assert "98 of 100" in lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"slots": 0}, "waiting for workers"),
+        ({"closing": "stopped"}, "finishing what is in flight"),
+        ({"closing": "trials"}, "finishing"),
+        ({"seconds_left": None}, "unknown time left"),
+    ],
+)
+def test_the_state_of_a_study_is_told(changes: dict[str, object], told: str) -> None:
+    assert dict(facts(msgspec.structs.replace(PROGRESS, **changes), LADDER))["time"] == f"1:15, {told}"
+
+
+def test_the_share_done_is_of_the_budget_that_ends_first() -> None:
+    assert done_share(PROGRESS) == 0.06
+    assert done_share(msgspec.structs.replace(PROGRESS, seconds_budget=100.0)) == 0.75
+    assert done_share(msgspec.structs.replace(PROGRESS, trials_budget=None)) is None
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [(0.04, "0.0 s"), (9.94, "9.9 s"), (42.4, "42 s"), (59.7, "1:00"), (187, "3:07"), (7500, "2:05:00")],
+)
+def test_durations_are_short(seconds: float, told: str) -> None:
+    assert duration(seconds) == told
+
+
+@pytest.mark.parametrize(
+    ("rung", "told"),
+    [
+        (Rung(0.1, 1), "10%"),
+        (Rung(0.333333, 1), "33.3%"),
+        (Rung(0.0125, 1), "1.25%"),
+        (Rung(1.0, 1), "100%"),
+        (Rung(1.0, 3), "100% x 3 folds"),
+    ],
+)
+def test_rungs_have_short_names(rung: Rung, told: str) -> None:
+    assert rung_name(Ladder((rung,)), 0) == told
