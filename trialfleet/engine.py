@@ -10,6 +10,7 @@ from typing import NamedTuple
 from trialfleet.rendering import CacheFigures, StudySummary
 from trialfleet.study_file import StudyRequest
 from trialfleet_coordinator.adapters.lmdb_store import LmdbStudyStore
+from trialfleet_coordinator.adapters.optuna_samplers import OptunaSampler
 from trialfleet_coordinator.commands import TrialState
 from trialfleet_coordinator.driver import Outside, StudyPlan, run_study
 from trialfleet_coordinator.events import TimePassed
@@ -33,6 +34,8 @@ from trialfleet_workers.objective import MEMORY_PREFIX, Objective, load_function
 
 #: Evaluations between two garbage collections where they are switched off.
 _NEVER = 2**53
+#: What draws the params of a study.
+StudySampler = UniformSampler | TpeSampler | OptunaSampler
 #: What a study that is only looked at has measured of a fleet.
 _NO_FLEET = FleetReport(slots=0, workers=0, busy_slot_seconds=0.0, available_slot_seconds=0.0, pss_bytes=0)
 
@@ -139,19 +142,16 @@ def open_study(
         TrialfleetError: of the kind that the part at fault raises.
     """
     with ExitStack() as stack:
-        objective, digest = _objective(request)
-        info = _import(request, home, on_rows)
-        objective.check(has_data=info is not None)
-        if info is not None and not objective.takes_data:
-            raise ConfigurationError(
-                f"objective {request.objective!r} takes no data, but the study has a data set; "
-                "let it take `data`, or leave the data set out"
-            )
-        plan = _plan(request, objective, digest, info)
+        with _naming(request.origin):
+            objective, digest = _objective(request)
+            info = _import(request, home, on_rows)
+            plan = _plan(request, objective, digest, info)
+            sampler = make_sampler(request)
         store = LmdbStudyStore(store_path or home.store, clock=SystemClock())
         stack.callback(store.close)
         earlier = None if warm_start is None else _warm_start(home, warm_start)
         record = store.open(plan.definition)
+        _teach(sampler, record, earlier)
         cache = _cache(request.config, home)
         if cache is not None:
             stack.callback(cache.close)
@@ -160,10 +160,21 @@ def open_study(
             record,
             store=store,
             cache=cache,
-            sampler=make_sampler(request, plan, record, earlier),
+            sampler=sampler,
             make_fleet=lambda: _fleet(request, home, broker_url, with_data=info is not None),
             memory=_memory if request.config.use_process_pool or broker_url is not None else lambda: 0,
         )
+
+
+@contextmanager
+def _naming(origin: str) -> Iterator[None]:
+    """Errors in what a study file says name the file."""
+    try:
+        yield
+    except ConfigurationError as error:
+        if not origin:
+            raise
+        raise type(error)(f"{origin}: {error}") from error
 
 
 def load_record(store: LmdbStudyStore, name: str) -> StudyRecord:
@@ -240,9 +251,18 @@ def _objective(request: StudyRequest) -> tuple[Objective, str]:
     """The objective and the digest of its code."""
     if request.objective.startswith(MEMORY_PREFIX):
         function = request.functions[request.objective.removeprefix(MEMORY_PREFIX)]
-        return Objective(function, request.objective), function_digest(function)
-    function = load_function(request.objective, request.base)
-    return Objective(function, request.objective), code_digest(request.objective, request.base)
+        digest = function_digest(function)
+    else:
+        function = load_function(request.objective, request.base)
+        digest = code_digest(request.objective, request.base)
+    objective = Objective(function, request.objective)
+    objective.check(has_data=request.data is not None)
+    if request.data is not None and not objective.takes_data:
+        raise ConfigurationError(
+            f"objective {request.objective!r} takes no data, but the study has a data set; "
+            "let it take `data`, or leave the data set out"
+        )
+    return objective, digest
 
 
 def _import(request: StudyRequest, home: Home, on_rows: Callable[[int], None] | None) -> DataInfo | None:
@@ -295,17 +315,20 @@ def _plan(request: StudyRequest, objective: Objective, digest: str, info: DataIn
     )
 
 
-def make_sampler(request: StudyRequest, plan: StudyPlan, record: StudyRecord, earlier: StudyRecord | None) -> Sampler:
-    """The study's sampler, which knows what is recorded of it."""
-    config, maximize = plan.config, plan.definition.direction == "maximize"
-    sampler: UniformSampler | TpeSampler
+def make_sampler(request: StudyRequest) -> StudySampler:
+    """The sampler that the study names, which knows nothing yet."""
+    config, maximize = request.config, request.direction == "maximize"
     if request.sampler == "random" or not config.enable_smart_sampling:
-        sampler = UniformSampler(request.space, seed=request.seed)
-    elif request.sampler == "tpe":
-        sampler = TpeSampler(request.space, maximize=maximize, startup=config.warm_start_trials, seed=request.seed)
+        return UniformSampler(request.space, seed=request.seed)
+    if request.sampler == "tpe":
+        return TpeSampler(request.space, maximize=maximize, startup=config.warm_start_trials, seed=request.seed)
+    return OptunaSampler(request.sampler, request.space, maximize=maximize, seed=request.seed)
+
+
+def _teach(sampler: StudySampler, record: StudyRecord, earlier: StudyRecord | None) -> None:
+    """Have the sampler know what is recorded of its study."""
     draws = [(trial.number, trial.params, trial.distributions) for trial in record.trials]
     sampler.restore(draws, _recorded_state(record).observations())
-    return sampler
 
 
 def _cache(config: EfficiencyConfig, home: Home) -> LmdbResultCache | None:

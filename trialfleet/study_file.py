@@ -88,6 +88,8 @@ class StudyRequest:
     functions: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     #: The data set itself where it is handed over in memory: a frame, an (X, y) pair or a mapping of arrays.
     data_object: object = None
+    #: The study file, for messages; empty for a study of the API.
+    origin: str = ""
 
 
 def load_study(path: Path, settings: Mapping[str, Sequence[Setting]] | None = None) -> StudyRequest:
@@ -124,6 +126,7 @@ def load_study(path: Path, settings: Mapping[str, Sequence[Setting]] | None = No
         sampler=study.sampler,
         evaluation_seconds=study.evaluation_seconds,
         memory_mb=study.memory_mb,
+        origin=where,
     )
 
 

@@ -71,9 +71,9 @@ def test_an_objective_that_can_not_be_called(objective: str, words: list[str], f
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        ("source = 'none.csv'\ntarget = 'income'", ["none.csv"]),
-        ("source = 'table.csv'\ntarget = 'incme'", ["table.csv", "incme", "income"]),
-        ("source = 'empty.csv'\ntarget = 'income'", ["empty.csv", "income"]),
+        ("source = 'none.csv'\ntarget = 'income'", ["study.toml: data.source = 'none.csv'", "there is no file"]),
+        ("source = 'table.csv'\ntarget = 'incme'", ["study.toml: data.target = 'incme'", "did you mean 'income'?"]),
+        ("source = 'empty.csv'\ntarget = 'income'", ["study.toml: data.target = 'income' has no value"]),
     ],
 )
 def test_data_that_can_not_be_used(data: str, words: list[str], folder: Path) -> None:
@@ -103,7 +103,7 @@ def test_data_that_the_objective_does_not_take(folder: Path) -> None:
         (["run", "study.toml", "--set", "x=1"], ["--set x=1", "SECTION.KEY=VALUE"]),
         (["run", "study.toml", "--set", "efficiency.cache_sise=1"], ["did you mean 'cache_size'?"]),
         (["run", "study.toml", "--sampler", "x"], ["--sampler"]),
-        (["run", "study.toml", "--set", "study.sampler=tpee"], ["tpee"]),
+        (["run", "study.toml", "--set", "study.sampler=tpee"], ["sampler 'tpee'", "did you mean 'tpe'?"]),
         (["run", "study.toml", "--warm-start", "none"], ["there is no study 'none'"]),
         (["report", "none"], ["there is no study 'none'"]),
         (["studeis"], ["studeis"]),

@@ -24,7 +24,7 @@ def test_there_is_a_test_for_each_example() -> None:
         # What the objective gives without any tuning at all, or a little worse.
         ("digits", 10, 0.8),
         ("census", 10, 0.8),
-        ("air_quality", 10, 15.0),
+        ("air_quality", 10, 25.0),
         ("thresholds", 100, 8.0),
     ],
 )
