@@ -1,0 +1,140 @@
+"""`trialfleet run --broker` and `trialfleet worker`: as embedded, while workers come and are killed."""
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from support.commands import PATIENCE, document, start_trialfleet, trialfleet
+from support.waiting import wait_until
+
+pytestmark = pytest.mark.rabbitmq
+
+TRIALS = 40
+STUDY = f"""
+[study]
+name = "ridge"
+objective = "objective.py:train"
+direction = "minimize"
+trials = {TRIALS}
+[data]
+source = "table.csv"
+target = "y"
+[resampling]
+kind = "kfold"
+folds = 3
+test_fraction = 0.2
+[efficiency]
+subsample_fraction = 0.3
+[space.strength]
+type = "float"
+min = 1e-3
+max = 1e3
+log = true
+"""
+OBJECTIVE = """
+import os, pathlib, time
+import numpy as np
+
+def train(params, data):
+    with (pathlib.Path(__file__).parent / "calls").open("a") as calls:
+        print(os.getppid(), file=calls)
+    time.sleep(0.05)
+    gram = data.X.T @ data.X + params["strength"] * np.eye(data.X.shape[1])
+    weights = np.linalg.solve(gram, data.X.T @ data.y)
+    return float(np.mean((data.y_valid - data.X_valid @ weights) ** 2))
+"""
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    random = np.random.default_rng(0)
+    x = random.normal(size=(2000, 6))
+    table = pd.DataFrame(x, columns=list("abcdef"))
+    table["y"] = x @ np.arange(6) + random.normal(size=2000)
+    folder = tmp_path / "study"
+    folder.mkdir()
+    table.to_csv(folder / "table.csv", index=False)
+    (folder / "objective.py").write_text(OBJECTIVE)
+    (folder / "study.toml").write_text(STUDY)
+    return folder / "study.toml"
+
+
+class Workers:
+    """`trialfleet worker` processes, each with a home of its own."""
+
+    def __init__(self, url: str, folder: Path, stack: ExitStack) -> None:
+        self._url = url
+        self._folder = folder
+        self._stack = stack
+        self._count = 0
+
+    def start(self, study: Path) -> "subprocess.Popen[str]":
+        self._count += 1
+        home = self._folder / f"worker{self._count}"
+        process = start_trialfleet(
+            ["worker", "--slots", "1", "--objective-path", study.parent], home, TRIALFLEET_BROKER_URL=self._url
+        )
+        self._stack.callback(process.communicate, timeout=PATIENCE)
+        self._stack.callback(process.terminate)
+        return process
+
+
+@pytest.fixture
+def workers(rabbitmq: str, tmp_path: Path) -> Iterator[Workers]:
+    with ExitStack() as stack:
+        yield Workers(rabbitmq, tmp_path, stack)
+
+
+def calls(study: Path) -> list[str]:
+    file = study.parent / "calls"
+    return file.read_text().splitlines() if file.exists() else []
+
+
+def test_a_fleet_finds_what_an_embedded_run_finds(study: Path, workers: Workers, rabbitmq: str, tmp_path: Path) -> None:
+    url_file = tmp_path / "url"
+    url_file.write_text(rabbitmq)
+    coordinator = start_trialfleet(
+        ["run", study, "--json"], tmp_path / "home", TRIALFLEET_BROKER_URL_FILE=str(url_file)
+    )
+    first = workers.start(study)
+    wait_until(lambda: len(calls(study)) >= 10, "the first worker evaluates", PATIENCE)
+    second = workers.start(study)
+    wait_until(lambda: len(set(calls(study))) >= 2, "the second worker evaluates", PATIENCE)
+    first.kill()
+
+    output, errors = coordinator.communicate(timeout=PATIENCE)
+    second.terminate()
+
+    assert coordinator.returncode == 0, errors
+    assert second.wait(PATIENCE) == 0
+    fleet = document(output)
+    embedded = document(trialfleet(["run", study, "--json"], tmp_path / "embedded").stdout)
+    assert [trial["number"] for trial in fleet["trials"]] == list(range(TRIALS))
+    for report in (fleet, embedded):
+        assert report["complete"] + report["pruned"] == TRIALS
+        assert report["undecided"] == report["failed"] == 0
+        keys = sum(trial["evaluations"] for trial in report["trials"])
+        assert report["evaluations"] == keys
+    # The first draws depend on nothing but the seed; the later ones on the order of the results.
+    assert [t["params"] for t in fleet["trials"][:4]] == [t["params"] for t in embedded["trials"][:4]]
+    values = {str(t["params"]): t["value"] for t in embedded["trials"] if t["state"] == "complete"}
+    for trial in fleet["trials"]:
+        if trial["state"] == "complete" and str(trial["params"]) in values:
+            assert trial["value"] == pytest.approx(values[str(trial["params"])])
+    assert fleet["best_value"] == pytest.approx(embedded["best_value"], rel=0.01)
+    assert fleet["test_value"] == pytest.approx(embedded["test_value"], rel=0.01)
+    assert rabbitmq not in output + errors
+
+
+def test_a_worker_in_burst_mode_leaves_when_there_is_nothing_to_do(study: Path, rabbitmq: str, tmp_path: Path) -> None:
+    done = trialfleet(
+        ["worker", "--burst", "--slots", "1", "--objective-path", study.parent],
+        tmp_path / "home",
+        TRIALFLEET_BROKER_URL=rabbitmq,
+    )
+
+    assert done.returncode == 0, done.stderr
