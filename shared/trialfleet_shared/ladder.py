@@ -31,6 +31,10 @@ class Rung(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if self.folds < 1:
             raise ValueError(f"folds = {self.folds} must be at least 1")
 
+    def __str__(self) -> str:
+        """As (fraction, folds)."""
+        return f"({self.fraction:g}, {self.folds})"
+
 
 class Ladder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The rungs in climbing order; a trial that has all of the last one's folds is COMPLETE."""
@@ -43,7 +47,9 @@ class Ladder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("a ladder needs at least one rung")
         for lower, upper in itertools.pairwise(self.rungs):
             if upper.fraction < lower.fraction or upper.folds < lower.folds or upper == lower:
-                raise ValueError(f"rung {upper} must have more rows or folds than {lower}, and no fewer of either")
+                raise ValueError(
+                    f"rung {upper} must have more rows or folds than {lower} below it, and no fewer of either"
+                )
 
     @property
     def last(self) -> int:

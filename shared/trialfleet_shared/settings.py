@@ -128,8 +128,7 @@ class EfficiencyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         if self.ladder is not None:
             if self.ladder[-1] != Rung(1.0, folds):
                 raise ConfigurationError(
-                    f"ladder: the last rung is {_show(self.ladder[-1])}; it must be all rows on all folds, "
-                    f"{_show(Rung(1.0, folds))}"
+                    f"ladder: the last rung is {self.ladder[-1]}; it must be all rows on all folds, {Rung(1.0, folds)}"
                 )
             return Ladder(self.ladder)
         return build_ladder(
@@ -220,7 +219,3 @@ def layered(mode: Mode | None, settings: Iterable[Setting]) -> EfficiencyConfig:
             raise ConfigurationError(f"{setting.origin} = {show(setting.value)}: {allowed}")
         values[setting.key] = value
     return EfficiencyConfig(**values)
-
-
-def _show(rung: Rung) -> str:
-    return f"({rung.fraction:g}, {rung.folds})"

@@ -63,7 +63,7 @@ def test_a_ladder_of_ones_own_must_end_with_everything() -> None:
 def test_rungs_must_climb() -> None:
     with pytest.raises(ValueError, match="must have more rows or folds"):
         Ladder((Rung(0.5, 2), Rung(1.0, 1)))
-    with pytest.raises(ConfigurationError, match="ladder: rung"):
+    with pytest.raises(ConfigurationError, match=r"ladder = .*rung \(1, 1\) must have more"):
         EfficiencyConfig(ladder=(Rung(1.0, 1), Rung(1.0, 1)))
 
 
