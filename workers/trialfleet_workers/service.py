@@ -88,6 +88,10 @@ class Pool(Protocol):
 class Sink(Protocol):
     """Where a worker's messages go. Each method says whether the message is safe; if not, it is tried again."""
 
+    def stop_taking(self) -> None:
+        """Have `take` called no more, as far as that can be had; what comes all the same is handed back."""
+        ...
+
     def send_results(self, address: str, batch: ResultBatch) -> bool:
         """Answer the coordinator that hears at `address`."""
         ...
@@ -162,6 +166,7 @@ class WorkerService:
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._draining = threading.Event()
         self._aborting = threading.Event()
+        self._stopped_taking = False
         #: Evaluations that are held, each with the tickets of the batches it came in: copies wait for the one answer.
         self._held: dict[_Held, list[Ticket]] = {}
         self._outbox: dict[StudySpec, list[EvaluationResult]] = {}
@@ -214,7 +219,11 @@ class WorkerService:
         """Serve until `drain` or `abort` is called, or the patience ends, and all that was held is settled."""
         while not self._may_leave():
             self._take_in()
-            if self.draining or self._stalled():
+            if self.draining and not self._stopped_taking:
+                # First of all: what is handed back must not come here again.
+                self._sink.stop_taking()
+                self._stopped_taking = True
+            if self._stopped_taking or self._stalled():
                 self._hand_back_waiting()
             for spec, result in self._pool.poll(self._pause()):
                 self._moved_at = self._clock.monotonic()
@@ -228,17 +237,18 @@ class WorkerService:
         self._pool.wake()
 
     def _may_leave(self) -> bool:
+        now = self._clock.monotonic()
+        if self._held or not self._inbox.empty():
+            self._idle_since = now
+        elif self._patience is not None and now - self._idle_since >= self._patience:
+            self._draining.set()
+        if not self._stopped_taking:
+            return False
         if self._aborting.is_set():
             self._take_in()
             self._hand_back(list(self._held))
             return True
-        now = self._clock.monotonic()
-        if self._held or not self._inbox.empty():
-            self._idle_since = now
-            return False
-        if self._patience is not None and now - self._idle_since >= self._patience:
-            self._draining.set()
-        return self._draining.is_set()
+        return not self._held and self._inbox.empty()
 
     def _take_in(self) -> None:
         while not self._inbox.empty():
@@ -249,7 +259,7 @@ class WorkerService:
             self._held.setdefault(_Held.of(ticket.batch.spec, evaluation), []).append(ticket)
 
     def _begin(self, ticket: Ticket) -> None:
-        if self.draining:
+        if self._stopped_taking:
             self._hand_back([_Held.of(ticket.batch.spec, evaluation) for evaluation in self._own(ticket)])
             return
         for evaluation in self._own(ticket):

@@ -12,6 +12,7 @@ RabbitMQ refuses a queue that exists with others.
 
 import json
 import logging
+import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -56,14 +57,59 @@ def results_queue(address: str) -> str:
     return _RESULTS + address
 
 
+class Abandoned(Exception):  # noqa: N818  # not an error, but how an actor ends
+    """An actor leaves its message as it is: RabbitMQ delivers it again once this connection has ended."""
+
+
+class _RejectFailed(dramatiq.Middleware):
+    """Has a message whose actor raised go to the dead letters, where dramatiq alone would acknowledge it."""
+
+    def after_process_message(
+        self,
+        _broker: Any,
+        message: Any,
+        *,
+        result: Any = None,  # noqa: ARG002  # dramatiq gives it by name
+        exception: BaseException | None = None,
+    ) -> None:
+        """An actor has ended."""
+        if isinstance(exception, Abandoned):
+            message.consumer = None
+        elif exception is not None:
+            message.fail()
+
+
 class _Consumer(_RabbitmqConsumer):
-    """dramatiq's, which after a reconnect would take an old delivery's tag for that of a new one."""
+    """dramatiq's, which can stop taking messages while those it has taken are worked on.
+
+    And which does not take an old delivery's tag for that of a new one after a reconnect.
+    """
+
+    def __init__(self, broker: "FleetBroker", queue_name: str, prefetch: int, timeout: int) -> None:
+        super().__init__(broker, queue_name, prefetch, timeout)  # type: ignore[no-untyped-call]  # dramatiq's
+        self._stopping = broker.stopping
+        self._stopped = broker.stopped
+        self._idle_seconds = timeout / 1000
 
     def __next__(self) -> Any:
+        """The next message; None when none came within the timeout."""
+        if self._stopping.is_set():
+            self._idle()
+            return None
         message = super().__next__()  # type: ignore[no-untyped-call]  # dramatiq's
         if message is not None:
             message.consumer = self
         return message
+
+    def _idle(self) -> None:
+        """Serve the connection without taking messages."""
+        try:
+            if not self._stopped.is_set():
+                self.channel.cancel()
+                self._stopped.set()
+            self.connection.process_data_events(time_limit=self._idle_seconds)
+        except BROKER_FAILURES as error:
+            raise ConnectionClosed(error) from None  # type: ignore[no-untyped-call]  # dramatiq's
 
     def ack(self, message: Any) -> None:
         """Acknowledge a delivery of this connection; RabbitMQ delivers those of earlier ones again anyway."""
@@ -83,7 +129,11 @@ class FleetBroker(RabbitmqBroker):
     """
 
     def __init__(self, url: str) -> None:
-        super().__init__(url=url, confirm_delivery=True, middleware=[])
+        super().__init__(url=url, confirm_delivery=True, middleware=[_RejectFailed()])
+        #: Set to have no more messages taken.
+        self.stopping = threading.Event()
+        #: Set once none will be taken any more.
+        self.stopped = threading.Event()
 
     @property
     def consumer_class(self) -> type[_Consumer]:
@@ -120,6 +170,15 @@ class FleetBroker(RabbitmqBroker):
     def _declare_xq_queue(self, _queue_name: str) -> Any:
         """One queue for all dead letters."""
         return self.channel.queue_declare(queue=DEAD, durable=True, arguments={"x-message-ttl": _DEAD_EXPIRE})
+
+    def stop_consuming(self, timeout: float) -> None:
+        """Have dramatiq's worker take no more messages; waits until that is so.
+
+        Args:
+            timeout: seconds to wait: there is nobody to wait for while the broker is away.
+        """
+        self.stopping.set()
+        self.stopped.wait(timeout)
 
     def publish(self, queue: str, body: bytes) -> None:
         """Publish, and wait until RabbitMQ has it safe; tries once. Raises one of `BROKER_FAILURES`."""

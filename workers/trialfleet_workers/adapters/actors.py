@@ -24,6 +24,7 @@ from trialfleet_shared.adapters.rabbit import (
     BROKER_FAILURES,
     EVALUATE,
     EVALUATIONS,
+    Abandoned,
     FleetBroker,
     connect,
     pack,
@@ -49,7 +50,9 @@ _LOOK_SECONDS = 0.5
 #: Milliseconds that dramatiq's threads may take to end.
 _STOP_MILLISECONDS = 10_000
 #: Milliseconds after which idle dramatiq threads look whether they are to end.
-_IDLE_MILLISECONDS = 500
+_IDLE_MILLISECONDS = 200
+#: Seconds to wait for the consumer to stop.
+_STOP_SECONDS = 2.0
 
 
 class RabbitSink:
@@ -58,6 +61,10 @@ class RabbitSink:
     def __init__(self, broker: FleetBroker) -> None:
         self._broker = broker
         self._away = False
+
+    def stop_taking(self) -> None:
+        """Have RabbitMQ deliver no more."""
+        self._broker.stop_consuming(_STOP_SECONDS)
 
     def send_results(self, address: str, batch: ResultBatch) -> bool:
         """Publish on the study's queue of results; where that is gone, nobody wants them any more."""
@@ -218,8 +225,7 @@ def _settle(service: WorkerService, ticket: Ticket, gone: threading.Event) -> No
     end = time.monotonic() + HOLD_SECONDS
     while not ticket.wait(_LOOK_SECONDS):
         if gone.is_set():
-            # Neither answered nor handed back: without an acknowledgement RabbitMQ gives it to another worker.
-            threading.Event().wait()
+            raise Abandoned  # neither answered nor handed back
         if time.monotonic() >= end:
             service.lease(ticket)
             return

@@ -1,0 +1,304 @@
+import signal
+import subprocess
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import pika
+import pytest
+from support.fleet_suite import BASE, make_evaluation, make_spec
+from support.workers import WorkerProcesses, poll_until, purge
+
+from trialfleet_coordinator.adapters.rabbit_fleet import RabbitFleet
+from trialfleet_shared.adapters.rabbit import DEAD, EVALUATIONS, results_queue
+from trialfleet_shared.clock import SystemClock
+from trialfleet_shared.fleet import LostEvaluation
+from trialfleet_shared.messages import DataSpec, EvaluationResult, Outcome, StudySpec
+from trialfleet_workers.adapters.lmdb_data import DataCache
+from trialfleet_workers.digests import code_digest
+
+pytestmark = pytest.mark.rabbitmq
+
+
+class Coordinator:
+    """A fleet, and everything that it said so far."""
+
+    def __init__(self, fleet: RabbitFleet) -> None:
+        self.fleet = fleet
+        self.results: list[EvaluationResult] = []
+        self.lost: list[LostEvaluation] = []
+
+    def poll(self) -> None:
+        results, lost = self.fleet.poll(0.1)
+        self.results += results
+        self.lost += lost
+        self.fleet.acknowledge()
+
+    def await_results(self, count: int) -> None:
+        poll_until(self.poll, lambda: len(self.results) >= count, f"{count} results are there")
+
+    def await_slots(self, slots: int) -> None:
+        poll_until(self.poll, lambda: self.fleet.slots() == slots, f"the fleet has {slots} slots")
+
+
+@pytest.fixture
+def workers(rabbitmq: str, tmp_path: Path) -> Iterator[WorkerProcesses]:
+    purge(rabbitmq)
+    with WorkerProcesses(rabbitmq, tmp_path, BASE) as workers:
+        yield workers
+
+
+@pytest.fixture
+def connect(rabbitmq: str) -> Iterator[Callable[..., Coordinator]]:
+    """Makes coordinators; a given address is that of an earlier one."""
+    fleets = []
+
+    def connect(address: str = "", **fields: float) -> Coordinator:
+        fleets.append(RabbitFleet(rabbitmq, address=address or uuid.uuid4().hex, clock=SystemClock(), **fields))
+        return Coordinator(fleets[-1])
+
+    yield connect
+    for fleet in fleets:
+        fleet.close()
+
+
+@pytest.fixture
+def channel(rabbitmq: str) -> Iterator[pika.adapters.blocking_connection.BlockingChannel]:
+    with pika.BlockingConnection(pika.URLParameters(rabbitmq)) as connection:
+        yield connection.channel()
+
+
+def messages(channel: pika.adapters.blocking_connection.BlockingChannel, queue: str) -> int:
+    return int(channel.queue_declare(queue, passive=True).method.message_count)
+
+
+def sleeps(count: int, seconds: float) -> list[object]:
+    return [make_evaluation(trial, what="sleep", seconds=seconds) for trial in range(count)]
+
+
+def test_a_worker_may_join_late_and_leave_when_there_is_nothing_to_do(
+    workers: WorkerProcesses, connect: Callable[..., Coordinator]
+) -> None:
+    coordinator = connect()
+    coordinator.fleet.start(make_spec("objectives.py:double"))
+    assert coordinator.fleet.slots() == 0
+    coordinator.fleet.submit([make_evaluation(trial, x=1.0) for trial in range(4)])
+    coordinator.poll()
+    assert coordinator.results == []
+    worker = workers.start(burst=True)
+    coordinator.await_results(4)
+    assert coordinator.fleet.slots() == 2
+    assert worker.wait(30) == 0
+    coordinator.await_slots(0)
+
+
+def test_a_worker_that_is_told_to_leave_hands_back_what_has_not_started(
+    workers: WorkerProcesses, connect: Callable[..., Coordinator]
+) -> None:
+    first = workers.start()
+    coordinator = connect()
+    coordinator.fleet.start(make_spec("objectives.py:misbehave"))
+    coordinator.await_slots(2)
+    coordinator.fleet.submit(sleeps(6, 1.0))  # type: ignore[arg-type]  # evaluations
+    coordinator.await_results(1)
+    first.send_signal(signal.SIGTERM)
+    workers.start()
+    assert first.wait(20) == 0
+    coordinator.await_results(6)
+    assert Counter(result.trial for result in coordinator.results) == Counter(range(6))
+    assert {result.outcome for result in coordinator.results} == {Outcome.OK}
+    assert len({result.worker for result in coordinator.results}) == 2
+    assert coordinator.lost == []
+
+
+def test_a_second_signal_hands_back_what_runs(
+    workers: WorkerProcesses, connect: Callable[..., Coordinator], channel: pika.channel.Channel
+) -> None:
+    first = workers.start()
+    coordinator = connect()
+    coordinator.fleet.start(make_spec("objectives.py:misbehave"))
+    coordinator.await_slots(2)
+    coordinator.fleet.submit([make_evaluation(0, what="sleep", seconds=60.0)])
+    poll_until(coordinator.poll, lambda: coordinator.fleet.report().busy_slot_seconds > 0, "it is being evaluated")
+    first.send_signal(signal.SIGTERM)
+    coordinator.await_slots(0)
+    assert first.poll() is None
+    first.send_signal(signal.SIGINT)
+    assert first.wait(20) == 128 + signal.SIGINT
+    assert messages(channel, EVALUATIONS) == 1
+
+
+def test_results_that_were_not_acknowledged_come_again_to_the_next_coordinator(
+    workers: WorkerProcesses, connect: Callable[..., Coordinator], channel: pika.channel.Channel
+) -> None:
+    workers.start()
+    address = uuid.uuid4().hex
+    dying = connect(address).fleet
+    dying.start(make_spec("objectives.py:misbehave"))
+    dying.submit([make_evaluation(0, what="return", x=1.0)])
+    dying.submit([make_evaluation(1, what="sleep", seconds=2.0)])
+    results: list[EvaluationResult] = []
+    poll_until(lambda: results.extend(dying.poll(0.1)[0]), lambda: bool(results), "the first result is there")
+    dying.close()
+    again = connect(address)
+    again.fleet.start(make_spec("objectives.py:misbehave"))
+    again.await_results(2)
+    assert sorted(result.trial for result in again.results) == [0, 1]
+    again.fleet.close()
+    with pytest.raises(pika.exceptions.ChannelClosedByBroker, match="NOT_FOUND"):
+        messages(channel, results_queue(address))
+
+
+def test_what_nobody_can_read_goes_to_the_dead_letters(
+    workers: WorkerProcesses, connect: Callable[..., Coordinator], channel: pika.channel.Channel
+) -> None:
+    workers.start()
+    coordinator = connect(address="unreadable")
+    coordinator.fleet.start(make_spec("objectives.py:double"))
+    channel.queue_purge(DEAD)
+    envelope = {"queue_name": EVALUATIONS, "kwargs": {}, "options": {}, "message_id": "m", "message_timestamp": 1}
+    for queue, body in [
+        (results_queue("unreadable"), b"\xff"),
+        (results_queue("unreadable"), b'{"type":"heartbeat","worker":"w","slots":1,"busy":0,"interval_seconds":1.0}'),
+        (EVALUATIONS, b"nonsense"),
+        (EVALUATIONS, msgspec.json.encode({**envelope, "actor_name": "unknown", "args": []})),
+        (EVALUATIONS, msgspec.json.encode({**envelope, "actor_name": "evaluate", "args": ["{}"]})),
+        (EVALUATIONS, msgspec.json.encode({**envelope, "actor_name": "evaluate", "args": [1, 2]})),
+    ]:
+        channel.basic_publish("", queue, body)
+    poll_until(coordinator.poll, lambda: messages(channel, DEAD) == 6, "the dead letters are there")
+    coordinator.fleet.submit([make_evaluation(0, x=1.0)])
+    coordinator.await_results(1)
+    assert coordinator.results[0].value == 2.0
+
+
+def test_results_that_nobody_wants_are_dropped(
+    workers: WorkerProcesses, connect: Callable[..., Coordinator], channel: pika.channel.Channel
+) -> None:
+    workers.start()
+    gone = connect(address="gone")
+    gone.fleet.start(make_spec("objectives.py:misbehave"))
+    gone.fleet.submit([make_evaluation(0, what="sleep", seconds=0.5)])
+    gone.fleet.close()
+    channel.queue_delete(results_queue("gone"))
+    coordinator = connect()
+    coordinator.fleet.start(make_spec("objectives.py:double"))
+    coordinator.fleet.submit([make_evaluation(trial, x=1.0) for trial in range(3)])
+    coordinator.await_results(3)
+    with pytest.raises(pika.exceptions.ChannelClosedByBroker, match="NOT_FOUND"):
+        messages(channel, results_queue("gone"))
+
+
+def test_evaluations_that_vanished_from_the_queue_are_lost(
+    rabbitmq: str, workers: WorkerProcesses, connect: Callable[..., Coordinator], channel: pika.channel.Channel
+) -> None:
+    coordinator = connect(grace=2.0)
+    coordinator.fleet.start(make_spec("objectives.py:double"))
+    coordinator.fleet.submit([make_evaluation(7, attempt=2, x=1.0)])
+    poll_until(coordinator.poll, lambda: messages(channel, EVALUATIONS) == 1, "it is in the queue")
+    purge(rabbitmq)
+    poll_until(coordinator.poll, lambda: bool(coordinator.lost), "it is lost")
+    assert coordinator.lost == [
+        LostEvaluation(make_evaluation(7).key, 2, "no worker has it and the queue is empty"),
+    ]
+
+
+def test_an_evaluation_may_outlive_its_delivery(
+    rabbitmq: str, tmp_path: Path, connect: Callable[..., Coordinator]
+) -> None:
+    """RabbitMQ forgets it after HOLD_SECONDS: it is answered all the same, and lost when its worker dies."""
+    purge(rabbitmq)
+    coordinator = connect(grace=3.0)
+    with WorkerProcesses(rabbitmq, tmp_path, BASE, hold_seconds=0.2) as workers:
+        worker = workers.start()
+        coordinator.fleet.start(make_spec("objectives.py:misbehave"))
+        coordinator.await_slots(2)
+        coordinator.fleet.submit([make_evaluation(0, what="sleep", seconds=6.0)])
+        coordinator.await_results(1)
+        assert coordinator.results[0].value == 6.0
+        assert coordinator.lost == []
+        coordinator.fleet.submit([make_evaluation(1, what="sleep", seconds=60.0)])
+        seen = coordinator.fleet.report().busy_slot_seconds
+        poll_until(coordinator.poll, lambda: coordinator.fleet.report().busy_slot_seconds > seen + 2.0, "it is leased")
+        worker.kill()
+        worker.wait()
+        poll_until(coordinator.poll, lambda: bool(coordinator.lost), "it is lost")
+    assert [(entry.key.trial, entry.attempt) for entry in coordinator.lost] == [(1, 0)]
+    assert coordinator.lost[0].reason.endswith("is gone")
+
+
+def test_what_a_worker_was_not_allowed_is_refused(
+    workers: WorkerProcesses, connect: Callable[..., Coordinator]
+) -> None:
+    workers.start()
+    coordinator = connect()
+    spec = make_spec("objectives.py:double")
+    coordinator.fleet.start(msgspec.structs.replace(spec, objective="os:getcwd"))
+    coordinator.fleet.submit([make_evaluation(0, x=1.0)])
+    coordinator.await_results(1)
+    assert coordinator.results[0].outcome is Outcome.REFUSED
+    assert "'os:getcwd' is not allowed here" in (coordinator.results[0].error or "")
+
+
+def test_a_worker_imports_the_data_and_refuses_other_ones(
+    rabbitmq: str, tmp_path: Path, connect: Callable[..., Coordinator]
+) -> None:
+    purge(rabbitmq)
+    base = tmp_path / "study"
+    base.mkdir()
+    (base / "rows.csv").write_text("x,y\n" + "".join(f"{row},{row % 2}\n" for row in range(200)))
+    (base / "rows.py").write_text(
+        "import os\nimport pandas as pd\n\n\ndef load():\n    print('loading')\n"
+        "    return pd.DataFrame({'x': range(200), 'y': [0, 1] * 100})\n\n\n"
+        "def count(params, data):\n    return float(len(data.y))\n"
+    )
+    cache = DataCache(tmp_path / "cache")
+    with WorkerProcesses(rabbitmq, tmp_path, base) as workers:
+        workers.start()
+        for source, other, outcome, error in [
+            ("rows.csv", "", Outcome.OK, ""),
+            ("rows.py:load", "", Outcome.OK, ""),
+            ("rows.csv", "abcdef01", Outcome.REFUSED, "abcdef01 in the study"),
+            ("missing.csv", "abcdef01", Outcome.REFUSED, "missing.csv"),
+            ("os:getcwd", "abcdef01", Outcome.REFUSED, "not allowed here"),
+        ]:
+            data = DataSpec(source=source, target="y")
+            digest = other or cache.import_data(data, base=base).digest
+            objective = "rows.py:count"
+            spec = StudySpec(
+                study=source,
+                objective=objective,
+                objective_digest=code_digest(objective, base),
+                data=data,
+                data_digest=digest,
+            )
+            coordinator = connect()
+            coordinator.fleet.start(spec)
+            coordinator.fleet.submit([make_evaluation(0)])
+            coordinator.await_results(1)
+            result = coordinator.results[0]
+            assert result.outcome is outcome, result.error
+            assert error in (result.error or "")
+            assert result.value == (160.0 if outcome is Outcome.OK else None)
+            coordinator.fleet.close()
+
+
+def test_the_password_is_nowhere_to_be_seen(
+    rabbitmq: str, workers: WorkerProcesses, connect: Callable[..., Coordinator], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
+    worker = workers.start()
+    coordinator = connect()
+    coordinator.fleet.start(make_spec("objectives.py:double"))
+    coordinator.fleet.submit([make_evaluation(0, x=1.0)])
+    coordinator.await_results(1)
+    arguments = subprocess.run(["ps", "-eo", "args", "-ww"], capture_output=True, text=True, check=True).stdout
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(20) == 0
+    password = rabbitmq.partition("@")[0].rpartition(":")[2]
+    assert len(password) > 20
+    assert password not in arguments
+    assert password not in caplog.text
+    assert password not in workers.log(0).read_text()
