@@ -1,0 +1,107 @@
+"""What is known of a study's trials, split into good and bad ones for the tree-structured Parzen estimator.
+
+- The good set is the best tenth, at most 25, as in Optuna. The bad set is bounded too: it is thinned evenly over the
+  ranks. What is gathered per model is a few hundred rows of columns that grow in place, however long the study is.
+- Pending trials are in the bad set ("constant liar"), so that trials drawn at the same time differ.
+- Trials of an earlier study enter by their rank among themselves, because the two studies' values need not compare.
+  They give way as the study's own results come in.
+- Fidelity: see `ranking.py`.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from trialfleet_coordinator.commands import Observation
+from trialfleet_coordinator.sampling.candidates import Candidates
+from trialfleet_coordinator.sampling.columns import Columns
+from trialfleet_coordinator.sampling.parzen import Indices
+from trialfleet_coordinator.sampling.ranking import Ranking
+from trialfleet_shared.space import Distribution, Params
+
+#: Good trials are this share of all, and at most `MAX_GOOD`, as in Optuna.
+GOOD_SHARE = 0.1
+MAX_GOOD = 25
+#: Bad trials in the model.
+MAX_BAD = 200
+#: Pending trials in the model, the latest.
+MAX_PENDING = 100
+#: Trials of an earlier study in the model while the study has no results of its own.
+MAX_EARLIER = 100
+#: Results of its own after which a study no longer needs the earlier one.
+OWN_RESULTS = 50
+
+
+class Estimator:
+    """The trials of a study, and the models made of them.
+
+    Args:
+        maximize: whether higher values are better.
+    """
+
+    def __init__(self, *, maximize: bool) -> None:
+        self._ranking = Ranking(maximize=maximize)
+        self._columns = Columns()
+        self._rows: dict[int, int] = {}
+        self._pending: dict[int, None] = {}
+        #: Rows of an earlier study's trials, best first.
+        self._earlier: list[int] = []
+
+    @property
+    def results(self) -> int:
+        """Trials with a value, those of an earlier study among them."""
+        return self._ranking.scored + len(self._earlier)
+
+    def add(self, number: int, params: Params, distributions: dict[str, Distribution]) -> None:
+        """A trial was drawn; until it is observed it is pending. Adding it again replaces its params."""
+        self._rows[number] = self._columns.append(params, distributions)
+        if number not in self._ranking:
+            self._pending[number] = None
+
+    def observe(self, observation: Observation) -> None:
+        """A trial finished a rung, or failed."""
+        if observation.trial not in self._rows:
+            self.add(observation.trial, observation.params, observation.distributions)
+        self._pending.pop(observation.trial, None)
+        self._ranking.observe(observation)
+
+    def add_earlier(self, ranked: Sequence[tuple[Params, dict[str, Distribution]]]) -> None:
+        """Trials of an earlier study, best first."""
+        self._earlier = [self._columns.append(params, distributions) for params, distributions in ranked]
+
+    def candidates(self, count: int, generator: np.random.Generator) -> Candidates:
+        """So many candidates, from a model of all that is known now."""
+        good, bad = self._split()
+        return Candidates(self._columns, good=good, bad=bad, count=count, generator=generator)
+
+    def _split(self) -> tuple[Indices, Indices]:
+        """Rows of the good trials and of the bad ones."""
+        good = good_count(self._ranking.scored)
+        rest = len(self._ranking) - good
+        trials = self._ranking.at(good + place for place in _thinned(rest, MAX_BAD))
+        trials += list(self._pending)[-MAX_PENDING:]
+        earlier_good, earlier_bad = self._split_earlier()
+        return (
+            np.array([self._rows[trial] for trial in self._ranking.at(range(good))] + earlier_good, dtype=np.intp),
+            np.array([self._rows[trial] for trial in trials] + earlier_bad, dtype=np.intp),
+        )
+
+    def _split_earlier(self) -> tuple[list[int], list[int]]:
+        share = max(0.0, 1.0 - self._ranking.scored / OWN_RESULTS)
+        count = min(len(self._earlier), MAX_EARLIER)
+        good = good_count(len(self._earlier))
+        rest = self._earlier[good:]
+        bad = [rest[place] for place in _thinned(len(rest), math.ceil(share * max(count - good, 0)))]
+        return self._earlier[: math.ceil(share * good)], bad
+
+
+def good_count(results: int) -> int:
+    """How many of so many trials are good."""
+    return min(math.ceil(GOOD_SHARE * results), MAX_GOOD)
+
+
+def _thinned(count: int, limit: int) -> list[int]:
+    """At most `limit` positions, evenly over `count`."""
+    kept = min(count, limit)
+    return [place * count // kept for place in range(kept)]
