@@ -21,7 +21,7 @@ def rabbitmq_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitNo
         yield node
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def rabbitmq(rabbitmq_node: RabbitNode) -> str:
     """The URL of a running broker."""
     return rabbitmq_node.url

@@ -13,7 +13,7 @@ import subprocess
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import IO, Self
 
 from trialfleet_shared.errors import BrokerError
 
@@ -43,6 +43,7 @@ class RabbitNode:
         self._port, self._dist_port, self._epmd_port = _free_ports(3)
         self._password = secrets.token_urlsafe(24)
         self._process: subprocess.Popen[bytes] | None = None
+        self._port_mapper: subprocess.Popen[bytes] | None = None
         self._configure()
 
     @property
@@ -64,15 +65,10 @@ class RabbitNode:
         """Start the node, and wait until it accepts connections. Raises BrokerError when it does not."""
         log = self._folder / "output.log"
         with log.open("ab") as output:
-            self._process = subprocess.Popen(
-                [*_die_with_us(), self._program],
-                env=self._environment(),
-                cwd=self._folder,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C is for us: the node is stopped last
-            )
+            if self._port_mapper is None:
+                # Erlang would start one that outlives everything.
+                self._port_mapper = self._spawn("epmd", output)
+            self._process = self._spawn(self._program, output)
         end = time.monotonic() + _START_SECONDS
         while not self._accepts():
             if self._process.poll() is not None or time.monotonic() > end:
@@ -85,13 +81,10 @@ class RabbitNode:
         """Stop the node and its port mapper. May be called twice."""
         if self._process is not None:
             self._end(signal.SIGTERM)
-        subprocess.run(
-            ["epmd", "-port", str(self._epmd_port), "-kill"],  # noqa: S607  # comes with Erlang, wherever that is
-            env=self._environment(),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            check=False,
-        )
+        if self._port_mapper is not None:
+            self._port_mapper.terminate()
+            self._port_mapper.wait()
+            self._port_mapper = None
 
     def kill(self) -> None:
         """End the node as a crash would; `start` brings it back with what it had on disk."""
@@ -107,6 +100,20 @@ class RabbitNode:
     ) -> None:
         """Stop the node."""
         self.stop()
+
+    def _spawn(self, program: str, output: IO[bytes]) -> subprocess.Popen[bytes]:
+        try:
+            return subprocess.Popen(
+                [*_die_with_us(), program],
+                env=self._environment(),
+                cwd=self._folder,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C is for us: the node is stopped last
+            )
+        except OSError as error:
+            raise BrokerError(f"{program} can not be started: {error.strerror}") from error
 
     def _end(self, number: signal.Signals) -> None:
         if self._process is None:

@@ -1,0 +1,146 @@
+"""Processes are killed while a fleet evaluates: every evaluation is answered all the same."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.fleet_suite import BASE, make_evaluation, make_spec
+from support.waiting import wait_until
+from support.workers import WorkerProcesses, poll_until, purge
+
+from trialfleet.rabbitmq_node import RabbitNode
+from trialfleet_coordinator.adapters.rabbit_fleet import RabbitFleet
+from trialfleet_shared.clock import SystemClock
+from trialfleet_shared.errors import BrokerError
+from trialfleet_shared.fleet import LostEvaluation
+from trialfleet_shared.messages import EvaluationKey, EvaluationResult, Outcome
+
+pytestmark = [pytest.mark.rabbitmq, pytest.mark.chaos]
+
+
+class Record:
+    """What a coordinator would record: the first result of each evaluation."""
+
+    def __init__(self, fleet: RabbitFleet) -> None:
+        self._fleet = fleet
+        self.first: dict[EvaluationKey, EvaluationResult] = {}
+        self.copies = 0
+        self.lost: list[LostEvaluation] = []
+
+    def poll(self) -> None:
+        results, lost = self._fleet.poll(0.1)
+        for result in results:
+            self.copies += result.key in self.first
+            self.first.setdefault(result.key, result)
+        self.lost += lost
+        self._fleet.acknowledge()
+
+    def await_results(self, count: int) -> None:
+        poll_until(self.poll, lambda: len(self.first) >= count, f"{count} evaluations are answered", 60.0)
+
+
+@pytest.fixture
+def workers(rabbitmq: str, tmp_path: Path) -> Iterator[WorkerProcesses]:
+    purge(rabbitmq)
+    with WorkerProcesses(rabbitmq, tmp_path, BASE) as workers:
+        yield workers
+
+
+@pytest.fixture
+def fleet(rabbitmq: str) -> Iterator[RabbitFleet]:
+    fleet = RabbitFleet(rabbitmq, address=uuid.uuid4().hex, clock=SystemClock())
+    yield fleet
+    fleet.close()
+
+
+def test_what_a_killed_worker_held_is_evaluated_by_another(workers: WorkerProcesses, fleet: RabbitFleet) -> None:
+    killed = workers.start()
+    workers.start()
+    fleet.start(make_spec("objectives.py:misbehave"))
+    record = Record(fleet)
+    poll_until(record.poll, lambda: fleet.slots() == 4, "both workers are there")
+    for trial in range(12):
+        fleet.submit([make_evaluation(trial, what="sleep", seconds=0.5)])
+    record.await_results(2)
+    killed.kill()
+    record.await_results(12)
+    assert sorted(key.trial for key in record.first) == list(range(12))
+    assert {result.outcome for result in record.first.values()} == {Outcome.OK}
+    assert record.lost == []
+    poll_until(record.poll, lambda: fleet.slots() == 2, "the killed worker's slots are gone")
+
+
+def test_a_broker_that_is_killed_and_comes_back_loses_nothing(
+    rabbitmq_node: RabbitNode, workers: WorkerProcesses, fleet: RabbitFleet
+) -> None:
+    worker = workers.start()
+    fleet.start(make_spec("objectives.py:misbehave"))
+    record = Record(fleet)
+    poll_until(record.poll, lambda: fleet.slots() == 2, "the worker is there")
+    for trial in range(8):
+        fleet.submit([make_evaluation(trial, what="sleep", seconds=0.4)])
+    record.await_results(2)
+    rabbitmq_node.kill()
+    record.poll()
+    for trial in range(8, 10):
+        fleet.submit([make_evaluation(trial, what="sleep", seconds=0.1)])
+    rabbitmq_node.start()
+    record.await_results(10)
+    assert sorted(key.trial for key in record.first) == list(range(10))
+    assert {result.outcome for result in record.first.values()} == {Outcome.OK}
+    assert record.lost == []
+    assert worker.poll() is None
+    poll_until(record.poll, lambda: fleet.slots() == 2, "the worker is heard again")
+
+
+def test_a_broker_that_stays_away_is_told(tmp_path: Path) -> None:
+    node = RabbitNode(tmp_path / "node")
+    with node:
+        fleet = RabbitFleet(node.url, address="a", clock=SystemClock(), outage=1.0)
+        fleet.start(make_spec("objectives.py:double"))
+        fleet.submit([make_evaluation(0, x=1.0)])
+        node.kill()
+        with pytest.raises(BrokerError, match=r"amqp://trialfleet:\*\*\*@127.0.0.1:\d+/%2F was out of reach for 1 s"):
+            poll_until(lambda: fleet.poll(0.1), lambda: False, "the fleet gives up")
+        fleet.close()
+
+
+def test_a_node_ends_with_whoever_started_it(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from trialfleet.rabbitmq_node import RabbitNode; "
+        "node = RabbitNode(Path(sys.argv[1])); node.start(); print(flush=True); time.sleep(60)"
+    )
+    starter = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "node")], stdout=subprocess.PIPE, text=True)
+    assert starter.stdout is not None
+    with starter.stdout:
+        starter.stdout.readline()
+    family = processes_of(tmp_path)
+    assert any("beam" in name for name in family.values())
+    assert "epmd" in family.values()
+    os.kill(starter.pid, signal.SIGKILL)
+    starter.wait()
+    wait_until(lambda: not processes_of(tmp_path), "all of the node's processes have ended")
+
+
+def test_a_node_that_is_stopped_leaves_no_process(tmp_path: Path) -> None:
+    with RabbitNode(tmp_path / "node") as node:
+        assert processes_of(tmp_path)
+        assert node.address in node.url
+    assert processes_of(tmp_path) == {}
+
+
+def processes_of(home: Path) -> dict[int, str]:
+    """Names of the processes whose HOME is in `home`, by process id."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            environment = (folder / "environ").read_bytes().split(b"\0")
+            if f"HOME={home / 'node'}".encode() in environment:
+                found[int(folder.name)] = (folder / "comm").read_text().strip()
+    return found
