@@ -18,6 +18,7 @@ from trialfleet_coordinator.ports import Sampler, StudyDefinition, StudyRecord
 from trialfleet_coordinator.report import Progress, StudyReport, build_report
 from trialfleet_coordinator.sampling.tpe import TpeSampler
 from trialfleet_coordinator.sampling.uniform import UniformSampler
+from trialfleet_coordinator.sampling.warm_start import warm_start as learn_from
 from trialfleet_coordinator.study import Budget, StudyState
 from trialfleet_shared.adapters.lmdb_results import LmdbResultCache
 from trialfleet_shared.clock import SystemClock
@@ -149,9 +150,10 @@ def open_study(
             sampler = make_sampler(request)
         store = LmdbStudyStore(store_path or home.store, clock=SystemClock())
         stack.callback(store.close)
-        earlier = None if warm_start is None else _warm_start(home, warm_start)
+        if warm_start is not None:
+            _start_warm(sampler, home, warm_start)
         record = store.open(plan.definition)
-        _teach(sampler, record, earlier)
+        _restore(sampler, record)
         cache = _cache(request.config, home)
         if cache is not None:
             stack.callback(cache.close)
@@ -185,11 +187,6 @@ def load_record(store: LmdbStudyStore, name: str) -> StudyRecord:
         hint = nearest(name, names) if names else "; there are no studies yet"
         raise ConfigurationError(f"there is no study {name!r}{hint}")
     return record
-
-
-def _warm_start(home: Home, name: str) -> StudyRecord:
-    with _store(home) as store:
-        return load_record(store, name)
 
 
 def recorded_report(home: Home, name: str) -> tuple[StudyReport, CacheFigures]:
@@ -325,7 +322,17 @@ def make_sampler(request: StudyRequest) -> StudySampler:
     return OptunaSampler(request.sampler, request.space, maximize=maximize, seed=request.seed)
 
 
-def _teach(sampler: StudySampler, record: StudyRecord, earlier: StudyRecord | None) -> None:
+def _start_warm(sampler: StudySampler, home: Home, name: str) -> None:
+    """Have the sampler learn from a study of the home's store."""
+    if not isinstance(sampler, TpeSampler):
+        raise ConfigurationError('a warm start needs study.sampler = "tpe" and efficiency.enable_smart_sampling')
+    with _store(home) as store:
+        earlier = load_record(store, name)
+    maximize = earlier.definition.direction == "maximize"
+    learn_from(sampler, _recorded_state(earlier).observations(), maximize=maximize)
+
+
+def _restore(sampler: StudySampler, record: StudyRecord) -> None:
     """Have the sampler know what is recorded of its study."""
     draws = [(trial.number, trial.params, trial.distributions) for trial in record.trials]
     sampler.restore(draws, _recorded_state(record).observations())

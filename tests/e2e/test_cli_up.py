@@ -103,20 +103,10 @@ def test_a_signal_while_the_node_starts_stops_it(tmp_path: Path) -> None:
 NOWHERE = "amqp://me:hunter2@127.0.0.1:1/"
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["run", "study/study.toml", "--broker", NOWHERE],
-        ["worker", "--broker", NOWHERE, "--objective-path", "study"],
-    ],
-)
-def test_an_unreachable_broker_is_told_without_its_password(
-    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    write_study(tmp_path / "study", trials=5)
+def test_an_unreachable_broker_is_told_without_its_password(tmp_path: Path) -> None:
+    study = write_study(tmp_path / "study", trials=5)
 
-    done = trialfleet(arguments, tmp_path / "home")
+    done = trialfleet(["run", study, "--broker", NOWHERE], tmp_path / "home")
 
     assert done.returncode == 3, done.stderr
     assert "127.0.0.1" in done.stderr.splitlines()[-1]
