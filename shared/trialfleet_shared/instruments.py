@@ -28,9 +28,9 @@ SLOTS = Instrument("trialfleet_slots", "gauge", "Slots of the fleet.", ("study",
 WORKER_SLOTS = Instrument("trialfleet_worker_slots", "gauge", "Slots of this worker.")
 WORKER_BUSY = Instrument("trialfleet_worker_slots_busy", "gauge", "Slots that are evaluating.")
 WORKER_BUSY_SECONDS = Instrument(
-    "trialfleet_worker_busy_slot_seconds", "counter", "Seconds that slots spent evaluating, up to this scrape."
+    "trialfleet_worker_busy_slot_seconds", "counter", "Seconds that slots spent evaluating."
 )
 WORKER_AVAILABLE_SECONDS = Instrument(
-    "trialfleet_worker_available_slot_seconds", "counter", "Seconds that slots were there, up to this scrape."
+    "trialfleet_worker_available_slot_seconds", "counter", "Seconds that slots were there."
 )
 WORKER_PSS = Instrument("trialfleet_worker_pss_bytes", "gauge", "Proportional set size of the worker and its slots.")
