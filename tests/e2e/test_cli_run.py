@@ -170,7 +170,7 @@ def test_the_first_signal_finishes_what_is_in_flight_and_the_same_command_goes_o
     process = start_trialfleet(["run", study, "--json"], home)
     wait_until(lambda: len(calls(study)) >= 4, "four evaluations began")
 
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)  # Ctrl-C is for the slots as well
     output, errors = process.communicate(timeout=PATIENCE)
 
     assert process.returncode == 0, errors

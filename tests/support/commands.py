@@ -31,13 +31,14 @@ def trialfleet(arguments: Sequence[str | Path], home: Path, **variables: str) ->
 
 
 def start_trialfleet(arguments: Sequence[str | Path], home: Path, **variables: str) -> subprocess.Popen[str]:
-    """Run `trialfleet` beside the test."""
+    """Run `trialfleet` beside the test, in a process group of its own, as a terminal would."""
     return subprocess.Popen(
         [sys.executable, "-m", "trialfleet", *map(str, arguments)],
         env={**environment(home), **variables},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
 
 

@@ -16,6 +16,11 @@ def error_console() -> Console:
     return Console(stderr=True)
 
 
+def say(console: Console, remark: str) -> None:
+    """Print one line as it is."""
+    console.print(remark, soft_wrap=True, markup=False, highlight=False)
+
+
 @contextmanager
 def results_only() -> Iterator[Console]:
     """A console on standard output; meanwhile everything else that writes there reaches standard error.

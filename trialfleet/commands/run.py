@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from trialfleet.cli import StudyFlags
-from trialfleet.commands.output import error_console, results_only
+from trialfleet.commands.output import error_console, results_only, say
 from trialfleet.engine import Home, OpenStudy, open_study
 from trialfleet.environment import Environment
 from trialfleet.progress import PLAIN_SECONDS, progress_view
@@ -68,7 +68,7 @@ def run_and_report(
     ) as study:
         report = study.finished()
         if report is not None:
-            notes.print(f"{request.name} is finished already; a larger budget goes on with it", highlight=False)
+            say(notes, f"{request.name} is finished already; a larger budget goes on with it")
         else:
             report = _run(study, notes, check)
         figures = study.cache_figures(report)
@@ -84,7 +84,7 @@ def _run(study: OpenStudy, notes: Console, check: Callable[[], None]) -> StudyRe
     definition = study.plan.definition
     trials = len(study.record.trials)
     if trials:
-        notes.print(f"{definition.name}: goes on after {trials} trials", highlight=False)
+        say(notes, f"{definition.name}: goes on after {trials} trials")
     with (
         StopSignals(_say_how_to_stop(notes)) as signals,
         progress_view(notes, definition.ladder, SystemClock()) as view,
@@ -101,20 +101,17 @@ def _import_view(notes: Console, clock: Clock) -> Callable[[int], None]:
     """Tells every few seconds how far the import of a data file is."""
     last = clock.monotonic()
 
-    def say(rows: int) -> None:
+    def tell(rows: int) -> None:
         nonlocal last
         if clock.monotonic() - last >= PLAIN_SECONDS:
             last = clock.monotonic()
-            notes.print(f"importing the data: {rows:,} rows so far", highlight=False)
+            say(notes, f"importing the data: {rows:,} rows so far")
 
-    return say
+    return tell
 
 
 def _say_how_to_stop(notes: Console) -> Callable[[str], None]:
-    def say(signal_name: str) -> None:
-        notes.print(
-            f"{signal_name}: finishing what is in flight; once more to give it up. The same command goes on later.",
-            highlight=False,
-        )
-
-    return say
+    """Tells what the first signal does."""
+    return lambda name: say(
+        notes, f"{name}: finishing what is in flight; once more to give it up. The same command goes on later."
+    )

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from trialfleet.cli import StudyFlags
-from trialfleet.commands.output import error_console, results_only
+from trialfleet.commands.output import error_console, results_only, say
 from trialfleet.commands.run import requested, run_and_report
 from trialfleet.engine import Home, cores
 from trialfleet.environment import BROKER_URL, BROKER_URL_FILE, Environment
@@ -31,7 +31,7 @@ def up_command(study_file: Path, flags: StudyFlags, environment: Environment, *,
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="trialfleet-up-")))
         node = RabbitNode(folder / "rabbitmq")
         stack.callback(node.stop)
-        notes.print("starting a private RabbitMQ node …", highlight=False)
+        say(notes, "starting a private RabbitMQ node …")
         node.start()
         url_file = folder / "url"
         url_file.touch(mode=0o600)
@@ -39,9 +39,7 @@ def up_command(study_file: Path, flags: StudyFlags, environment: Environment, *,
         started = _Workers(request, environment, url_file, workers)
         stack.callback(started.stop)
         started.start()
-        notes.print(
-            f"RabbitMQ listens on {node.address}; {workers} workers of {started.slots} slots each", highlight=False
-        )
+        say(notes, f"RabbitMQ listens on {node.address}; {workers} workers of {started.slots} slots each")
         stack.callback(signals.ignore)  # the first thing on the way out: nothing interrupts the stopping
         run_and_report(
             request,
