@@ -170,7 +170,8 @@ class WorkerService:
         #: Evaluations that are held, each with the tickets of the batches it came in: copies wait for the one answer.
         self._held: dict[_Held, list[Ticket]] = {}
         self._outbox: dict[StudySpec, list[EvaluationResult]] = {}
-        self._gathering_since: float | None = None
+        #: When the gathered results are sent at the latest; None: there are none.
+        self._send_at: float | None = None
         self._heartbeat_due = 0.0
         self._retry_at = 0.0
         self._idle_since = clock.monotonic()
@@ -282,22 +283,22 @@ class WorkerService:
         """Seconds until something has to be done, if no evaluation ends before."""
         now = self._clock.monotonic()
         due = self._heartbeat_due
-        if self._gathering_since is not None:
-            due = min(due, max(self._gathering_since + GATHER_SECONDS, self._retry_at))
+        if self._send_at is not None:
+            due = min(due, max(self._send_at, self._retry_at))
         return max(due - now, 0.0)
 
     def _gather(self, spec: StudySpec, result: EvaluationResult) -> None:
         self._outbox.setdefault(spec, []).append(result)
-        if self._gathering_since is None:
-            self._gathering_since = self._clock.monotonic()
+        if self._send_at is None:
+            self._send_at = self._clock.monotonic() + GATHER_SECONDS
 
     def _send_results(self) -> None:
         """Send what has been gathered, once it is old or much enough."""
         now = self._clock.monotonic()
-        if self._gathering_since is None or now < self._retry_at:
+        if self._send_at is None or now < self._retry_at:
             return
         gathered = max(map(len, self._outbox.values()), default=0)
-        if now - self._gathering_since < GATHER_SECONDS and gathered < MOST_RESULTS and not self._idle():
+        if now < self._send_at and gathered < MOST_RESULTS and not self._idle():
             return
         for spec, results in list(self._outbox.items()):
             while results:
@@ -309,7 +310,7 @@ class WorkerService:
                 for result in batch.results:
                     self._settle(_Held.of(spec, result))
             del self._outbox[spec]
-        self._gathering_since = None
+        self._send_at = None
 
     def _idle(self) -> bool:
         """Whether a slot waits for what the coordinator makes of the results: then they go at once."""
@@ -385,7 +386,7 @@ class WorkerService:
 
     def _farewell(self) -> None:
         self._retry_at = 0.0
-        self._gathering_since = None if not self._outbox else 0.0
+        self._send_at = 0.0 if self._outbox else None
         self._send_results()
         self._send_heartbeat(last=True)
 

@@ -1,0 +1,290 @@
+from collections.abc import Callable
+
+import pytest
+from support.simulated import SimulatedClock
+
+from trialfleet_shared.messages import (
+    Evaluation,
+    EvaluationBatch,
+    EvaluationResult,
+    Heartbeat,
+    Outcome,
+    ResultBatch,
+    StudySpec,
+)
+from trialfleet_workers.service import HEARTBEAT_SECONDS, STALL_SECONDS, WorkerService
+
+SPEC = StudySpec(study="s", objective="o.py:f", objective_digest="", reply_to="here")
+OTHER = StudySpec(study="t", objective="o.py:f", objective_digest="", reply_to="there")
+
+
+class FakePool:
+    """Slots whose evaluations end when `seconds` of simulated time have passed, those of trial 99 never."""
+
+    def __init__(self, clock: SimulatedClock, slots: int = 2, seconds: float = 1.0) -> None:
+        self.slots = slots
+        self._clock = clock
+        self._seconds = seconds
+        self._running: list[tuple[float, StudySpec, Evaluation]] = []
+        self._queue: list[tuple[StudySpec, Evaluation]] = []
+        self.started: list[int] = []
+        #: Called at each poll: what happens meanwhile in other threads.
+        self.meanwhile: Callable[[], None] = lambda: None
+
+    @property
+    def busy(self) -> int:
+        return len(self._running)
+
+    @property
+    def queued(self) -> int:
+        return len(self._queue)
+
+    busy_slot_seconds = 0.0
+    available_slot_seconds = 0.0
+
+    def pss_bytes(self) -> int:
+        return 1
+
+    def wake(self) -> None:
+        pass
+
+    def submit(self, spec: StudySpec, evaluation: Evaluation) -> None:
+        self._queue.append((spec, evaluation))
+        self._start()
+
+    def take_back(self) -> list[tuple[StudySpec, Evaluation]]:
+        taken, self._queue = self._queue, []
+        return taken
+
+    def poll(self, timeout: float) -> list[tuple[StudySpec, EvaluationResult]]:
+        self.meanwhile()
+        self._clock.now += min(timeout, 0.1)
+        ended = [entry for entry in self._running if entry[0] <= self._clock.now]
+        self._running = [entry for entry in self._running if entry not in ended]
+        self._start()
+        return [(spec, answer(evaluation)) for _, spec, evaluation in ended]
+
+    def _start(self) -> None:
+        while self._queue and len(self._running) < self.slots:
+            spec, evaluation = self._queue.pop(0)
+            end = self._clock.now + (1e9 if evaluation.trial == 99 else self._seconds)
+            self._running.append((end, spec, evaluation))
+            self.started.append(evaluation.trial)
+
+
+class FakeSink:
+    """Remembers everything; takes nothing while `away`."""
+
+    def __init__(self) -> None:
+        self.away = False
+        self.stopped = False
+        self.handed_back_before = 0
+        self.results: list[tuple[str, EvaluationResult]] = []
+        self.batches = 0
+        self.handed_back: list[Evaluation] = []
+        self.heartbeats: list[Heartbeat] = []
+
+    def stop_taking(self) -> None:
+        self.stopped = True
+        self.handed_back_before = len(self.handed_back)
+
+    def send_results(self, address: str, batch: ResultBatch) -> bool:
+        if not self.away:
+            self.batches += 1
+            self.results += [(address, result) for result in batch.results]
+        return not self.away
+
+    def hand_back(self, batch: EvaluationBatch) -> bool:
+        if not self.away:
+            self.handed_back += batch.evaluations
+        return not self.away
+
+    def send_heartbeat(self, heartbeat: Heartbeat) -> bool:
+        self.heartbeats.append(heartbeat)
+        return True
+
+
+class Worker:
+    """A service with a fake pool and sink."""
+
+    def __init__(self, *, slots: int = 2, seconds: float = 1.0, patience: float | None = None) -> None:
+        self.clock = SimulatedClock()
+        self.pool = FakePool(self.clock, slots, seconds)
+        self.sink = FakeSink()
+        self.service = WorkerService(self.pool, self.sink, name="w", clock=self.clock, patience=patience)
+
+    def run(self, *actions: tuple[float, Callable[[], object]]) -> None:
+        """Run until the service ends; each action happens once so many seconds have passed."""
+        begun = self.clock.now
+        left = sorted(actions, key=lambda action: action[0])
+
+        def meanwhile() -> None:
+            assert self.clock.now < begun + 1000, "the service does not end"
+            while left and self.clock.now - begun >= left[0][0]:
+                left.pop(0)[1]()
+
+        self.pool.meanwhile = meanwhile
+        self.service.run()
+        assert not left
+
+    def answered(self) -> list[int]:
+        return sorted(result.trial for _, result in self.sink.results)
+
+
+@pytest.fixture
+def worker() -> Worker:
+    return Worker()
+
+
+def evaluations(*trials: int, attempt: int = 0) -> tuple[Evaluation, ...]:
+    return tuple(Evaluation(trial=trial, rung=0, fold=0, fraction=1.0, params={}, attempt=attempt) for trial in trials)
+
+
+def batch(*trials: int, spec: StudySpec = SPEC, attempt: int = 0) -> EvaluationBatch:
+    return EvaluationBatch(spec, evaluations(*trials, attempt=attempt))
+
+
+def answer(evaluation: Evaluation) -> EvaluationResult:
+    return EvaluationResult(
+        trial=evaluation.trial,
+        rung=evaluation.rung,
+        fold=evaluation.fold,
+        attempt=evaluation.attempt,
+        outcome=Outcome.OK,
+        value=1.0,
+    )
+
+
+def test_a_batch_is_settled_once_all_its_results_are_safe(worker: Worker) -> None:
+    ticket = worker.service.take(batch(0, 1, 2))
+    worker.service.begin(ticket)
+    worker.sink.away = True
+    seen: list[bool] = []
+
+    def come_back() -> None:
+        seen.append(ticket.wait(0))
+        worker.sink.away = False
+
+    worker.run((3.0, come_back), (5.0, worker.service.drain))
+    assert seen == [False]
+    assert ticket.wait(0)
+    assert worker.answered() == [0, 1, 2]
+    assert {address for address, _ in worker.sink.results} == {"here"}
+
+
+def test_results_travel_together(worker: Worker) -> None:
+    worker.service.begin(worker.service.take(batch(*range(8))))
+    worker.run((6.0, worker.service.drain))
+    assert worker.answered() == list(range(8))
+    assert worker.sink.batches == 4
+
+
+def test_each_study_is_answered_at_its_own_address(worker: Worker) -> None:
+    worker.service.begin(worker.service.take(batch(0)))
+    worker.service.begin(worker.service.take(batch(0, spec=OTHER)))
+    worker.run((3.0, worker.service.drain))
+    assert sorted(address for address, _ in worker.sink.results) == ["here", "there"]
+
+
+def test_a_copy_of_what_is_held_waits_for_the_one_answer(worker: Worker) -> None:
+    first, copy = worker.service.take(batch(0)), worker.service.take(batch(0))
+    worker.service.begin(copy)
+    worker.service.begin(first)
+    again = worker.service.take(batch(0, attempt=1))
+    worker.service.begin(again)
+    early: list[bool] = []
+    worker.run((0.5, lambda: early.extend([first.wait(0), copy.wait(0)])), (3.0, worker.service.drain))
+    assert early == [False, False]
+    assert first.wait(0)
+    assert copy.wait(0)
+    assert worker.pool.started == [0, 0]
+    assert [result.attempt for _, result in worker.sink.results] == [0, 1]
+
+
+def test_what_is_refused_is_answered(worker: Worker) -> None:
+    worker.service.refuse(worker.service.take(batch(0, 1)), "no such data")
+    worker.run((1.0, worker.service.drain))
+    assert [(result.outcome, result.error, result.worker) for _, result in worker.sink.results] == [
+        (Outcome.REFUSED, "no such data", "w")
+    ] * 2
+    assert worker.pool.started == []
+
+
+def test_heartbeats_tell_what_is_held_from_the_moment_it_is_taken(worker: Worker) -> None:
+    ticket = worker.service.take(batch(0))
+    worker.run((3.5, lambda: worker.service.begin(ticket)), (7.0, worker.service.drain))
+    beats = worker.sink.heartbeats
+    assert beats[0].interval_seconds == HEARTBEAT_SECONDS
+    assert [beat.held for beat in beats[:3]] == [(("here", 0, 0, 0),)] * 3
+    assert beats[-2].held == ()
+    assert all(beat.leased == () for beat in beats)
+    assert [beat.slots for beat in beats[:-1]] == [2] * (len(beats) - 1)
+    assert (beats[-1].slots, beats[-1].draining) == (0, True)
+
+
+def test_draining_finishes_what_runs_and_hands_back_the_rest(worker: Worker) -> None:
+    ticket = worker.service.take(batch(0, 1, 2, 3))
+    worker.service.begin(ticket)
+    worker.run((0.5, worker.service.drain))
+    assert worker.sink.stopped
+    assert worker.sink.handed_back_before == 0, "it would come here again"
+    assert worker.answered() == [0, 1]
+    assert [evaluation.trial for evaluation in worker.sink.handed_back] == [2, 3]
+    assert ticket.wait(0)
+
+
+def test_what_arrives_while_draining_is_handed_back(worker: Worker) -> None:
+    worker.service.begin(worker.service.take(batch(0)))
+    waiting = worker.service.take(batch(5))
+    worker.run((0.2, worker.service.drain), (0.6, lambda: worker.service.begin(waiting)))
+    assert worker.answered() == [0]
+    assert [evaluation.trial for evaluation in worker.sink.handed_back] == [5]
+
+
+def test_aborting_hands_back_what_runs_too(worker: Worker) -> None:
+    ticket = worker.service.take(batch(99, 1, 2))
+    worker.service.begin(ticket)
+    worker.run((0.3, worker.service.drain), (0.6, worker.service.abort))
+    assert sorted(evaluation.trial for evaluation in worker.sink.handed_back) == [1, 2, 99]
+    assert worker.answered() == []
+    assert ticket.wait(0)
+
+
+def test_what_can_not_be_handed_back_is_left_to_its_delivery(worker: Worker) -> None:
+    ticket = worker.service.take(batch(99, 1, 2))
+    worker.service.begin(ticket)
+    worker.sink.away = True
+    worker.run((0.3, worker.service.abort))
+    assert not ticket.wait(0)
+
+
+def test_leased_evaluations_are_marked_and_those_behind_them_handed_back() -> None:
+    worker = Worker(slots=1)
+    long, short = worker.service.take(batch(99)), worker.service.take(batch(1))
+    worker.service.begin(long)
+    worker.service.begin(short)
+    worker.run(
+        (2.0, lambda: worker.service.lease(long)),
+        (STALL_SECONDS + 2.0, worker.service.abort),
+    )
+    assert worker.sink.handed_back[0].trial == 1
+    assert short.wait(0)
+    assert ("here", 99, 0, 0) in worker.sink.heartbeats[-2].leased
+
+
+def test_nothing_is_handed_back_while_no_lease_is_in_the_way() -> None:
+    worker = Worker(slots=1, seconds=2 * STALL_SECONDS)
+    worker.service.begin(worker.service.take(batch(0, 1)))
+    worker.run((2.2 * 2 * STALL_SECONDS, worker.service.drain))
+    assert worker.sink.handed_back == []
+    assert worker.answered() == [0, 1]
+
+
+def test_patience_ends_without_work() -> None:
+    worker = Worker(patience=5.0)
+    begun = worker.clock.now
+    worker.service.begin(worker.service.take(batch(0)))
+    worker.run()
+    assert worker.answered() == [0]
+    assert 6.0 <= worker.clock.now - begun < 8.0
+    assert worker.sink.stopped
