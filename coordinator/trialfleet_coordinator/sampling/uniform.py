@@ -30,9 +30,11 @@ class UniformSampler:
         return draws
 
     def tell(self, observations: Sequence[Observation]) -> None:
-        """Nothing is learned."""
+        """Learn that these points were drawn; their values do not matter."""
+        for observation in observations:
+            self._drawing.add(observation.params)
 
-    def restore(self, draws: Sequence[Drawn], observations: Sequence[Observation]) -> None:  # noqa: ARG002  # as `tell`
+    def restore(self, draws: Sequence[Drawn], observations: Sequence[Observation]) -> None:
         """Take up where an earlier session ended.
 
         Args:
@@ -41,3 +43,4 @@ class UniformSampler:
         """
         for _, params, _ in draws:
             self._drawing.add(params)
+        self.tell(observations)
