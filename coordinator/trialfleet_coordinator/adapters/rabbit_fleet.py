@@ -31,7 +31,7 @@ from trialfleet_shared.adapters.rabbit import (
 )
 from trialfleet_shared.clock import Clock
 from trialfleet_shared.codec import decode
-from trialfleet_shared.errors import BrokerError, DecodeError, FleetError
+from trialfleet_shared.errors import BrokerError, DecodeError, FleetError, TrialfleetError
 from trialfleet_shared.fleet import FleetReport, LostEvaluation
 from trialfleet_shared.messages import (
     Evaluation,
@@ -286,7 +286,7 @@ class _Link:
         self._inbox: list[_Incoming] = []
         self._unpublished: deque[bytes] = deque()
         self._unacknowledged: list[_Delivery] = []
-        self._failure: BrokerError | None = None
+        self._failure: TrialfleetError | None = None
         self._wake: Callable[[], None] | None = None
         self._stopping = False
         self._remove_queue = False
@@ -312,7 +312,7 @@ class _Link:
         self._rouse()
 
     def receive(self, timeout: float) -> list[_Incoming]:
-        """What arrived since the last call. Raises BrokerError when the thread gave up."""
+        """What arrived since the last call. Raises the TrialfleetError for which the thread gave up."""
         with self._lock:
             if not self._inbox and self._failure is None:
                 self._lock.wait(timeout)
@@ -353,6 +353,9 @@ class _Link:
                     self._fail(BrokerError(f"the broker at {self._where} was out of reach for {self._outage:g} s"))
                     return
                 self._pause()
+            except Exception as error:  # noqa: BLE001  # whatever it is, the driver must not wait for ever
+                self._fail(FleetError(f"the connection to the broker failed: {type(error).__name__}: {error}"))
+                return
             finally:
                 with self._lock:
                     self._wake = None
@@ -426,7 +429,7 @@ class _Link:
             self._inbox.append(incoming)
             self._lock.notify()
 
-    def _fail(self, failure: BrokerError) -> None:
+    def _fail(self, failure: TrialfleetError) -> None:
         with self._lock:
             self._failure = failure
             self._lock.notify()

@@ -303,6 +303,7 @@ _REFUSALS = (
     pika.exceptions.ProbableAuthenticationError,
     pika.exceptions.AuthenticationError,
     pika.exceptions.ProbableAccessDeniedError,
+    pika.exceptions.ChannelClosedByBroker,
 )
 
 
@@ -341,6 +342,8 @@ def _words(error: BaseException) -> str:
     """The kind of failure; a library's own text may show the URL."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
+    if isinstance(error, pika.exceptions.ChannelClosedByBroker):
+        return str(error.reply_text)
     names: Mapping[type[BaseException], str] = {
         pika.exceptions.ProbableAuthenticationError: "user or password is wrong",
         pika.exceptions.AuthenticationError: "user or password is wrong",
