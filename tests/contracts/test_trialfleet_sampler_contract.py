@@ -91,18 +91,21 @@ def test_running_trials_keep_others_away() -> None:
     assert best_choices(told=False) < best_choices(told=True)
 
 
-def test_reads_each_trial_a_bounded_number_of_times(monkeypatch: pytest.MonkeyPatch) -> None:
-    read: list[int] = []
-    original = TrialfleetSampler._read_trial
-
-    def counting(self: TrialfleetSampler, trial: optuna.trial.FrozenTrial, *, is_current: bool) -> None:
-        read.append(trial.number)
-        original(self, trial, is_current=is_current)
-
-    monkeypatch.setattr(TrialfleetSampler, "_read_trial", counting)
-    study = optuna.create_study(sampler=TrialfleetSampler(seed=0))
-    study.optimize(quadratic, n_trials=40)
-    assert max(read.count(number) for number in set(read)) <= 3
+def test_reads_each_trial_of_a_study_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    study = optuna.create_study(sampler=TrialfleetSampler(startup=5, seed=0))
+    study.add_trials(
+        optuna.create_trial(
+            params={"x": index / 500}, distributions={"x": optuna.distributions.FloatDistribution(0, 1)}, value=index
+        )
+        for index in range(500)
+    )
+    study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=1)
+    read = []
+    known = study.sampler._known[study]
+    finish = known._finish
+    monkeypatch.setattr(known, "_finish", lambda trial: (read.append(trial.number), finish(trial)))
+    study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=5)
+    assert read == [500, 501, 502, 503, 504]
 
 
 def test_one_sampler_serves_one_study_after_another_and_other_processes() -> None:
@@ -120,3 +123,12 @@ def test_choices_may_be_anything() -> None:
     study = optuna.create_study(sampler=TrialfleetSampler(startup=2, seed=0))
     study.optimize(lambda trial: float(trial.suggest_categorical("c", [True, 1.5, float("inf"), "x"]) is True), 15)
     assert study.best_value == 0.0
+
+
+def test_trials_running_elsewhere_count_as_pending() -> None:
+    study = optuna.create_study(sampler=TrialfleetSampler(startup=5, seed=0))
+    study.optimize(lambda trial: trial.suggest_float("x", 0, 1) ** 2, n_trials=30)
+    values = [study.ask().suggest_float("x", 0, 1) for _ in range(20)]
+    assert len(set(values)) == 20
+    known = study.sampler._known[study]
+    assert len(known.estimator._pending) == 20

@@ -80,7 +80,8 @@ class TrialfleetSampler(BaseSampler):
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """Draw one parameter."""
+        """Draw one parameter. Raises ValueError for a study with several objectives."""
+        self._raise_error_if_multi_objective(study)
         with self._lock:
             known = self._study(study)
             known.read(study, asking=trial.number)
