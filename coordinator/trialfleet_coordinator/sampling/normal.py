@@ -3,38 +3,21 @@
 Tested against `statistics.NormalDist`, which works on single numbers.
 """
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
 
-# Rational approximations, highest power first. erf and erfc: W. J. Cody (1969), "Rational Chebyshev approximations for
-# the error function". Quantiles: M. J. Wichura (1988), algorithm AS 241 (PPND16).
-_ERF_NEAR = (
-    (1.85777706184603153e-1, 3.16112374387056560, 1.13864154151050156e2, 3.77485237685302021e2, 3.20937758913846947e3),
-    (1.0, 2.36012909523441209e1, 2.44024637934444173e2, 1.28261652607737228e3, 2.84423683343917062e3),
-)
-_ERFC_MIDDLE = (
-    (
-        *(2.15311535474403846e-8, 5.64188496988670089e-1, 8.88314979438837594, 6.61191906371416295e1),
-        *(2.98635138197400131e2, 8.81952221241769090e2, 1.71204761263407058e3, 2.05107837782607147e3),
-        1.23033935479799725e3,
-    ),
-    (
-        *(1.0, 1.57449261107098347e1, 1.17693950891312499e2, 5.37181101862009858e2, 1.62138957456669019e3),
-        *(3.29079923573345963e3, 4.36261909014324716e3, 3.43936767414372164e3, 1.23033935480374942e3),
-    ),
-)
-_ERFC_FAR = (
-    (
-        *(1.63153871373020978e-2, 3.05326634961232344e-1, 3.60344899949804439e-1, 1.25781726111229246e-1),
-        *(1.60837851487422766e-2, 6.58749161529837803e-4),
-    ),
-    (
-        *(1.0, 2.56852019228982242, 1.87295284992346725, 5.27905102951428412e-1, 6.05183413124413191e-2),
-        2.33520497626869185e-3,
-    ),
-)
+#: Nodes of the table that `cdf` expands around, per unit, and the range that it covers: beyond it, nothing is left.
+_NODES_PER_UNIT = 256
+_REACH = 9
+_NODES = np.arange(-_REACH * _NODES_PER_UNIT, _REACH * _NODES_PER_UNIT + 1) / _NODES_PER_UNIT
+_CDF = np.array([0.5 * math.erfc(-node / math.sqrt(2)) for node in _NODES.tolist()])
+_DENSITY = np.exp(-0.5 * _NODES * _NODES) / math.sqrt(2 * math.pi)
+
+# Rational approximations, highest power first: M. J. Wichura (1988), algorithm AS 241 (PPND16).
 _QUANTILE_CENTRE = (
     (
         *(2.50908_09287_30122_6727e3, 3.34305_75583_58812_8105e4, 6.72657_70927_00870_0853e4),
@@ -72,25 +55,21 @@ _QUANTILE_FAR = (
     ),
 )
 
-_SQRT_2 = np.sqrt(2.0)
-_SQRT_PI = np.sqrt(np.pi)
-
 
 def cdf(x: Array) -> Array:
-    """P(X <= x) of the standard normal, to 1e-13 relative, far in the lower tail too."""
-    scaled = np.abs(x) / _SQRT_2
-    upper = np.empty_like(scaled)  # P(X > |x|)
-    near, far = scaled <= 0.46875, scaled > 4.0
-    middle = ~(near | far)
-    part = scaled[near]
-    upper[near] = 0.5 - 0.5 * part * _ratio(_ERF_NEAR, part * part)
-    part = scaled[middle]
-    upper[middle] = 0.5 * np.exp(-part * part) * _ratio(_ERFC_MIDDLE, part)
-    part = scaled[far]
-    inverse = 1.0 / (part * part)
-    upper[far] = 0.5 * np.exp(-part * part) / part * (1.0 / _SQRT_PI - inverse * _ratio(_ERFC_FAR, inverse))
-    lower: Array = np.where(x > 0, 1.0 - upper, upper)
-    return lower
+    """P(X <= x) of the standard normal, to 1e-12.
+
+    By the cubic Taylor polynomial around the nearest node of a table: an eighth of a rational approximation's time,
+    and most of the time that a model takes goes here.
+    """
+    inside = np.clip(x, -_REACH, _REACH)
+    index = np.rint((inside + _REACH) * _NODES_PER_UNIT).astype(np.intp)
+    node = _NODES[index]
+    step = inside - node
+    total: Array = _CDF[index] + _DENSITY[index] * step * (
+        1.0 - 0.5 * node * step + (node * node - 1.0) / 6.0 * step * step
+    )
+    return total
 
 
 def quantile(p: Array) -> Array:
