@@ -83,6 +83,15 @@ def _broker_option(command: _Command) -> _Command:
     )(command)
 
 
+def _metrics_option(command: _Command) -> _Command:
+    return click.option(
+        "--metrics-port",
+        type=click.IntRange(1, 65535),
+        metavar="PORT",
+        help="Serve Prometheus metrics at http://127.0.0.1:PORT/metrics.",
+    )(command)
+
+
 def _json_option(command: _Command) -> _Command:
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of tables.")(command)
 
@@ -114,10 +123,20 @@ def cli() -> None:
 @click.argument("study_file", type=click.Path(path_type=Path))
 @_broker_option
 @_study_options
+@_metrics_option
 @_json_option
 @_home_option
 @_verbose_option
-def run(study_file: Path, broker: str | None, *, as_json: bool, home: Path | None, verbose: bool, **flags: Any) -> None:
+def run(
+    study_file: Path,
+    broker: str | None,
+    *,
+    metrics_port: int | None,
+    as_json: bool,
+    home: Path | None,
+    verbose: bool,
+    **flags: Any,
+) -> None:
     """Run the study that STUDY_FILE describes, or go on with it.
 
     Without --broker it is evaluated on this machine; with it, on the workers that were started with the same broker.
@@ -126,7 +145,14 @@ def run(study_file: Path, broker: str | None, *, as_json: bool, home: Path | Non
     from trialfleet.commands.run import run_command  # noqa: PLC0415  # see _EPILOG
 
     environment = _begin(home, verbose=verbose)
-    run_command(study_file, StudyFlags(**flags), environment, broker or environment.broker_url, as_json=as_json)
+    run_command(
+        study_file,
+        StudyFlags(**flags),
+        environment,
+        broker or environment.broker_url,
+        metrics_port=metrics_port,
+        as_json=as_json,
+    )
 
 
 @cli.command(epilog=_EPILOG)
@@ -137,7 +163,7 @@ def run(study_file: Path, broker: str | None, *, as_json: bool, home: Path | Non
     "paths",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     multiple=True,
-    help="Folder whose objectives may run here; may be given again.",
+    help="Folder whose objectives may run here; may be given again. Default: the present one.",
 )
 @click.option(
     "--objective",
@@ -160,7 +186,8 @@ def worker(  # click passes options by name
 ) -> int:
     """Evaluate for studies that are run with the same broker.
 
-    Only objectives below an --objective-path, or named by --objective, are run. SIGTERM or Ctrl-C finishes what is
+    Only objectives below an --objective-path, or named by --objective, are run, and only if their code is the study's;
+    without either option, those below the folder that the worker is started in. SIGTERM or Ctrl-C finishes what is
     being evaluated and leaves; a second one hands it back at once.
     """
     from trialfleet.commands.worker import worker_command  # noqa: PLC0415  # see _EPILOG

@@ -1,7 +1,8 @@
 """How much work to keep in flight, and how many evaluations travel in one message.
 
 In flight are `slots x (1 + ahead)` evaluations: enough ahead that a slot never waits for the way to the coordinator
-and back, no more, so that the sampler and the promotions decide on fresh results. A message carries so many evaluations
+and back, no more, so that the sampler and the promotions decide on fresh results; and never more than a share of what has
+been answered, so that a study of quick evaluations is not drawn before anything is known. A message carries so many evaluations
 that their work outweighs what the message costs, and never so many that one worker sits on what another could do.
 """
 
@@ -13,6 +14,8 @@ AHEAD_SECONDS = 0.1
 SLOW_SECONDS = 5.0
 #: Work that one message carries, in seconds: ten times and more what a confirmed message costs.
 MESSAGE_SECONDS = 0.05
+#: What is kept in flight beyond two for each slot, over the evaluations answered so far.
+SHARE_IN_FLIGHT = 0.25
 #: Weight of the newest duration in the running mean.
 WEIGHT = 0.1
 
@@ -27,9 +30,11 @@ class Pacing:
     def __init__(self, largest_batch: int) -> None:
         self._largest = largest_batch
         self._mean: float | None = None
+        self._answered = 0
 
     def observe(self, wall_seconds: float) -> None:
         """An evaluation ran for this long."""
+        self._answered += 1
         if self._mean is None:
             self._mean = wall_seconds
         else:
@@ -43,7 +48,7 @@ class Pacing:
             ahead = 0
         else:
             ahead = min(math.ceil(AHEAD_SECONDS / max(self._mean, 1e-9)), self._largest)
-        return slots * (1 + ahead)
+        return min(slots * (1 + ahead), max(2 * slots, int(SHARE_IN_FLIGHT * self._answered)))
 
     def batch(self, evaluations: int, slots: int) -> int:
         """How many of so many evaluations, all to be published now, go into one message."""

@@ -3,9 +3,10 @@
 from trialfleet_coordinator.batching import Pacing
 
 
-def paced(seconds: float, *, largest: int = 100) -> Pacing:
+def paced(seconds: float, *, largest: int = 100, answered: int = 10_000) -> Pacing:
     pacing = Pacing(largest)
-    pacing.observe(seconds)
+    for _ in range(answered):
+        pacing.observe(seconds)
     return pacing
 
 
@@ -26,12 +27,16 @@ def test_quick_evaluations_are_bundled_up_to_the_largest_batch() -> None:
     assert paced(1e-5, largest=10).batch(200, 2) == 10
 
 
+def test_little_is_in_flight_while_little_is_known() -> None:
+    assert [paced(1e-5, answered=answered).in_flight(2) for answered in (1, 16, 100, 400)] == [4, 4, 25, 100]
+
+
 def test_a_message_leaves_work_for_the_other_slots() -> None:
     assert paced(1e-5).batch(6, 4) == 2
 
 
 def test_the_pace_follows_the_evaluations() -> None:
-    pacing = paced(10.0)
+    pacing = paced(10.0, answered=1)
     for _ in range(200):
         pacing.observe(0.01)
     assert pacing.in_flight(1) == 11

@@ -10,17 +10,25 @@ from trialfleet.cli import StudyFlags
 from trialfleet.commands.output import error_console, results_only, say
 from trialfleet.engine import Home, OpenStudy, open_study
 from trialfleet.environment import Environment
+from trialfleet.metrics import metrics_served
 from trialfleet.progress import PLAIN_SECONDS, progress_view
 from trialfleet.rendering import first_line, print_json, print_report, report_document
 from trialfleet.signals import StopSignals
 from trialfleet.study_file import StudyRequest, load_study
-from trialfleet_coordinator.report import StudyReport
+from trialfleet_coordinator.adapters.prometheus import ProgressCollector
+from trialfleet_coordinator.report import Progress, StudyReport
 from trialfleet_shared.clock import Clock, SystemClock
 from trialfleet_shared.errors import StudyFailedError
 
 
 def run_command(
-    study_file: Path, flags: StudyFlags, environment: Environment, broker_url: str | None, *, as_json: bool
+    study_file: Path,
+    flags: StudyFlags,
+    environment: Environment,
+    broker_url: str | None,
+    *,
+    metrics_port: int | None,
+    as_json: bool,
 ) -> None:
     """Run the study; print its report."""
     with results_only() as results:
@@ -33,6 +41,7 @@ def run_command(
             notes,
             broker_url=broker_url,
             warm_start=warm_start,
+            metrics_port=metrics_port,
             as_json=as_json,
         )
 
@@ -53,6 +62,7 @@ def run_and_report(
     *,
     broker_url: str | None,
     warm_start: str | None,
+    metrics_port: int | None = None,
     as_json: bool,
     check: Callable[[], None] = lambda: None,
 ) -> None:
@@ -70,7 +80,7 @@ def run_and_report(
         if report is not None:
             say(notes, f"{request.name} is finished already; a larger budget goes on with it")
         else:
-            report = _run(study, notes, check)
+            report = _run(study, notes, metrics_port, check)
         figures = study.cache_figures(report)
     if as_json:
         print_json(results, report_document(report, figures, home.path))
@@ -80,12 +90,14 @@ def run_and_report(
         raise StudyFailedError(f"{request.name}: {first_line(report.ended_because)}")
 
 
-def _run(study: OpenStudy, notes: Console, check: Callable[[], None]) -> StudyReport:
+def _run(study: OpenStudy, notes: Console, metrics_port: int | None, check: Callable[[], None]) -> StudyReport:
     definition = study.plan.definition
     trials = len(study.record.trials)
     if trials:
         say(notes, f"{definition.name}: goes on after {trials} trials")
+    collector = ProgressCollector()
     with (
+        metrics_served(collector, metrics_port),
         StopSignals(_say_how_to_stop(notes)) as signals,
         progress_view(notes, definition.ladder, SystemClock()) as view,
     ):
@@ -94,7 +106,11 @@ def _run(study: OpenStudy, notes: Console, check: Callable[[], None]) -> StudyRe
             check()
             return signals.cause
 
-        return study.run(view, stop)
+        def show(progress: Progress) -> None:
+            collector.update(progress)
+            view(progress)
+
+        return study.run(show, stop)
 
 
 def _import_view(notes: Console, clock: Clock) -> Callable[[int], None]:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from trialfleet.commands.output import error_console
 from trialfleet.engine import Home, cores
 from trialfleet.environment import BROKER_URL, BROKER_URL_FILE, Environment
 from trialfleet_shared.errors import ConfigurationError
@@ -23,11 +24,12 @@ def worker_command(
     """Evaluate for whoever uses the broker until a signal ends it; the exit status."""
     if broker_url is None:
         raise ConfigurationError(f"a worker needs a broker: give --broker, {BROKER_URL} or {BROKER_URL_FILE}")
-    if not paths and not references:
-        raise ConfigurationError("a worker runs only what it is allowed to: give --objective-path or --objective")
     config = layered(None, environment.settings["efficiency"])
     home = Home(environment.home)
     folders = tuple(path.resolve() for path in paths)
+    if not paths and not references:
+        folders = (Path.cwd(),)
+        error_console().print(f"objectives below {folders[0]} may run here", highlight=False)
     return run_worker(
         broker_url,
         slots=slots or config.slots(cores()),

@@ -1,0 +1,79 @@
+"""A running study, as Prometheus sees it."""
+
+import shutil
+import signal
+import socket
+import subprocess
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+from support.commands import PATIENCE, start_trialfleet, trialfleet
+from support.waiting import wait_for
+
+STUDY = """\
+[study]
+name = "watched"
+objective = "objective.py:slow"
+trials = 1000
+[space.x]
+type = "float"
+min = 0
+max = 1
+"""
+OBJECTIVE = """\
+import time
+
+def slow(params):
+    time.sleep(0.05)
+    return params["x"]
+"""
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    (tmp_path / "study.toml").write_text(STUDY)
+    (tmp_path / "objective.py").write_text(OBJECTIVE)
+    return tmp_path / "study.toml"
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def scrape(port: int) -> str:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+            return str(answer.read().decode())
+    except (urllib.error.URLError, ConnectionError):
+        return ""
+
+
+def test_a_study_is_watched_while_it_runs(study: Path, tmp_path: Path) -> None:
+    port = free_port()
+    run = start_trialfleet(["run", study, "--metrics-port", str(port)], tmp_path / "home")
+    try:
+        wait_for(
+            lambda: 'trialfleet_trials_total{state="complete",study="watched"} 0.0' not in (s := scrape(port)) and s
+        )
+        told = scrape(port)
+        assert 'trialfleet_study_trials_target{study="watched"} 1000.0' in told
+        assert 'trialfleet_study_best_value{study="watched"}' in told
+        if shutil.which("promtool"):
+            checked = subprocess.run(
+                ["promtool", "check", "metrics"], input=told, capture_output=True, text=True, check=False
+            )
+            assert checked.returncode == 0, checked.stdout + checked.stderr
+    finally:
+        run.send_signal(signal.SIGINT)
+        run.communicate(timeout=PATIENCE)
+
+
+def test_a_port_in_use_is_told(study: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = trialfleet(["run", study, "--metrics-port", port], tmp_path / "home")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == f"error: --metrics-port {port}: Address already in use"
