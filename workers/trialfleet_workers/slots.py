@@ -284,7 +284,8 @@ class SlotPool:
         if len(self._results) > known:
             timeout = 0.0
         now = self._clock.monotonic()
-        limit = min((each.limit for each in (*self._live.values(), *self._zygotes.values())), default=math.inf)
+        limits = [slot.limit for slot in self._live.values()] + [zygote.limit for zygote in self._zygotes.values()]
+        limit = min(limits, default=math.inf)
         for key, _ in self._selector.select(max(0.0, min(timeout, limit - now))):
             key.data()
         if limit <= self._clock.monotonic():
