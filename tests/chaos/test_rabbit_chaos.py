@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from support.fleet_suite import BASE, make_evaluation, make_spec
 from support.waiting import wait_until
-from support.workers import WorkerProcesses, poll_until, purge
+from support.workers import WorkerProcesses, poll_until
 
 from trialfleet.rabbitmq_node import RabbitNode
 from trialfleet_coordinator.adapters.rabbit_fleet import RabbitFleet
@@ -47,7 +47,6 @@ class Record:
 
 @pytest.fixture
 def workers(rabbitmq: str, tmp_path: Path) -> Iterator[WorkerProcesses]:
-    purge(rabbitmq)
     with WorkerProcesses(rabbitmq, tmp_path, BASE) as workers:
         yield workers
 

@@ -15,12 +15,11 @@ pytestmark = pytest.mark.rabbitmq
 
 
 @pytest.fixture(scope="module")
-def broker(rabbitmq_node: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def broker(rabbitmq: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A broker with a worker of 2 slots."""
-    url = rabbitmq_node.url  # type: ignore[attr-defined]  # RabbitNode
-    with WorkerProcesses(url, Path(tmp_path_factory.mktemp("worker")), BASE) as workers:
+    with WorkerProcesses(rabbitmq, Path(tmp_path_factory.mktemp("worker")), BASE) as workers:
         workers.start(slots=2)
-        yield url
+        yield rabbitmq
 
 
 class TestRabbitFleet(FleetSuite):

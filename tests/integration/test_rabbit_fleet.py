@@ -45,7 +45,6 @@ class Coordinator:
 
 @pytest.fixture
 def workers(rabbitmq: str, tmp_path: Path) -> Iterator[WorkerProcesses]:
-    purge(rabbitmq)
     with WorkerProcesses(rabbitmq, tmp_path, BASE) as workers:
         yield workers
 
@@ -209,7 +208,6 @@ def test_an_evaluation_may_outlive_its_delivery(
     rabbitmq: str, tmp_path: Path, connect: Callable[..., Coordinator]
 ) -> None:
     """RabbitMQ forgets it after HOLD_SECONDS: it is answered all the same, and lost when its worker dies."""
-    purge(rabbitmq)
     coordinator = connect(grace=3.0)
     with WorkerProcesses(rabbitmq, tmp_path, BASE, hold_seconds=0.2) as workers:
         worker = workers.start()
@@ -245,7 +243,6 @@ def test_what_a_worker_was_not_allowed_is_refused(
 def test_a_worker_imports_the_data_and_refuses_other_ones(
     rabbitmq: str, tmp_path: Path, connect: Callable[..., Coordinator]
 ) -> None:
-    purge(rabbitmq)
     base = tmp_path / "study"
     base.mkdir()
     (base / "rows.csv").write_text("x,y\n" + "".join(f"{row},{row % 2}\n" for row in range(200)))

@@ -63,6 +63,8 @@ class WorkerProcesses:
         return self._home / f"worker{number}.log"
 
     def __enter__(self) -> Self:
+        """Begin with an empty queue, whatever earlier tests left there."""
+        purge(self._url)
         return self
 
     def __exit__(
