@@ -17,8 +17,7 @@ def consumer(broker: FleetBroker) -> object:
     made = object.__new__(broker.consumer_class)
     made.known_tags = {TAG}
     made.connection = SimpleNamespace(add_callback_threadsafe=lambda callback: None)
-    made.logger = None
-    made.channel = SimpleNamespace(basic_ack=None, basic_nack=None)
+    made.channel = SimpleNamespace(basic_ack=print, basic_nack=print)
     return made
 
 
