@@ -173,6 +173,7 @@ def run(
     help="Module whose objectives may run here: package, package.module or package.module:function; may be given again.",
 )
 @click.option("--burst", is_flag=True, help="Leave when there is nothing to do.")
+@_metrics_option
 @_home_option
 @_verbose_option
 def worker(  # click passes options by name
@@ -181,6 +182,7 @@ def worker(  # click passes options by name
     paths: tuple[Path, ...],
     references: tuple[str, ...],
     burst: bool,
+    metrics_port: int | None,
     home: Path | None,
     verbose: bool,
 ) -> int:
@@ -194,7 +196,13 @@ def worker(  # click passes options by name
 
     environment = _begin(home, verbose=verbose)
     return worker_command(
-        environment, broker or environment.broker_url, slots=slots, paths=paths, references=references, burst=burst
+        environment,
+        broker or environment.broker_url,
+        slots=slots,
+        paths=paths,
+        references=references,
+        burst=burst,
+        metrics_port=metrics_port,
     )
 
 

@@ -75,3 +75,20 @@ def test_a_port_in_use_is_told(study: Path, tmp_path: Path) -> None:
         done = trialfleet(["run", study, "--metrics-port", port], tmp_path / "home")
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1] == f"error: --metrics-port {port}: Address already in use"
+
+
+@pytest.mark.rabbitmq
+def test_a_worker_is_watched(rabbitmq: str, tmp_path: Path) -> None:
+    port = free_port()
+    worker = start_trialfleet(
+        ["worker", "--slots", "3", "--objective-path", tmp_path, "--metrics-port", str(port)],
+        tmp_path / "home",
+        TRIALFLEET_BROKER_URL=rabbitmq,
+    )
+    try:
+        wait_until(lambda: "trialfleet_worker_slots 3.0" in scrape(port), "the worker tells its slots")
+        assert "trialfleet_worker_available_slot_seconds_total" in scrape(port)
+    finally:
+        worker.send_signal(signal.SIGTERM)
+        worker.communicate(timeout=PATIENCE)
+    assert worker.returncode == 0

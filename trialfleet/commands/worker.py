@@ -6,9 +6,11 @@ from pathlib import Path
 from trialfleet.commands.output import error_console
 from trialfleet.engine import Home, cores
 from trialfleet.environment import BROKER_URL, BROKER_URL_FILE, Environment
+from trialfleet.metrics import metrics_served
 from trialfleet_shared.errors import ConfigurationError
 from trialfleet_shared.settings import layered
 from trialfleet_workers.adapters.actors import run_worker
+from trialfleet_workers.adapters.prometheus import HeartbeatCollector
 from trialfleet_workers.allowance import Allowance
 
 
@@ -20,6 +22,7 @@ def worker_command(
     paths: Sequence[Path],
     references: Sequence[str],
     burst: bool,
+    metrics_port: int | None,
 ) -> int:
     """Evaluate for whoever uses the broker until a signal ends it; the exit status."""
     if broker_url is None:
@@ -30,14 +33,17 @@ def worker_command(
     if not paths and not references:
         folders = (Path.cwd(),)
         error_console().print(f"objectives below {folders[0]} may run here", highlight=False)
-    return run_worker(
-        broker_url,
-        slots=slots or config.slots(cores()),
-        allowance=Allowance(folders, tuple(reference.partition(":")[0] for reference in references)),
-        base=folders[0] if folders else Path.cwd(),
-        data_path=home.data,
-        results_path=home.results,
-        cache_size=config.cache_size,
-        cache_ttl_hours=config.cache_ttl_hours,
-        burst=burst,
-    )
+    collector = HeartbeatCollector()
+    with metrics_served(collector, metrics_port):
+        return run_worker(
+            broker_url,
+            slots=slots or config.slots(cores()),
+            allowance=Allowance(folders, tuple(reference.partition(":")[0] for reference in references)),
+            base=folders[0] if folders else Path.cwd(),
+            data_path=home.data,
+            results_path=home.results,
+            cache_size=config.cache_size,
+            cache_ttl_hours=config.cache_ttl_hours,
+            burst=burst,
+            on_heartbeat=collector.update,
+        )

@@ -56,10 +56,16 @@ _STOP_SECONDS = 2.0
 
 
 class RabbitSink:
-    """Implements `trialfleet_workers.service.Sink`; used by one thread."""
+    """Implements `trialfleet_workers.service.Sink`; used by one thread.
 
-    def __init__(self, broker: FleetBroker) -> None:
+    Args:
+        broker: where messages go.
+        on_heartbeat: is shown every heartbeat as well, be the broker there or not.
+    """
+
+    def __init__(self, broker: FleetBroker, on_heartbeat: Callable[[Heartbeat], None]) -> None:
         self._broker = broker
+        self._on_heartbeat = on_heartbeat
         self._away = False
 
     def stop_taking(self) -> None:
@@ -81,6 +87,7 @@ class RabbitSink:
 
     def send_heartbeat(self, heartbeat: Heartbeat) -> bool:
         """Tell all coordinators."""
+        self._on_heartbeat(heartbeat)
         return self._try(lambda: self._broker.publish_heartbeat(heartbeat))
 
     def _try(self, send: Callable[[], None]) -> bool:
@@ -146,6 +153,7 @@ def run_worker(
     cache_ttl_hours: float,
     burst: bool = False,
     patience: float = 30.0,
+    on_heartbeat: Callable[[Heartbeat], None] = lambda _: None,
 ) -> int:
     """Evaluate for every study on the broker until a signal ends it; the exit status.
 
@@ -163,6 +171,7 @@ def run_worker(
         cache_ttl_hours: their age at most.
         burst: leave after `BURST_SECONDS` without work.
         patience: seconds to try to reach the broker at the start.
+        on_heartbeat: is shown every heartbeat.
 
     Raises:
         BrokerError: nobody answered at the start, or the server refused.
@@ -174,7 +183,9 @@ def run_worker(
     pool = SlotPool(
         slots=slots, base=base, data_path=data_path, name=name, allowance=allowance, cache=cache, clock=clock
     )
-    service = WorkerService(pool, RabbitSink(broker), name=name, clock=clock, patience=BURST_SECONDS if burst else None)
+    service = WorkerService(
+        pool, RabbitSink(broker, on_heartbeat), name=name, clock=clock, patience=BURST_SECONDS if burst else None
+    )
     gone = threading.Event()
     consumers = _consumers(broker, slots)
     try:
