@@ -96,7 +96,7 @@ class TrialfleetSampler(BaseSampler):
     def _draw(self, known: "_KnownStudy", space: dict[str, Distribution]) -> Params:
         if known.estimator.results < self._startup:
             return {name: uniform_value(one, self._generator.random()) for name, one in space.items()}
-        candidates = known.estimator.candidates(CANDIDATES, self._generator)
+        candidates = known.estimator.candidates(np.zeros(CANDIDATES, dtype=np.bool_), self._generator)
         candidates.activate(space)
         best = int(candidates.scores().argmax())
         return {name: candidates.suggest(best, name, one) for name, one in space.items()}

@@ -14,14 +14,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from trialfleet_coordinator.commands import Observation
-from trialfleet_coordinator.sampling.candidates import Candidates
+from trialfleet_coordinator.sampling.candidates import GOOD_SHARE, Candidates, Mask, Split
 from trialfleet_coordinator.sampling.columns import Columns
 from trialfleet_coordinator.sampling.parzen import Indices
 from trialfleet_coordinator.sampling.ranking import Ranking
 from trialfleet_shared.space import Distribution, Params
 
-#: Good trials are this share of all, and at most `MAX_GOOD`, as in Optuna.
-GOOD_SHARE = 0.1
+#: Good trials are `GOOD_SHARE` of all, and at most so many, as in Optuna.
 MAX_GOOD = 25
 #: Bad trials in the model.
 MAX_BAD = 200
@@ -70,22 +69,22 @@ class Estimator:
         """Trials of an earlier study, best first."""
         self._earlier = [self._columns.append(params, distributions) for params, distributions in ranked]
 
-    def candidates(self, count: int, generator: np.random.Generator) -> Candidates:
-        """So many candidates, from a model of all that is known now."""
-        good, bad = self._split()
-        return Candidates(self._columns, good=good, bad=bad, count=count, generator=generator)
+    def candidates(self, joint: Mask, generator: np.random.Generator) -> Candidates:
+        """Candidates from a model of all that is known now; `joint` says which have their parameters drawn together."""
+        return Candidates(self._columns, self._split(), joint=joint, generator=generator)
 
-    def _split(self) -> tuple[Indices, Indices]:
-        """Rows of the good trials and of the bad ones."""
+    def _split(self) -> Split:
         good = good_count(self._ranking.scored)
         rest = len(self._ranking) - good
-        trials = self._ranking.at(good + place for place in _thinned(rest, MAX_BAD))
-        trials += list(self._pending)[-MAX_PENDING:]
         earlier_good, earlier_bad = self._split_earlier()
-        return (
-            np.array([self._rows[trial] for trial in self._ranking.at(range(good))] + earlier_good, dtype=np.intp),
-            np.array([self._rows[trial] for trial in trials] + earlier_bad, dtype=np.intp),
+        return Split(
+            self._rows_of(self._ranking.at(range(good)), earlier_good),
+            self._rows_of(self._ranking.at(good + place for place in _thinned(rest, MAX_BAD)), earlier_bad),
+            self._rows_of(list(self._pending)[-MAX_PENDING:], []),
         )
+
+    def _rows_of(self, trials: list[int], earlier: list[int]) -> Indices:
+        return np.array([self._rows[trial] for trial in trials] + earlier, dtype=np.intp)
 
     def _split_earlier(self) -> tuple[list[int], list[int]]:
         share = max(0.0, 1.0 - self._ranking.scored / OWN_RESULTS)

@@ -24,6 +24,8 @@ MAX_RESOLUTION = 100.0
 _EXACT_WIDTH = 1 / 256
 #: Stands for the probability of what a kernel all but excludes.
 _TINY = 1e-12
+#: Nodes between which a mixture's log density is interpolated: the narrowest kernel spans ten of them.
+_NODES = 257
 _HALF_LOG_2_PI = 0.5 * math.log(2 * math.pi)
 
 
@@ -121,6 +123,9 @@ class NumberKernels:
         self._inside = cdf((1 - centres) / widths) - self._below
         self._log_scale = -np.log(widths * self._inside) - _HALF_LOG_2_PI
 
+    def __len__(self) -> int:
+        return len(self.centres)
+
     def sample(self, components: Indices, shares: Array) -> Array:
         """One point from each of these components, by inversion of the uniform `shares`."""
         levels = self._below[components] + shares * self._inside[components]
@@ -145,6 +150,13 @@ class NumberKernels:
             wide = index < self._axis.exact
             density[wide] = self._table()[index[wide]]
         return density
+
+    def log_mean_density(self, points: Array) -> Array:
+        """Logarithm of the mixture's density at each point."""
+        if self._axis.exact or len(points) <= _NODES:
+            return log_mean_exp(self.log_density(points))
+        nodes = np.linspace(0.0, 1.0, _NODES)
+        return np.interp(points, nodes, log_mean_exp(self.log_density(nodes)))
 
     def _table(self) -> Array:
         """Log probability of every wide interval under every component."""
@@ -184,6 +196,9 @@ class ChoiceKernels:
         self._cumulative = np.cumsum(weights, axis=1)
         self._log_weights = np.ascontiguousarray(np.log(weights).T)
 
+    def __len__(self) -> int:
+        return len(self._cumulative)
+
     def sample(self, components: Indices, shares: Array) -> Array:
         """One point from each of these components, by inversion of the uniform `shares`."""
         chosen = (shares[:, None] >= self._cumulative[components, :-1]).sum(axis=1)
@@ -193,6 +208,10 @@ class ChoiceKernels:
         """Log probability of each point under each component."""
         density: Array = self._log_weights[points.astype(np.intp)]
         return density
+
+    def log_mean_density(self, points: Array) -> Array:
+        """Logarithm of the mixture's probability of each point."""
+        return log_mean_exp(self._log_weights)[points.astype(np.intp)]
 
 
 Axis = NumberAxis | ChoiceAxis
@@ -207,6 +226,13 @@ def make_axis(distribution: Distribution) -> Axis:
 def make_kernels(axis: Axis, observed: Array) -> Kernels:
     """The kernels of the observed values on an axis."""
     return ChoiceKernels(axis, observed) if isinstance(axis, ChoiceAxis) else NumberKernels(axis, observed)
+
+
+def log_mean_exp(terms: Array) -> Array:
+    """Logarithm of the mean exponential of each row."""
+    highest = terms.max(axis=1)
+    mean: Array = np.log(np.exp(terms - highest[:, None]).mean(axis=1)) + highest
+    return mean
 
 
 def _bandwidths(centres: Array) -> Array:

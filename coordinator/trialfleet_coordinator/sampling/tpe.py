@@ -23,6 +23,8 @@ from trialfleet_shared.space import SearchSpace, Space
 CANDIDATES = 24
 #: Trials drawn from one model. They do not see each other as pending: their candidates are different anyway.
 MAX_BATCH = 32
+#: Every so many-th trial has its parameters drawn together.
+JOINT_EVERY = 3
 #: Best trials of an earlier study that are tried first.
 FIRST_TRIED = 5
 
@@ -108,7 +110,8 @@ class TpeSampler:
         return draws
 
     def _modelled(self, numbers: range) -> list[Draw]:
-        candidates = self._estimator.candidates(len(numbers) * CANDIDATES, self._drawing.generator(numbers.start))
+        joint = np.repeat([number % JOINT_EVERY == 0 for number in numbers], CANDIDATES)
+        candidates = self._estimator.candidates(joint, self._drawing.generator(numbers.start))
         if self._always is not None:
             candidates.activate(self._always)
         else:
