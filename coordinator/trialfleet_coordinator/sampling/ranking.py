@@ -2,6 +2,12 @@
 
 A trial ranks by the highest rung it finished, and among those of that rung by its value there: who climbed was better
 than who stayed, as far as both were compared, and values of different rungs do not compare. Failed trials come last.
+
+The other ways were tried on six functions whose lower rungs are noisy and biased (three rungs, eta 3, 150 trials, 5
+seeds), with the mean decimal logarithm of the normalised regret on the last rung: this order -1.01 (-0.79 where the bias
+is as large as the function's range); a model of the highest rung with ten results alone, as in BOHB (Falkner et al.
+2018), -0.84 (-0.71); the same with all other trials after them -0.96 (-0.73); the lowest rung's values alone -0.87
+(-0.75).
 """
 
 import bisect
