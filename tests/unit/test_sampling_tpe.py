@@ -1,0 +1,121 @@
+"""The TPE: bounded cost, pending trials, rungs, branches, determinism."""
+
+import numpy as np
+import pytest
+
+from trialfleet_coordinator.commands import Observation
+from trialfleet_coordinator.events import Draw
+from trialfleet_coordinator.sampling.candidates import Candidates
+from trialfleet_coordinator.sampling.estimator import MAX_BAD, MAX_GOOD, MAX_PENDING, Estimator
+from trialfleet_coordinator.sampling.tpe import TpeSampler
+from trialfleet_coordinator.sampling.uniform import UniformSampler
+from trialfleet_shared.space import Categorical, Float, Int, SearchSpace
+
+LINE = SearchSpace({"x": Float(0, 1)})
+
+
+def x_of(draw: Draw) -> float:
+    return float(str(draw.params["x"]))
+
+
+def sampler_of(told: list[tuple[float, float | None]], *, maximize: bool = False, rung: int = 0) -> TpeSampler:
+    sampler = TpeSampler(LINE, maximize=maximize, startup=10, seed=0)
+    sampler.tell(
+        [Observation(number, {"x": x}, {"x": Float(0, 1)}, rung, value) for number, (x, value) in enumerate(told)]
+    )
+    return sampler
+
+
+GRID = [index / 50 for index in range(50)]
+
+
+@pytest.mark.parametrize("maximize", [True, False])
+def test_draws_near_the_best(maximize: bool) -> None:
+    sampler = sampler_of([(x, (x - 0.2) ** 2 * (-1 if maximize else 1)) for x in GRID], maximize=maximize)
+    draws = sampler.ask(range(50, 62))
+    assert np.median([abs(x_of(draw) - 0.2) for draw in draws]) < 0.1
+
+
+def test_failed_trials_are_bad() -> None:
+    sampler = sampler_of([(x, None if x < 0.5 else 1 - x) for x in GRID])
+    assert sum(x_of(draw) > 0.5 for draw in sampler.ask(range(50, 70))) >= 16
+
+
+def test_pending_trials_keep_others_away() -> None:
+    def near(*, pending: int) -> float:
+        sampler = sampler_of([(x, (x - 0.5) ** 2) for x in GRID])
+        around = [(50 + index, {"x": 0.5 + (index - pending / 2) / 1000}) for index in range(pending)]
+        sampler.restore([(number, dict(params), {"x": Float(0, 1)}) for number, params in around], [])
+        return float(np.mean([abs(x_of(draw) - 0.5) < 0.05 for draw in sampler.ask(range(200, 230))]))
+
+    assert near(pending=60) < near(pending=0)
+
+
+def test_trials_that_climbed_rank_before_those_that_did_not() -> None:
+    """On the lower rung low x has the lowest values, yet it was high x that climbed and is good there."""
+    sampler = sampler_of([(x, x) for x in GRID])
+    climbed = [number for number, x in enumerate(GRID) if x > 0.7]
+    sampler.tell([Observation(n, {"x": GRID[n]}, {"x": Float(0, 1)}, 1, 5 + GRID[n]) for n in climbed])
+    assert sum(x_of(draw) > 0.6 for draw in sampler.ask(range(50, 70))) >= 16
+
+
+def test_draws_at_the_start_do_not_depend_on_values() -> None:
+    first, second = sampler_of([(0.1, 0.0)] * 9), sampler_of([(0.1, 7.0)] * 9)
+    assert first.ask(range(9, 12)) == second.ask(range(9, 12)) == UniformSampler(LINE, seed=0).ask(range(9, 12))
+
+
+def test_a_branch_is_modelled_while_another_one_leads() -> None:
+    """Trials of the trailing branch are all bad ones, but its own best still attract."""
+    space = SearchSpace(
+        {
+            "kind": Categorical(["leads", "trails"]),
+            "a": Float(0, 1, when={"kind": ["leads"]}),
+            "b": Float(0, 1, when={"kind": ["trails"]}),
+        }
+    )
+    estimator = Estimator(maximize=False)
+    for number, draw in enumerate(UniformSampler(space, seed=0).ask(range(200))):
+        value = 0.0 if draw.params["kind"] == "leads" else 1 + abs(float(str(draw.params["b"])) - 0.8)
+        estimator.observe(Observation(number, *draw, 0, value))
+    candidates = estimator.candidates(np.zeros(500, dtype=np.bool_), np.random.default_rng(0))
+    drawn = [float(str(candidates.suggest(index, "b", space.parameters["b"]))) for index in range(500)]
+    assert np.mean([abs(value - 0.8) < 0.2 for value in drawn]) > 0.7
+
+
+def test_the_model_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+    original = Candidates.__init__
+
+    def noting(self: Candidates, columns: object, split: tuple[list[int], ...], **rest: object) -> None:
+        sizes.append(tuple(len(rows) for rows in split))
+        original(self, columns, split, **rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Candidates, "__init__", noting)
+    sampler = sampler_of([(number / 5000, float(number)) for number in range(5000)])
+    sampler.ask(range(5000, 5300))
+    sampler.ask(range(5300, 5301))
+    assert sizes[0] == (MAX_GOOD, MAX_BAD, 0)
+    assert sizes[-1] == (MAX_GOOD, MAX_BAD, MAX_PENDING)
+
+
+def test_trials_of_one_batch_differ() -> None:
+    sampler = sampler_of([(x, (x - 0.5) ** 2) for x in GRID])
+    draws = sampler.ask(range(50, 82))
+    assert len({x_of(draw) for draw in draws}) == 32
+    assert np.std([x_of(draw) for draw in draws]) > 0.01
+
+
+def test_parameters_that_belong_together_can_be_drawn_together() -> None:
+    """Good trials lie on x = y; joint candidates do too, others need not."""
+    space = {"x": Int(0, 9), "y": Int(0, 9)}
+    estimator = Estimator(maximize=False)
+    for number in range(100):
+        x, y = number % 10, number // 10
+        estimator.observe(Observation(number, {"x": x, "y": y}, dict(space), 0, float(abs(x - y))))
+
+    def on_diagonal(*, joint: bool) -> float:
+        candidates = estimator.candidates(np.full(500, joint), np.random.default_rng(0))
+        pairs = [tuple(candidates.suggest(index, name, one) for name, one in space.items()) for index in range(500)]
+        return float(np.mean([x == y for x, y in pairs]))
+
+    assert on_diagonal(joint=True) > 2 * on_diagonal(joint=False)

@@ -1,0 +1,124 @@
+"""Warm start: what fits is taken over by its rank, helps, and gives way to a study's own results."""
+
+import statistics
+
+import pytest
+
+from trialfleet_coordinator.commands import Observation
+from trialfleet_coordinator.sampling.tpe import FIRST_TRIED, TpeSampler
+from trialfleet_coordinator.sampling.warm_start import warm_start
+from trialfleet_shared.errors import ConfigurationError
+from trialfleet_shared.space import Categorical, Float, FunctionSpace, Int, Params, SearchSpace, Space, SpaceTrial
+
+SQUARE = SearchSpace({f"x{index}": Float(-5, 5) for index in range(4)})
+
+
+def quadratic(params: Params, centre: float) -> float:
+    return sum((float(str(value)) - centre) ** 2 for value in params.values())
+
+
+def study(seed: int, trials: int, *, centre: float, earlier: list[Observation] | None = None) -> list[Observation]:
+    """A sequential study of a quadratic, perhaps seeded by another."""
+    sampler = TpeSampler(SQUARE, maximize=False, startup=10, seed=seed)
+    if earlier is not None:
+        warm_start(sampler, earlier, maximize=False)
+    told = []
+    for number in range(trials):
+        (draw,) = sampler.ask(range(number, number + 1))
+        told.append(Observation(number, *draw, 0, quadratic(draw.params, centre)))
+        sampler.tell(told[-1:])
+    return told
+
+
+def best(told: list[Observation]) -> float:
+    return min(one.value for one in told if one.value is not None)
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.3, 1.0])
+def test_helps_on_a_shifted_quadratic(shift: float) -> None:
+    cold, warm = [], []
+    for seed in range(5):
+        earlier = study(100 + seed, 60, centre=0.0)
+        cold.append(best(study(seed, 20, centre=shift)))
+        warm.append(best(study(seed, 20, centre=shift, earlier=earlier)))
+    assert statistics.fmean(warm) < 0.6 * statistics.fmean(cold)
+
+
+def test_a_misleading_study_is_outgrown() -> None:
+    """Its optimum is where the new study is bad; the new one's own results win in the end."""
+    ends = []
+    for seed in range(3):
+        earlier = study(100 + seed, 60, centre=-4.0)
+        ends.append(best(study(seed, 120, centre=3.0, earlier=earlier)))
+    assert statistics.fmean(ends) < 1.0
+
+
+def observe(params: list[Params], *, values: list[float | None] | None = None) -> list[Observation]:
+    scored = values or [float(index) for index in range(len(params))]
+    return [
+        Observation(number, each, {}, 0, value) for number, (each, value) in enumerate(zip(params, scored, strict=True))
+    ]
+
+
+def new(space: Space) -> TpeSampler:
+    return TpeSampler(space, maximize=False, startup=10, seed=0)
+
+
+def test_the_best_different_points_are_tried_first() -> None:
+    sampler = new(SearchSpace({"x": Float(0, 1)}))
+    told = observe([{"x": value} for value in (0.5, 0.1, 0.1, 0.9, 0.3, 0.7, 0.2)], values=[5, 1, 1, 9, 3, 7, 2])
+    assert warm_start(sampler, told, maximize=False) == 6
+    assert [draw.params["x"] for draw in sampler.ask(range(FIRST_TRIED))] == [0.1, 0.2, 0.3, 0.5, 0.7]
+
+
+def test_the_earlier_studys_direction_counts() -> None:
+    sampler = new(SearchSpace({"x": Float(0, 1)}))
+    warm_start(sampler, observe([{"x": 0.2}, {"x": 0.8}]), maximize=True)
+    assert sampler.ask(range(1))[0].params == {"x": 0.8}
+
+
+def test_points_drawn_before_a_resumption_are_not_tried_again() -> None:
+    sampler = new(SearchSpace({"x": Float(0, 1)}))
+    warm_start(sampler, observe([{"x": 0.25}, {"x": 0.5}, {"x": 0.75}]), maximize=False)
+    sampler.restore([(0, {"x": 0.25}, {"x": Float(0, 1)})], [])
+    assert sampler.ask(range(1, 3))[0].params == {"x": 0.5}
+
+
+def test_trials_that_do_not_fit_are_left_out_and_values_take_the_new_type() -> None:
+    space = SearchSpace(
+        {
+            "n": Int(1, 10),
+            "kind": Categorical(["a", True]),
+            "rate": Float(0.1, 1, when={"kind": ["a"]}),
+        }
+    )
+    fitting: list[Params] = [{"n": 2.0, "kind": "a", "rate": 1, "gone": "x"}, {"n": 3, "kind": True}]
+    misfits: list[Params] = [{"n": 11, "kind": True}, {"n": 2, "kind": 1}, {"n": 2, "kind": "a"}, {}]
+    sampler = new(space)
+    assert warm_start(sampler, observe([*misfits, *fitting]), maximize=False) == 2
+    draws = sampler.ask(range(2))
+    assert [draw.params for draw in draws] == [{"n": 2, "kind": "a", "rate": 1.0}, {"n": 3, "kind": True}]
+    assert type(draws[0].params["n"]) is int
+    assert type(draws[0].params["rate"]) is float
+    assert draws[0].distributions == dict(space.parameters)
+
+
+def test_a_space_function_decides_what_fits() -> None:
+    def branching(trial: SpaceTrial) -> None:
+        if trial.suggest_categorical("deep", [True, False]):
+            trial.suggest_int("layers", 2, 4)
+
+    sampler = new(FunctionSpace(branching, digest=""))
+    told = observe([{"deep": True}, {"deep": True, "layers": 9}, {"deep": False}, {"deep": True, "layers": 3}])
+    assert warm_start(sampler, told, maximize=False) == 2
+
+
+def test_nothing_that_fits_is_an_error_that_says_why() -> None:
+    space = SearchSpace({"C": Float(0, 1), "kind": Categorical(["a"])})
+    told = observe([{"C": 2.0, "kind": "a"}, {"C": 3.0, "kind": "a"}, {"kind": "a"}])
+    with pytest.raises(
+        ConfigurationError, match=r"none .* 3 trials .*'C' is outside 0\S* to 1\S* \(2 of them\); 'C' is missing"
+    ):
+        warm_start(new(space), told, maximize=False)
+    with pytest.raises(ConfigurationError, match=r"none of the earlier study's 0 trials with a value"):
+        warm_start(new(space), observe([{"C": 0.5, "kind": "a"}], values=[None]), maximize=False)
