@@ -7,6 +7,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
+
 from trialfleet.rendering import CacheFigures, StudySummary
 from trialfleet.study_file import StudyRequest
 from trialfleet_coordinator.adapters.lmdb_store import LmdbStudyStore
@@ -147,6 +149,8 @@ def open_study(
             objective, digest = _objective(request)
             info = _import(request, home, on_rows)
             plan = _plan(request, objective, digest, info)
+            if broker_url is not None:
+                plan = msgspec.structs.replace(plan, spec=_abroad(plan.spec, request.base))
             sampler = make_sampler(request)
         store = LmdbStudyStore(store_path or home.store, clock=SystemClock())
         stack.callback(store.close)
@@ -367,6 +371,22 @@ def _fleet(request: StudyRequest, home: Home, broker_url: str | None, *, with_da
         use_processes=config.use_process_pool,
         clock=SystemClock(),
     )
+
+
+def _abroad(spec: StudySpec, base: Path) -> StudySpec:
+    """The spec as workers elsewhere need it: files by their whole paths, which they look for below their own folders."""
+    data = spec.data
+    if data is not None and "://" not in data.source:
+        data = msgspec.structs.replace(data, source=_whole(data.source, base))
+    return msgspec.structs.replace(spec, objective=_whole(spec.objective, base), data=data)
+
+
+def _whole(reference: str, base: Path) -> str:
+    """A file, or a function in a file, by its whole path; a function in a module as it is."""
+    place, colon, attribute = reference.rpartition(":")
+    if colon and attribute.isidentifier():
+        return f"{base / place}:{attribute}" if place.endswith(".py") else reference
+    return str(base / reference)
 
 
 def _rabbit_fleet(request: StudyRequest, home: Home, url: str) -> Fleet:

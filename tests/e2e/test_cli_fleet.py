@@ -1,5 +1,6 @@
 """`trialfleet run --broker` and `trialfleet worker`: as embedded, while workers come and are killed."""
 
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -72,11 +73,11 @@ class Workers:
         self._stack = stack
         self._count = 0
 
-    def start(self, study: Path) -> "subprocess.Popen[str]":
+    def start(self, folder: Path) -> "subprocess.Popen[str]":
         self._count += 1
         home = self._folder / f"worker{self._count}"
         process = start_trialfleet(
-            ["worker", "--slots", "1", "--objective-path", study.parent], home, TRIALFLEET_BROKER_URL=self._url
+            ["worker", "--slots", "1", "--objective-path", folder], home, TRIALFLEET_BROKER_URL=self._url
         )
         self._stack.callback(process.communicate, timeout=PATIENCE)
         self._stack.callback(process.terminate)
@@ -100,10 +101,14 @@ def test_a_fleet_finds_what_an_embedded_run_finds(study: Path, workers: Workers,
     coordinator = start_trialfleet(
         ["run", study, "--json"], tmp_path / "home", TRIALFLEET_BROKER_URL_FILE=str(url_file)
     )
-    first = workers.start(study)
+    first = workers.start(study.parent)
     wait_until(lambda: len(calls(study)) >= 10, "the first worker evaluates", PATIENCE)
-    second = workers.start(study)
-    wait_until(lambda: len(set(calls(study))) >= 2, "the second worker evaluates", PATIENCE)
+    # Another host has its own copy of the code, somewhere below a folder that it allows.
+    copy = tmp_path / "elsewhere" / "study" / "study.toml"
+    shutil.copytree(study.parent, copy.parent)
+    (copy.parent / "calls").unlink()
+    second = workers.start(tmp_path / "elsewhere")
+    wait_until(lambda: calls(copy), "the second worker evaluates", PATIENCE)
     first.kill()
 
     output, errors = coordinator.communicate(timeout=PATIENCE)

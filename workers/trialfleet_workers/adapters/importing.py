@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import msgspec
 
@@ -54,12 +54,27 @@ def import_apart(spec: StudySpec, path: Path, base: Path, allowance: Allowance) 
     if is_function(data.source):
         found = find(data.source, base, allowance)
         data, base = msgspec.structs.replace(data, source=found.reference), found.base
+    else:
+        data = msgspec.structs.replace(data, source=_find_file(data.source, base, allowance))
     digest = _run(_Order(data, str(path), str(base), sys.path, os.getpid()))
     if digest != spec.data_digest:
         raise DataError(
             f"data {data.source!r} are {digest[:_SHOWN]} on this worker and {spec.data_digest[:_SHOWN]} in the study; "
             "bring the worker's copy up to date"
         )
+
+
+def _find_file(source: str, base: Path, allowance: Allowance) -> str:
+    """This machine's copy of a file: where the study has it, or by a tail of its path below an allowed folder."""
+    if "://" in source or (base / source).exists():
+        return source
+    parts = PurePosixPath(source).parts
+    for start in range(1, len(parts)):
+        for folder in allowance.folders:
+            file = folder.joinpath(*parts[start:])
+            if ".." not in parts and file.is_file():
+                return str(file)
+    return source
 
 
 def _run(order: _Order) -> str:
