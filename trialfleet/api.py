@@ -22,8 +22,8 @@ from trialfleet.environment import default_home
 from trialfleet.progress import progress_view
 from trialfleet.rendering import finite
 from trialfleet.study_file import Direction, StudyRequest, StudySection, check_finite, read_space
+from trialfleet_coordinator.budget import Budget
 from trialfleet_coordinator.report import StudyReport
-from trialfleet_coordinator.study import Budget
 from trialfleet_shared.clock import SystemClock
 from trialfleet_shared.errors import ConfigurationError, StudyFailedError
 from trialfleet_shared.messages import DataSpec, Resampling

@@ -13,6 +13,7 @@ from trialfleet.rendering import CacheFigures, StudySummary
 from trialfleet.study_file import StudyRequest
 from trialfleet_coordinator.adapters.lmdb_store import LmdbStudyStore
 from trialfleet_coordinator.adapters.optuna_samplers import OptunaSampler
+from trialfleet_coordinator.budget import Budget
 from trialfleet_coordinator.commands import TrialState
 from trialfleet_coordinator.driver import Outside, StudyPlan, run_study
 from trialfleet_coordinator.events import TimePassed
@@ -21,7 +22,7 @@ from trialfleet_coordinator.report import Progress, StudyReport, build_report
 from trialfleet_coordinator.sampling.tpe import TpeSampler
 from trialfleet_coordinator.sampling.uniform import UniformSampler
 from trialfleet_coordinator.sampling.warm_start import warm_start as learn_from
-from trialfleet_coordinator.study import Budget, StudyState
+from trialfleet_coordinator.study import StudyState
 from trialfleet_shared.adapters.lmdb_results import LmdbResultCache
 from trialfleet_shared.clock import SystemClock
 from trialfleet_shared.data import DataInfo

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from trialfleet_coordinator.study import Budget
+from trialfleet_coordinator.budget import Budget
 from trialfleet_shared.errors import ConfigurationError
 from trialfleet_shared.messages import Count, DataSpec, Name, Resampling
 from trialfleet_shared.settings import EfficiencyConfig, Mode, layered

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from trialfleet_coordinator.budget import Budget
 from trialfleet_coordinator.commands import (
     Command,
     DrawTrials,
@@ -41,7 +42,7 @@ from trialfleet_coordinator.events import (
 )
 from trialfleet_coordinator.ports import Sampler, StudyDefinition, StudyRecord, StudyStore
 from trialfleet_coordinator.report import Progress, StudyReport, build_report
-from trialfleet_coordinator.study import Budget, StudyState
+from trialfleet_coordinator.study import StudyState
 from trialfleet_shared.caching import CachedResult, ResultCache
 from trialfleet_shared.clock import Clock
 from trialfleet_shared.fingerprint import result_key

@@ -21,8 +21,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
+from trialfleet_coordinator.budget import Ended
 from trialfleet_coordinator.commands import TrialState
-from trialfleet_coordinator.study import Ended, StudyState
+from trialfleet_coordinator.study import StudyState
 from trialfleet_coordinator.trial import Phase, Trial
 from trialfleet_shared.fleet import FleetReport
 from trialfleet_shared.ladder import Ladder

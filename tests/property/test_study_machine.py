@@ -8,6 +8,7 @@ import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from trialfleet_coordinator.budget import Budget, Ended
 from trialfleet_coordinator.commands import (
     DrawTrials,
     Finish,
@@ -30,7 +31,7 @@ from trialfleet_coordinator.events import (
     TrialsDrawn,
 )
 from trialfleet_coordinator.ports import StudyDefinition, StudyRecord, TrialRecord
-from trialfleet_coordinator.study import REFUSALS, Budget, Ended, StudyState
+from trialfleet_coordinator.study import REFUSALS, StudyState
 from trialfleet_coordinator.trial import TRANSITIONS, InvalidTransitionError, Phase
 from trialfleet_shared.ladder import Ladder, Rung
 from trialfleet_shared.messages import TEST_FOLD, Evaluation, EvaluationResult, Outcome

@@ -7,12 +7,12 @@ import pytest
 from support.simulated import SimulatedClock, SimulatedFleet
 
 from trialfleet_coordinator.adapters.memory_store import MemoryStudies, MemoryStudyStore
+from trialfleet_coordinator.budget import Budget
 from trialfleet_coordinator.commands import Record
 from trialfleet_coordinator.driver import Outside, StudyPlan, run_study
 from trialfleet_coordinator.events import Draw
 from trialfleet_coordinator.ports import Observation, StudyDefinition
 from trialfleet_coordinator.report import Progress, StudyReport
-from trialfleet_coordinator.study import Budget
 from trialfleet_shared.adapters.memory_results import MemoryResultCache
 from trialfleet_shared.caching import ResultCache
 from trialfleet_shared.errors import StoreError

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from trialfleet_coordinator.budget import Budget, Ended
 from trialfleet_coordinator.commands import (
     Command,
     DrawTrials,
@@ -23,7 +24,7 @@ from trialfleet_coordinator.events import (
     TimePassed,
     TrialsDrawn,
 )
-from trialfleet_coordinator.study import FIRST_FAILURES, LOSSES, Budget, Ended, StudyState
+from trialfleet_coordinator.study import FIRST_FAILURES, LOSSES, StudyState
 from trialfleet_shared.ladder import Ladder, Rung
 from trialfleet_shared.messages import TEST_FOLD, Evaluation, EvaluationResult, Outcome
 from trialfleet_shared.settings import EfficiencyConfig

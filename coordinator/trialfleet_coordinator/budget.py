@@ -1,0 +1,38 @@
+"""When a study ends, and why."""
+
+from enum import Enum
+
+import msgspec
+
+
+class Ended(Enum):
+    """Why a study takes up no new trials. Later ones overrule earlier ones."""
+
+    #: The budget of trials is used up; those under way still climb.
+    TRIALS = "trials"
+    #: The sampler has no point left; those under way still climb.
+    EXHAUSTED = "exhausted"
+    #: The budget of seconds is used up; what is in flight is finished.
+    SECONDS = "seconds"
+    #: A complete trial reached the target value; what is in flight is finished.
+    TARGET = "target"
+    #: Somebody asked for it; the study can be resumed.
+    STOPPED = "stopped"
+    #: The first trials all failed.
+    FAILED = "failed"
+
+    @property
+    def rank(self) -> int:
+        """Its place in the order of overruling."""
+        return list(Ended).index(self)
+
+
+class Budget(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """When a study ends; at least one of `trials` and `seconds` is given."""
+
+    #: Trials to start.
+    trials: int | None = None
+    #: Seconds to run, over all sessions.
+    seconds: float | None = None
+    #: Value at which a complete trial ends the study.
+    target: float | None = None
