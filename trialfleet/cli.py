@@ -12,16 +12,16 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import click
 import msgspec
 
 from trialfleet.environment import Environment, read_environment
+from trialfleet.flags import StudyFlags
 from trialfleet.signals import Interrupted
-from trialfleet_shared.errors import ConfigurationError, TrialfleetError
+from trialfleet_shared.errors import TrialfleetError
 from trialfleet_shared.settings import MODES
-from trialfleet_shared.tables import Setting
 
 #: Commands import what they need when they run, so that --help is quick.
 _EPILOG = (
@@ -29,39 +29,6 @@ _EPILOG = (
     "else ~/.local/share/trialfleet."
 )
 _Command = TypeVar("_Command", bound=Callable[..., Any])
-
-
-class StudyFlags(msgspec.Struct, frozen=True, kw_only=True):
-    """What the flags of `run` and `up` say of a study."""
-
-    mode: Literal["fast", "balanced", "thorough"] | None
-    trials: str | None
-    seconds: str | None
-    name: str | None
-    seed: str | None
-    slots: str | None
-    settings: tuple[str, ...]
-    fork: str | None
-    warm_start: str | None
-
-    def layered(self, environment: Environment) -> dict[str, list[Setting]]:
-        """The environment's settings with the flags over them."""
-        settings = {section: list(values) for section, values in environment.settings.items()}
-        for key in ("mode", "trials", "seconds", "name", "seed"):
-            value = getattr(self, key)
-            if value is not None:
-                settings["study"].append(Setting(key, value, f"--{key}", is_text=True))
-        if self.slots is not None:
-            settings["efficiency"].append(Setting("max_workers", self.slots, "--slots", is_text=True))
-        for text in self.settings:
-            place, equals, value = text.partition("=")
-            section, dot, key = place.partition(".")
-            if not equals or not dot or section not in ("study", "data", "resampling", "efficiency"):
-                raise ConfigurationError(
-                    f"--set {text}: allowed is SECTION.KEY=VALUE with a section study, data, resampling or efficiency"
-                )
-            settings.setdefault(section, []).append(Setting(key, value, f"--set {place}", is_text=True))
-        return settings
 
 
 def _home_option(command: _Command) -> _Command:

@@ -8,11 +8,11 @@ import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
-from trialfleet.cli import StudyFlags
 from trialfleet.commands.output import error_console, results_only, say
 from trialfleet.commands.run import requested, run_and_report
 from trialfleet.engine import Home, cores
 from trialfleet.environment import BROKER_URL, BROKER_URL_FILE, Environment
+from trialfleet.flags import StudyFlags
 from trialfleet.rabbitmq_node import RabbitNode
 from trialfleet.signals import EndSignals
 from trialfleet.study_file import StudyRequest
