@@ -2,9 +2,8 @@
 
     study = optuna.create_study(sampler=TrialfleetSampler(seed=0))
 
-It reads a study's trials as they come instead of reading all of them for each new one. Parameters that all trials have
-are drawn jointly, others one by one. Trials that run already count as pending, so that `n_jobs` and several processes do
-not all try the same.
+It learns from a study's trials as they come instead of fitting all of them anew for each. Every parameter is drawn from
+its own density. Trials that run already count as pending, so that `n_jobs` and several processes do not all try the same.
 """
 
 import sys
@@ -67,7 +66,7 @@ class TrialfleetSampler(BaseSampler):
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """Draw these parameters jointly."""
+        """Values for the parameters that all trials have."""
         if not search_space:
             return {}
         with self._lock:
