@@ -8,11 +8,6 @@ seeds), with the mean decimal logarithm of the normalised regret on the last run
 is as large as the function's range); a model of the highest rung with ten results alone, as in BOHB (Falkner et al.
 2018), -0.84 (-0.71); the same with all other trials after them -0.96 (-0.73); the lowest rung's values alone -0.87
 (-0.75).
-
-This was compared with two other rules on simulated ladders of three rungs (seven functions, 240 trials, a third climbs):
-to rank by the values on the highest rung with ten results (Falkner et al. 2018, "BOHB"), and by rung 0 alone. Mean log10
-of the regret: -1.13 for this one, -1.11 and -1.05 for those. With nearly unbiased low rungs rung 0 alone is best, because
-most trials have it; with strongly biased ones it is worst, and this one best.
 """
 
 import bisect
