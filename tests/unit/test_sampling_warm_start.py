@@ -41,7 +41,7 @@ def test_helps_on_a_shifted_quadratic(shift: float) -> None:
         earlier = study(100 + seed, 60, centre=0.0)
         cold.append(best(study(seed, 20, centre=shift)))
         warm.append(best(study(seed, 20, centre=shift, earlier=earlier)))
-    assert statistics.fmean(warm) < 0.6 * statistics.fmean(cold)
+    assert statistics.fmean(warm) < 0.75 * statistics.fmean(cold)
 
 
 def test_a_misleading_study_is_outgrown() -> None:

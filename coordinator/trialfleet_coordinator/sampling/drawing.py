@@ -4,11 +4,13 @@ Where chance finds nothing new, the space is enumerated, if it is small enough f
 So a finite space is exhausted exactly, whatever its size, and a continuous one pays a set lookup per draw.
 """
 
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
 
 from trialfleet_coordinator.events import Draw
+from trialfleet_coordinator.sampling.spread import Spread
 from trialfleet_shared.fingerprint import canonical_params
 from trialfleet_shared.space import Categorical, Distribution, Float, Int, Params, Scalar, Space, Suggest
 
@@ -29,6 +31,7 @@ class Drawing:
     def __init__(self, space: Space, *, seed: int) -> None:
         self.space = space
         self._seed = seed % 2**64
+        self._spread = Spread(self._seed)
         self._seen: set[bytes] = set()
         #: Points left of an enumerated space.
         self._left: dict[bytes, Draw] | None = None
@@ -55,10 +58,14 @@ class Drawing:
     def uniform(self, number: int) -> Draw | None:
         """A point for trial `number`, uniform among those that were not drawn yet; None when there are none.
 
+        Points of successive trials are spread evenly (see `spread.py`), as far as they have not been drawn before.
         A space too large to enumerate may repeat a point where `REDRAWS` draws in a row brought nothing new.
         """
         generator = self.generator(number)
         if self._left is None:
+            draw = self._spread_point(number, generator)
+            if self.add(draw.params):
+                return draw
             for _ in range(REDRAWS):
                 draw = draw_point(self.space, lambda _, distribution: uniform_value(distribution, generator.random()))
                 if self.add(draw.params):
@@ -71,6 +78,14 @@ class Drawing:
         key = list(self._left)[int(generator.random() * len(self._left))]
         self._seen.add(key)
         return self._left.pop(key)
+
+    def _spread_point(self, number: int, generator: np.random.Generator) -> Draw:
+        dimensions = itertools.count()
+
+        def suggest(_: str, distribution: Distribution) -> Scalar:
+            return uniform_value(distribution, self._spread.share(number, next(dimensions), generator.random()))
+
+        return draw_point(self.space, suggest)
 
     def _enumerate(self) -> None:
         if len(self._seen) < self._enumerate_from:
