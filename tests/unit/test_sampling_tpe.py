@@ -7,7 +7,7 @@ from trialfleet_coordinator.commands import Observation
 from trialfleet_coordinator.events import Draw
 from trialfleet_coordinator.sampling.candidates import Candidates
 from trialfleet_coordinator.sampling.estimator import MAX_BAD, MAX_GOOD, MAX_PENDING, Estimator
-from trialfleet_coordinator.sampling.tpe import TpeSampler
+from trialfleet_coordinator.sampling.tpe import JOINT_EVERY, TpeSampler
 from trialfleet_coordinator.sampling.uniform import UniformSampler
 from trialfleet_shared.space import Categorical, Float, Int, SearchSpace
 
@@ -41,14 +41,18 @@ def test_failed_trials_are_bad() -> None:
     assert sum(x_of(draw) > 0.5 for draw in sampler.ask(range(50, 70))) >= 16
 
 
-def test_pending_trials_keep_others_away() -> None:
+@pytest.mark.parametrize("joint", [True, False])
+def test_pending_trials_keep_others_away(joint: bool) -> None:
+    numbers = [number for number in range(300, 360) if (number % JOINT_EVERY == 0) == joint]
+
     def near(*, pending: int) -> float:
         sampler = sampler_of([(x, (x - 0.5) ** 2) for x in GRID])
-        around = [(50 + index, {"x": 0.5 + (index - pending / 2) / 1000}) for index in range(pending)]
-        sampler.restore([(number, dict(params), {"x": Float(0, 1)}) for number, params in around], [])
-        return float(np.mean([abs(x_of(draw) - 0.5) < 0.05 for draw in sampler.ask(range(200, 230))]))
+        around = [(50 + index, 0.5 + (index - pending / 2) / 1000) for index in range(pending)]
+        sampler.restore([(number, {"x": x}, {"x": Float(0, 1)}) for number, x in around], [])
+        draws = [draw for number in numbers[:15] for draw in sampler.ask(range(number, number + 1))]
+        return float(np.mean([abs(x_of(draw) - 0.5) < 0.05 for draw in draws]))
 
-    assert near(pending=60) < near(pending=0)
+    assert near(pending=60) < 0.5 * near(pending=0)
 
 
 def test_trials_that_climbed_rank_before_those_that_did_not() -> None:
