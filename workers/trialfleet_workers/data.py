@@ -96,7 +96,7 @@ class Data:
 
     Everything is computed when it is first asked for, and kept. Arrays are read-only; where the rows are neighbours in
     the store, as those of a holdout and of fold 0 always are, they are views on the memory that all processes of this
-    machine share. They must not be used after the evaluation.
+    machine share.
     """
 
     def __init__(

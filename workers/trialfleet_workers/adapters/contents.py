@@ -17,7 +17,7 @@ from trialfleet_workers.adapters.spool import ColumnSpool
 from trialfleet_workers.subsample import looks_like_classes
 
 #: Rows that are put into their stored order at a time: an import's memory is this many rows, or one column.
-_GATHER_ROWS = 65_536
+_GATHER_ROWS = 16_384
 
 
 class ArrayContents:

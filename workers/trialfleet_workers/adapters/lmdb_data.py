@@ -11,6 +11,7 @@ and the one that comes second finds what the first has made.
 """
 
 import fcntl
+import math
 import os
 import shutil
 import tempfile
@@ -74,8 +75,34 @@ class _Meta(msgspec.Struct, frozen=True):
     from_end: bool
 
 
+class _Mapping:
+    """An open environment and the one transaction in which its values stay where they are."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._environment = lmdb.open(
+                str(path), subdir=False, readonly=True, lock=False, readahead=False, max_dbs=0, create=False
+            )
+        except lmdb.Error as error:
+            raise DataError(f"the data set {path} can not be opened: {error}") from error
+        self._transaction = self._environment.begin(buffers=True)
+
+    def get(self, name: str) -> memoryview | None:
+        """A value, as it lies in the map."""
+        value: memoryview | None = self._transaction.get(name.encode())
+        return value
+
+
+class _View:
+    """What numpy takes for the memory of an array: it keeps the mapping open while the array, or a view on it, lives."""
+
+    def __init__(self, mapping: _Mapping, values: NDArray[Any]) -> None:
+        self._mapping = mapping
+        self.__array_interface__ = values.__array_interface__
+
+
 class DataSet:
-    """One opened data set; `close` ends the use of everything that `split` gave.
+    """One opened data set, which stays open for as long as it or an array that came from it lives.
 
     Args:
         path: its file.
@@ -85,15 +112,8 @@ class DataSet:
     """
 
     def __init__(self, path: Path) -> None:
-        try:
-            self._environment = lmdb.open(
-                str(path), subdir=False, readonly=True, lock=False, readahead=False, max_dbs=0, create=False
-            )
-        except lmdb.Error as error:
-            raise DataError(f"the data set {path} can not be opened: {error}") from error
-        # The views that objectives get are valid for as long as this transaction lives.
-        self._transaction = self._environment.begin(buffers=True)
-        stored = self._transaction.get(b"meta")
+        self._mapping = _Mapping(path)
+        stored = self._mapping.get("meta")
         if stored is None:
             raise DataError(f"the data set {path} is damaged: it has no description; remove the file")
         self._meta = msgspec.json.decode(bytes(stored), type=_Meta)
@@ -131,17 +151,14 @@ class DataSet:
             seed=seed,
         )
 
-    def close(self) -> None:
-        """End the use of all views: touching one afterwards is an access to memory that is gone."""
-        self._transaction.abort()
-        self._environment.close()
-
     def _array(self, name: str) -> NDArray[Any]:
         form = self._meta.arrays[name]
-        buffer = self._transaction.get(name.encode())
-        if buffer is None:
-            raise DataError(f"the data set {self._meta.info.digest} is damaged: {name!r} is gone; remove its file")
-        return np.frombuffer(buffer, dtype=np.dtype(form.dtype)).reshape(form.shape)
+        buffer = self._mapping.get(name)
+        dtype = np.dtype(form.dtype)
+        if buffer is None or len(buffer) != math.prod(form.shape) * dtype.itemsize:
+            raise DataError(f"the data set {self._meta.info.digest} is damaged: {name!r} is not whole; remove its file")
+        values = np.frombuffer(buffer, dtype=dtype).reshape(form.shape)
+        return np.asarray(_View(self._mapping, values))
 
     def _read_layout(self) -> Layout:
         meta = self._meta

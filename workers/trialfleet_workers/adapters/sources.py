@@ -23,7 +23,7 @@ from trialfleet_shared.errors import DataError
 from trialfleet_workers.objective import load_function
 
 #: Rows of a record batch.
-BATCH_ROWS = 65_536
+BATCH_ROWS = 16_384
 #: What a CSV file may write for a missing value: pandas' list.
 NULL_VALUES = [
     "",
@@ -231,7 +231,8 @@ def _csv_reader(file: IO[bytes], types: Mapping[str, pa.DataType]) -> Any:
 
 def _read_arrow(file: Any, suffix: str) -> Iterator[pa.RecordBatch]:
     if suffix in (".parquet", ".pq"):
-        yield from pa.parquet.ParquetFile(file).iter_batches(batch_size=BATCH_ROWS)
+        # Reading ahead would bring the whole file into memory.
+        yield from pa.parquet.ParquetFile(file, pre_buffer=False).iter_batches(batch_size=BATCH_ROWS)
         return
     with pa.ipc.open_file(file) as reader:
         for index in range(reader.num_record_batches):

@@ -6,6 +6,7 @@ A spool is written in one pass, whatever the size of the data: batches come in, 
 
 import hashlib
 from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO
 
@@ -74,7 +75,10 @@ class ColumnSpool:
         stored = np.ascontiguousarray(raw, dtype=self._dtype)
         self._rows += len(stored)
         self._digest.update(stored.data)
-        stored.tofile(self._file)
+        try:
+            self._file.write(stored.data)
+        except OSError as error:
+            raise DataError(f"the data cache at {self._path.parent} can not be written: {error.strerror}") from error
 
     def _encode(self, values: pa.Array) -> NDArray[np.int32]:
         encoded = values if pa.types.is_dictionary(values.type) else values.dictionary_encode()
@@ -85,8 +89,11 @@ class ColumnSpool:
         return np.asarray(known[indices])
 
     def close(self) -> None:
-        """No more values come."""
-        self._file.close()
+        """No more values come. Raises DataError when the last of them can not be written."""
+        try:
+            self._file.close()
+        except OSError as error:
+            raise DataError(f"the data cache at {self._path.parent} can not be written: {error.strerror}") from error
 
     def digest(self) -> bytes:
         """Digest of name, type, values, texts and gaps."""
@@ -138,17 +145,15 @@ class ColumnSpool:
 def spool_table(batches: Iterable[pa.RecordBatch], folder: Path) -> list[ColumnSpool]:
     """Write a table's columns to files in `folder`. Raises DataError for types that can not be stored."""
     spools: list[ColumnSpool] = []
-    for batch in batches:
-        if not spools:
-            fields = zip(batch.schema.names, batch.schema.types, strict=True)
-            spools = [
-                ColumnSpool(name, kind.value_type if _is_plain(kind) else kind, folder / f"column{index}")
-                for index, (name, kind) in enumerate(fields)
-            ]
-        for spool, values in zip(spools, batch.columns, strict=True):
-            spool.append(values.dictionary_decode() if _is_plain(values.type) else values)
-    for spool in spools:
-        spool.close()
+    with ExitStack() as stack:
+        for batch in batches:
+            if not spools:
+                for index, (name, kind) in enumerate(zip(batch.schema.names, batch.schema.types, strict=True)):
+                    stored = kind.value_type if _is_plain(kind) else kind
+                    spools.append(ColumnSpool(name, stored, folder / f"column{index}"))
+                    stack.callback(spools[-1].close)
+            for spool, values in zip(spools, batch.columns, strict=True):
+                spool.append(values.dictionary_decode() if _is_plain(values.type) else values)
     return spools
 
 

@@ -1,0 +1,379 @@
+"""Data sets on their way into the cache: nothing changes on the way, whatever the source."""
+
+import gzip
+import os
+import signal
+import stat
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+import pandas as pd
+import pytest
+from support.waiting import wait_until
+
+from trialfleet_shared.errors import DataError
+from trialfleet_shared.messages import TEST_FOLD, DataSpec, Resampling
+from trialfleet_workers.adapters.lmdb_data import DataCache, DataSet
+
+ROWS = 300
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> DataCache:
+    return DataCache(tmp_path / "cache")
+
+
+def table(rows: int = ROWS) -> pd.DataFrame:
+    """Like a census: numbers, text, gaps; `row` says which source row a value came from."""
+    random = np.random.default_rng(1)
+    frame = pd.DataFrame(
+        {
+            "row": np.arange(rows),
+            "age": random.integers(17, 90, rows),
+            "hours": np.where(random.random(rows) < 0.1, np.nan, random.normal(40, 5, rows)),
+            "work": random.choice(["Private", "State-gov", "Self-emp"], rows),
+            "married": random.random(rows) < 0.5,
+            "since": pd.date_range("2020-01-01", periods=rows, freq="h"),
+            "single": random.normal(size=rows).astype(np.float32),
+            "income": random.choice([">50K", "<=50K"], rows),
+        }
+    )
+    frame.loc[random.random(rows) < 0.1, "work"] = None
+    return frame
+
+
+def spec(source: str = "memory:table", target: str | None = "income", **fields: Any) -> DataSpec:
+    fields.setdefault("resampling", Resampling(kind="stratified", folds=3, test_fraction=0.2))
+    return DataSpec(source=source, target=target, **fields)
+
+
+def assert_same(dataset: DataSet, source: pd.DataFrame, folds: int = 3) -> None:
+    """Every value that comes out is that of the source row it claims to be."""
+    for fold in [*range(folds), TEST_FOLD]:
+        data = dataset.split(fold=fold, fraction=0.6, rung=1, seed=7)
+        assert (data.fold, data.fraction, data.rung, data.seed) == (fold, 0.6, 1, 7)
+        assert data.classes is not None
+        for part, target in ((data.frame, data.y), (data.frame_valid, data.y_valid)):
+            expected = source.iloc[part["row"].to_numpy()].reset_index(drop=True)
+            assert [data.classes[code] for code in target] == expected["income"].tolist()
+            for column in data.columns:
+                got, wanted = part[column], expected[column]
+                assert (got.isna() == wanted.isna()).all(), column
+                assert got[~got.isna()].tolist() == wanted[~wanted.isna()].tolist(), column
+
+
+def test_a_frame_comes_out_as_it_went_in(cache: DataCache) -> None:
+    info = cache.import_object(table(), spec())
+    dataset = cache.open(info.digest)
+    assert_same(dataset, table())
+    data = dataset.split(fold=0, fraction=1.0, rung=0, seed=0)
+    assert data.classes == ("<=50K", ">50K")
+    assert data.frame.dtypes.astype(str).to_dict() == {
+        "row": "int64",
+        "age": "int64",
+        "hours": "float64",
+        "work": "category",
+        "married": "bool",
+        "since": "datetime64[ns]",
+        "single": "float32",
+    }
+    assert data.frame["work"].dtype == data.frame_valid["work"].dtype
+    assert info.rows == ROWS
+    assert info.test_rows == ROWS // 5
+    assert [t + v for t, v in zip(info.train_rows, info.valid_rows, strict=True)] == [ROWS * 4 // 5] * 3
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".csv.gz", ".parquet", ".feather"])
+def test_a_file_comes_out_as_it_went_in(suffix: str, cache: DataCache, tmp_path: Path) -> None:
+    file = tmp_path / f"table{suffix}"
+    frame = table()
+    if suffix == ".csv":
+        frame.to_csv(file, index=False)
+    elif suffix == ".csv.gz":
+        file.write_bytes(gzip.compress(frame.to_csv(index=False).encode()))
+    elif suffix == ".parquet":
+        frame.to_parquet(file, row_group_size=100)
+    else:
+        frame.to_feather(file)
+    info = cache.import_data(spec(file.name), base=tmp_path)
+    dataset = cache.open(info.digest)
+    single = frame["single"] if suffix in (".parquet", ".feather") else frame["single"].astype(str).astype(float)
+    assert_same(dataset, frame.assign(single=single))
+
+
+def test_equal_contents_have_equal_digests_wherever_they_come_from(cache: DataCache, tmp_path: Path) -> None:
+    table().to_parquet(tmp_path / "table.parquet")
+    from_file = cache.import_data(spec("table.parquet"), base=tmp_path)
+    from_memory = cache.import_object(pd.read_parquet(tmp_path / "table.parquet"), spec())
+    assert from_file.digest == from_memory.digest
+    changed = table()
+    changed.loc[5, "age"] += 1
+    assert cache.import_object(changed, spec()).digest != from_file.digest
+    assert cache.import_object(table(), spec(seed=1)).digest != from_file.digest
+
+
+def test_a_csv_column_may_change_its_type_late(cache: DataCache, tmp_path: Path) -> None:
+    rows = 400_000  # several blocks of 4 MB
+    frame = pd.DataFrame({"late": np.arange(rows), "text": np.arange(rows), "gap": "", "y": np.arange(rows) % 2})
+    frame = frame.astype({"late": object, "text": object, "gap": object})
+    frame.loc[rows - 1, "late"] = 0.5
+    frame.loc[rows - 2, "text"] = "none of your business"
+    frame.loc[rows - 3, "gap"] = 3
+    frame.to_csv(tmp_path / "late.csv", index=False)
+    info = cache.import_data(spec("late.csv", "y", resampling=Resampling()), base=tmp_path)
+    data = cache.open(info.digest).split(fold=0, fraction=1.0, rung=0, seed=0)
+    both = pd.concat([data.frame, data.frame_valid])
+    assert both["late"].dtype == np.float64
+    assert sorted(both["late"])[:3] == [0.0, 0.5, 1.0]
+    assert "none of your business" in set(both["text"])
+    assert both["gap"].dropna().tolist() == [3]
+
+
+def test_numbers_become_one_block_and_gaps_become_nan(cache: DataCache) -> None:
+    frame = pd.DataFrame({"a": [1, 2, None, 4] * 10, "b": range(40), "y": np.linspace(0, 1, 40)})
+    frame["a"] = frame["a"].astype("Int64")
+    info = cache.import_object(frame, spec(target="y", resampling=Resampling()))
+    data = cache.open(info.digest).split(fold=0, fraction=1.0, rung=0, seed=0)
+    assert data.X.dtype == np.float64
+    assert data.X.shape == (32, 2)
+    b = data.X[:, 1].astype(int)
+    assert np.array_equal(np.isnan(data.X[:, 0]), b % 4 == 2)
+    assert data.columns == ("a", "b")
+
+
+def test_rows_without_a_target_are_left_out(cache: DataCache) -> None:
+    frame = pd.DataFrame({"hour": np.arange(100), "pm": np.where(np.arange(100) % 3 == 0, np.nan, np.arange(100.0))})
+    forward = Resampling(kind="forward", folds=3, test_fraction=0.1)
+    info = cache.import_object(frame, spec(target="pm", resampling=forward))
+    assert (info.rows, info.dropped_rows) == (66, 34)
+    data = cache.open(info.digest).split(fold=0, fraction=0.5, rung=0, seed=0)
+    assert np.array_equal(data.y, data.X[:, 0])
+    assert data.X[:, 0].max() < data.X_valid[:, 0].min()
+
+
+def test_arrays_of_any_shape_keep_it(cache: DataCache, tmp_path: Path) -> None:
+    images = np.arange(60 * 4 * 5, dtype=np.uint8).reshape(60, 4, 5)
+    np.savez(tmp_path / "images.npz", X=images, y=np.arange(60) % 3)
+    info = cache.import_data(spec("images.npz", None), base=tmp_path)
+    data = cache.open(info.digest).split(fold=1, fraction=1.0, rung=0, seed=0)
+    assert data.X.shape[1:] == (4, 5)
+    assert data.X.dtype == np.uint8
+    assert all((images == image).all(axis=(1, 2)).any() for image in data.X)
+    with pytest.raises(DataError, match=r"data.frame needs two dimensions; X has 3: use data.X"):
+        _ = data.frame
+
+
+def test_labels_of_arrays_become_codes(cache: DataCache) -> None:
+    x = np.arange(40.0).reshape(40, 1)
+    labels = np.where(x[:, 0] < 20, "low", "high")
+    info = cache.import_object((x, labels), spec(target=None))
+    data = cache.open(info.digest).split(fold=0, fraction=1.0, rung=0, seed=0)
+    assert data.classes == ("high", "low")
+    assert np.array_equal(data.y == 1, data.X[:, 0] < 20)
+
+
+def test_a_function_gives_data(cache: DataCache, tmp_path: Path) -> None:
+    (tmp_path / "load.py").write_text(
+        "import numpy as np\ndef pair():\n    return np.arange(40.0).reshape(20, 2), np.arange(20) % 2\n"
+        "def broken():\n    raise RuntimeError('no database')\ndef odd():\n    return 7\n"
+    )
+    info = cache.import_data(spec("load.py:pair", None, resampling=Resampling()), base=tmp_path)
+    assert info.rows == 20
+    with pytest.raises(DataError, match=r"data.source = 'load.py:broken' raised RuntimeError: no database"):
+        cache.import_data(spec("load.py:broken", None), base=tmp_path)
+    with pytest.raises(DataError, match="the data are of type int; allowed are a data frame"):
+        cache.import_data(spec("load.py:odd", None), base=tmp_path)
+
+
+def test_any_file_system_of_fsspec_serves(cache: DataCache) -> None:
+    with fsspec.open("memory://trialfleet/table.csv", "wb") as file:
+        file.write(table().to_csv(index=False).encode())
+    info = cache.import_data(spec("memory://trialfleet/table.csv"), base=Path("nowhere"))
+    assert info.rows == ROWS
+
+
+def test_an_unchanged_file_is_not_read_again_and_a_changed_one_is(
+    cache: DataCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "table.csv"
+    table().to_csv(file, index=False)
+    first = cache.import_data(spec("table.csv"), base=tmp_path)
+
+    def fail(*_: Any) -> None:
+        raise AssertionError("the file was read")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("trialfleet_workers.adapters.lmdb_data.read_file", fail)
+        assert cache.import_data(spec("table.csv"), base=tmp_path) == first
+    table(200).to_csv(file, index=False)
+    assert cache.import_data(spec("table.csv"), base=tmp_path).rows == 200
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "fields", "words"),
+    [
+        ("no.csv", None, {}, "data.source = 'no.csv': there is no file"),
+        ("t.txt", "a,b\n1,2\n", {}, "allowed endings are .parquet"),
+        ("t.csv", "", {}, "data.source = 't.csv' can not be read"),
+        ("t.csv", "a,y\n", {"target": "y"}, "data.source = 't.csv' has no rows"),
+        ("t.csv", "a,y\n1,2,3\n", {"target": "y"}, "data.source = 't.csv' can not be read"),
+        (
+            "t.csv",
+            "a,incoem\n1,2\n",
+            {"target": "income"},
+            "data.target = 'income' is no column; did you mean 'incoem'?",
+        ),
+        ("t.csv", "a,y\n1,2\n", {"target": None}, "data.target is needed; the columns are 'a', 'y'"),
+        ("t.csv", "a,y\n1,\n2,NA\n", {"target": "y"}, "data.target = 'y' has no value in any of the 2 rows"),
+        ("t.csv", "y\n1\n2\n", {"target": "y"}, "no column beside the target"),
+        ("t.csv", "a,y\n1,2\n", {"target": "y", "group_column": "g"}, "data.group_column = 'g' is no column"),
+        ("t.csv", "a,y\n1,2\n", {"target": "y"}, "too few"),
+        ("t.parquet", "not parquet", {"target": "y"}, "data.source = 't.parquet' can not be read"),
+    ],
+)
+def test_data_that_can_not_be_used_are_told(
+    name: str, content: str | None, fields: dict[str, Any], words: str, cache: DataCache, tmp_path: Path
+) -> None:
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(DataError) as caught:
+        cache.import_data(spec(name, fields.pop("target", "y"), resampling=Resampling(), **fields), base=tmp_path)
+    assert words in str(caught.value)
+
+
+def test_text_is_no_matrix(cache: DataCache) -> None:
+    data = cache.open(cache.import_object(table(), spec()).digest).split(fold=0, fraction=1.0, rung=0, seed=0)
+    with pytest.raises(DataError, match=r"data.X needs numbers; text or points in time are in 'work', 'since'"):
+        _ = data.X
+
+
+def test_nobody_else_may_read_the_cache(cache: DataCache, tmp_path: Path) -> None:
+    info = cache.import_object(table(), spec())
+    assert stat.S_IMODE((tmp_path / "cache").stat().st_mode) == 0o700
+    assert stat.S_IMODE((tmp_path / "cache" / f"{info.digest}.mdb").stat().st_mode) == 0o600
+
+
+def test_a_data_set_that_is_not_here_is_told(cache: DataCache) -> None:
+    with pytest.raises(DataError, match="the data set abc is not in the cache"):
+        cache.open("abc")
+
+
+IMPORT = """
+    import sys
+    from pathlib import Path
+    from trialfleet_shared.messages import DataSpec, Resampling
+    from trialfleet_workers.adapters.lmdb_data import DataCache
+
+    folder = Path(sys.argv[1])
+    print("ready", flush=True)
+    info = DataCache(folder / "cache").import_data(
+        DataSpec(source="big.csv", target="y", resampling=Resampling()), base=folder,
+        progress=lambda rows: print(rows, flush=True),
+    )
+    print(info.digest, flush=True)
+"""
+
+
+def start_import(folder: Path, code: str = IMPORT) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code), str(folder)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.fixture
+def big(tmp_path: Path) -> Path:
+    random = np.random.default_rng(0)
+    frame = pd.DataFrame(random.integers(0, 10**6, (250_000, 8)), columns=list("abcdefgh"))
+    frame.assign(y=frame["a"] % 2).to_csv(tmp_path / "big.csv", index=False)
+    return tmp_path
+
+
+def test_an_import_that_is_killed_leaves_nothing_to_be_seen(big: Path) -> None:
+    process = start_import(big)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.strip().isdigit():
+            break
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert list((big / "cache").glob("*.mdb")) == []
+    assert list((big / "cache").glob("import-*")), "it was killed in the middle"
+    info = DataCache(big / "cache").import_data(spec("big.csv", "y", resampling=Resampling()), base=big)
+    assert [file.name for file in (big / "cache").glob("*.mdb")] == [f"{info.digest}.mdb"]
+    assert list((big / "cache").glob("import-*")) == [], "what it left is cleared away"
+
+
+def test_four_processes_at_once_import_once(big: Path) -> None:
+    processes = [start_import(big) for _ in range(4)]
+    outputs = [process.communicate(timeout=60)[0].split() for process in processes]
+    assert len({output[-1] for output in outputs}) == 1
+    readers = [output for output in outputs if len(output) > 2]
+    assert len(readers) == 1, "one of them reads the file, the others find what it made"
+
+
+def test_private_memory_does_not_grow_with_the_data(tmp_path: Path) -> None:
+    """The same import of a file and of one four times as large: what differs is a fraction of the data's difference."""
+    peaks = {}
+    columns = [f"x{index}" for index in range(40)]
+    for rows in (100_000, 400_000):
+        folder = tmp_path / str(rows)
+        folder.mkdir()
+        block = pd.DataFrame(np.random.default_rng(0).normal(size=(rows, 40)), columns=columns).assign(y=0.5)
+        block.to_parquet(folder / "big.parquet", row_group_size=20_000)
+        code = IMPORT.replace("big.csv", "big.parquet").replace('    print("ready", flush=True)\n', WATCH)
+        process = start_import(folder, code + "    print(max(peaks))\n")
+        output, errors = process.communicate(timeout=100)
+        assert process.returncode == 0, errors
+        peaks[rows] = int(output.split()[-1])
+    assert peaks[400_000] - peaks[100_000] < 300_000 * 41 * 8 / 4
+
+
+WATCH = """
+    import threading, time
+    peaks = [0]
+    def watch():
+        while True:
+            status = Path("/proc/self/status").read_text().splitlines()
+            peaks.append(next(int(line.split()[1]) * 1024 for line in status if line.startswith("RssAnon")))
+            time.sleep(0.005)
+    threading.Thread(target=watch, daemon=True).start()
+"""
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(big: Path) -> None:
+    limited = "import resource\n    resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))\n    import signal\n"
+    code = IMPORT.replace(
+        "import sys", f"{limited}    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n    import sys", 1
+    )
+    process = start_import(big, code)
+    _, errors = process.communicate(timeout=60)
+    assert "DataError: the data cache at" in errors
+    assert list((big / "cache").glob("*.mdb")) == []
+    assert list((big / "cache").glob("import-*")) == []
+
+
+def test_a_cache_that_can_not_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="can not be written"):
+        DataCache(tmp_path / "file").import_object(table(), spec())
+
+
+def test_only_its_owner_waits_for_an_import(cache: DataCache, tmp_path: Path) -> None:
+    """A data set that is there is opened while another one is imported."""
+    import fcntl
+
+    info = cache.import_object(table(), spec())
+    lock = os.open(tmp_path / "cache" / "import.lock", os.O_RDWR)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    try:
+        wait_until(lambda: cache.open(info.digest).info == info, "it is opened")
+    finally:
+        os.close(lock)
