@@ -232,7 +232,7 @@ def _csv_reader(file: IO[bytes], types: Mapping[str, pa.DataType]) -> Any:
 def _read_arrow(file: Any, suffix: str) -> Iterator[pa.RecordBatch]:
     if suffix in (".parquet", ".pq"):
         # Reading ahead would bring the whole file into memory.
-        yield from pa.parquet.ParquetFile(file, pre_buffer=False).iter_batches(batch_size=BATCH_ROWS)
+        yield from pa.parquet.ParquetFile(file, pre_buffer=False).iter_batches(batch_size=BATCH_ROWS, use_threads=False)
         return
     with pa.ipc.open_file(file) as reader:
         for index in range(reader.num_record_batches):
