@@ -1,10 +1,12 @@
 """Data sets out of the cache: views on one map, whoever reads them."""
 
 import gc
+import os
 import subprocess
 import sys
 import textwrap
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +72,7 @@ def test_frames_are_views_on_the_mapped_file(cache: DataCache) -> None:
 
 def test_a_subsample_allocates_nothing_of_the_datas_size(cache: DataCache) -> None:
     dataset = cache.open(cache.import_object(numbers(), SPEC).digest)
+    _ = dataset.split(fold=0, fraction=0.1, rung=0, seed=0).frame  # pandas imports some of itself at the first frame
     tracemalloc.start()
     try:
         data = dataset.split(fold=0, fraction=0.7, rung=0, seed=0)
@@ -99,6 +102,27 @@ def test_an_array_keeps_its_data_set_open(cache: DataCache) -> None:
     part = cache.open(info.digest).split(fold=0, fraction=1.0, rung=0, seed=0).X[5:50, 2:4]
     gc.collect()
     assert all((x[:, 2:4] == row).all(axis=1).any() for row in part)
+
+
+def test_a_data_set_may_be_open_many_times_in_a_process(cache: DataCache, tmp_path: Path) -> None:
+    info = cache.import_object(numbers(), SPEC)
+
+    def read(_: int) -> float:
+        dataset = DataCache(tmp_path / "cache").open(info.digest)
+        return float(dataset.split(fold=0, fraction=1.0, rung=0, seed=0).X.sum())
+
+    kept = cache.open(info.digest).split(fold=0, fraction=1.0, rung=0, seed=0).X
+    with ThreadPoolExecutor(4) as pool:
+        assert set(pool.map(read, range(200))) == {kept.sum()}
+    maps = Path("/proc/self/maps")
+    assert maps.read_text().count(f"{info.digest}.mdb") == 1
+    child = os.fork()
+    if not child:
+        os._exit(int(read(0) != kept.sum()))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    del kept
+    gc.collect()
+    assert f"{info.digest}.mdb" not in maps.read_text(), "the last array closes the file"
 
 
 def test_without_sharing_each_process_has_its_own_copy(cache: DataCache) -> None:

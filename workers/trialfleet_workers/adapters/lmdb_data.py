@@ -11,7 +11,6 @@ and the one that comes second finds what the first has made.
 """
 
 import fcntl
-import math
 import os
 import shutil
 import tempfile
@@ -32,6 +31,7 @@ from trialfleet_shared.errors import DataError
 from trialfleet_shared.fingerprint import digest_json
 from trialfleet_shared.messages import DataSpec
 from trialfleet_workers.adapters.contents import ArrayContents, TableContents
+from trialfleet_workers.adapters.lmdb_mapping import Mapping
 from trialfleet_workers.adapters.sources import (
     Arrays,
     Stamp,
@@ -75,32 +75,6 @@ class _Meta(msgspec.Struct, frozen=True):
     from_end: bool
 
 
-class _Mapping:
-    """An open environment and the one transaction in which its values stay where they are."""
-
-    def __init__(self, path: Path) -> None:
-        try:
-            self._environment = lmdb.open(
-                str(path), subdir=False, readonly=True, lock=False, readahead=False, max_dbs=0, create=False
-            )
-        except lmdb.Error as error:
-            raise DataError(f"the data set {path} can not be opened: {error}") from error
-        self._transaction = self._environment.begin(buffers=True)
-
-    def get(self, name: str) -> memoryview | None:
-        """A value, as it lies in the map."""
-        value: memoryview | None = self._transaction.get(name.encode())
-        return value
-
-
-class _View:
-    """What numpy takes for the memory of an array: it keeps the mapping open while the array, or a view on it, lives."""
-
-    def __init__(self, mapping: _Mapping, values: NDArray[Any]) -> None:
-        self._mapping = mapping
-        self.__array_interface__ = values.__array_interface__
-
-
 class DataSet:
     """One opened data set, which stays open for as long as it or an array that came from it lives.
 
@@ -112,7 +86,7 @@ class DataSet:
     """
 
     def __init__(self, path: Path) -> None:
-        self._mapping = _Mapping(path)
+        self._mapping = Mapping(path)
         stored = self._mapping.get("meta")
         if stored is None:
             raise DataError(f"the data set {path} is damaged: it has no description; remove the file")
@@ -153,12 +127,10 @@ class DataSet:
 
     def _array(self, name: str) -> NDArray[Any]:
         form = self._meta.arrays[name]
-        buffer = self._mapping.get(name)
-        dtype = np.dtype(form.dtype)
-        if buffer is None or len(buffer) != math.prod(form.shape) * dtype.itemsize:
+        array = self._mapping.array(name, form.dtype, form.shape)
+        if array is None:
             raise DataError(f"the data set {self._meta.info.digest} is damaged: {name!r} is not whole; remove its file")
-        values = np.frombuffer(buffer, dtype=dtype).reshape(form.shape)
-        return np.asarray(_View(self._mapping, values))
+        return array
 
     def _read_layout(self) -> Layout:
         meta = self._meta
