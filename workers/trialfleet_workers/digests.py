@@ -11,6 +11,7 @@ import functools
 import hashlib
 import inspect
 import sys
+import threading
 import types
 from collections.abc import Callable, Iterator
 from importlib.machinery import PathFinder
@@ -22,6 +23,10 @@ import cloudpickle
 from trialfleet_shared.errors import ObjectiveError
 from trialfleet_shared.fingerprint import digest_bytes
 from trialfleet_workers.objective import INSTALLED, parse_reference
+
+#: Held while source is parsed: CPython 3.11 counts the depth of its parser's recursion for all threads together, and
+#: raises SystemError when two parse at once.
+_PARSING = threading.Lock()
 
 
 def code_digest(reference: str, base: Path) -> str:
@@ -92,7 +97,9 @@ class _Sources:
         source = path.read_bytes().replace(b"\r\n", b"\n")
         self._sources[name] = source
         package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-        for imported in _imports(ast.parse(source), package):
+        with _PARSING:
+            tree = ast.parse(source)
+        for imported in _imports(tree, package):
             self._add_imported(imported)
 
     def _add_imported(self, name: str) -> None:
@@ -270,7 +277,8 @@ def _names(code: types.CodeType) -> set[str]:
 
 def _source(thing: Any) -> str:
     try:
-        return inspect.getsource(thing)
+        with _PARSING:
+            return inspect.getsource(thing)
     except (OSError, TypeError):  # typed in, or built by exec
         return ""
 
