@@ -22,7 +22,6 @@ from typing import Any
 import lmdb
 import msgspec
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
@@ -209,9 +208,10 @@ class DataCache:
         """
         source = as_source(data, spec.target)
         with self._importing() as folder:
-            if isinstance(source, pd.DataFrame):
-                return self._store(spool_table(table_batches(source), folder), spec, folder)
-            return self._store(source, spec, folder)
+            if isinstance(source, Arrays):
+                return self._store(source, spec, folder)
+            spools = spool_table(table_batches(source.table), folder)
+            return self._store(spools, msgspec.structs.replace(spec, target=source.target), folder)
 
     def open(self, digest: str) -> DataSet:
         """The data set with this digest (`DataInfo.digest`). Raises DataError when it is not here."""

@@ -57,6 +57,13 @@ class Arrays(NamedTuple):
     target: NDArray[Any]
 
 
+class Frame(NamedTuple):
+    """A data set in a frame, and which of its columns is the target."""
+
+    table: pd.DataFrame
+    target: str | None
+
+
 class Stamp(NamedTuple):
     """What changes when a file does."""
 
@@ -135,45 +142,65 @@ def read_file(source: str, base: Path, consume: Callable[[Iterable[pa.RecordBatc
 
 
 def table_batches(frame: pd.DataFrame) -> Iterator[pa.RecordBatch]:
-    """A frame in memory as batches. Raises DataError for columns of mixed types."""
-    if not frame.columns.is_unique:
-        twice = frame.columns[frame.columns.duplicated()][0]
-        raise DataError(f"column {twice!r} stands twice in the data")
-    named = frame.rename(columns=str)
+    """A frame in memory as batches. Raises DataError for columns that have no one type."""
+    named = frame.set_axis([str(name) for name in frame.columns], axis=1)
     try:
+        # The types are those of all rows: the first rows of a column of Python objects may look like something else.
+        schema = pa.Schema.from_pandas(named, preserve_index=False)
         for start in range(0, len(named), BATCH_ROWS):
-            yield pa.RecordBatch.from_pandas(named.iloc[start : start + BATCH_ROWS], preserve_index=False)
-    except pa.ArrowException as error:
+            part = named.iloc[start : start + BATCH_ROWS]
+            yield pa.RecordBatch.from_pandas(part, schema=schema, preserve_index=False)
+    except (pa.ArrowException, TypeError, ValueError) as error:
         raise DataError(f"the data frame can not be stored: {error}") from error
 
 
-def as_source(value: Any, target: str | None) -> Arrays | pd.DataFrame:
+def as_source(value: Any, target: str | None) -> Arrays | Frame:
     """What a function or a caller gave as data: a frame with the target in it, or arrays.
+
+    Args:
+        value: the data.
+        target: name of the target; None for a pair's own.
 
     Raises:
         DataError: it is none of a frame, a pair (X, y), and a mapping of arrays.
     """
     if isinstance(value, pd.DataFrame):
-        return value
+        return Frame(value, target)
     if isinstance(value, Mapping):
         if {"X", "y"} <= set(value) and target is None:
             return as_source((value["X"], value["y"]), None)
-        return pd.DataFrame({str(name): np.asarray(column) for name, column in value.items()})
+        try:
+            return Frame(pd.DataFrame({str(name): np.asarray(column) for name, column in value.items()}), target)
+        except ValueError as error:
+            raise DataError(f"the mapping of arrays is no table: {error}") from error
     if isinstance(value, tuple) and len(value) == 2:
         features, labels = value
         if isinstance(features, pd.DataFrame):
-            name = target or str(getattr(labels, "name", None) or "y")
-            if name in features.columns:
-                raise DataError(f"the target {name!r} stands among the features as well")
-            return features.assign(**{name: np.asarray(labels)})
+            return _join(features, labels, target)
         return _arrays(features, labels)
     raise DataError(
         f"the data are of type {type(value).__name__}; allowed are a data frame, a pair (X, y), or a mapping of arrays"
     )
 
 
+def _join(features: pd.DataFrame, labels: Any, target: str | None) -> Frame:
+    """A frame of features and its target in one frame; rows go together by position, not by index."""
+    name = target or str(getattr(labels, "name", None) or "y")
+    if name in features.columns:
+        raise DataError(f"the target {name!r} stands among the features as well")
+    if np.shape(labels) != (len(features),):
+        raise DataError(f"y has shape {np.shape(labels)}, X {features.shape}; y must have one value per row")
+    return Frame(features.assign(**{name: pd.Series(labels).array}), name)
+
+
 def _arrays(features: Any, labels: Any) -> Arrays:
     x, y = np.asarray(features), np.asarray(labels)
+    if y.dtype.kind == "O" and y.ndim == 1:
+        # Numbers may come as Python objects, as those of a column of a mixed frame do.
+        y = np.asarray(pd.Series(y).infer_objects())
+        found = pd.api.types.infer_dtype(y, skipna=True)
+        if y.dtype.kind == "O" and found != "string":
+            raise DataError(f"y has values of {found} types; allowed are numbers, booleans or texts")
     if x.ndim < 2:
         raise DataError(f"X has shape {x.shape}; allowed is (rows, features) or more dimensions")
     if y.shape != x.shape[:1]:
@@ -220,6 +247,7 @@ def _csv_reader(file: IO[bytes], types: Mapping[str, pa.DataType]) -> Any:
     return pa.csv.open_csv(
         file,
         read_options=pa.csv.ReadOptions(block_size=4 * 2**20),
+        parse_options=pa.csv.ParseOptions(newlines_in_values=True),
         convert_options=pa.csv.ConvertOptions(
             column_types=dict(types),
             null_values=NULL_VALUES,

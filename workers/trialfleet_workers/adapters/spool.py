@@ -5,6 +5,7 @@ A spool is written in one pass, whatever the size of the data: batches come in, 
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
@@ -33,7 +34,6 @@ class ColumnSpool:
     def __init__(self, name: str, arrow_type: pa.DataType, path: Path) -> None:
         self.name = name
         self._path = path
-        self._file: IO[bytes] = path.open("wb")
         self._digest = hashlib.blake2b(digest_size=16)
         self._rows = 0
         #: Rows without a value, of columns whose type has no room for a gap.
@@ -42,6 +42,7 @@ class ColumnSpool:
         self.is_text = _is_text(arrow_type)
         self.is_time = pa.types.is_timestamp(arrow_type) or pa.types.is_date(arrow_type)
         self._dtype = self._stored_type(arrow_type)
+        self._file: IO[bytes] = path.open("wb")
 
     def _stored_type(self, arrow_type: pa.DataType) -> np.dtype[np.generic]:
         if self.is_text:
@@ -60,11 +61,16 @@ class ColumnSpool:
         )
 
     def append(self, values: pa.Array) -> None:
-        """Write a batch's values."""
+        """Write a batch's values. Raises DataError for points in time beyond the reach of nanoseconds."""
         if self.is_text:
             raw = self._encode(values)
         elif self.is_time:
-            raw = values.cast(pa.timestamp("ns")).to_numpy(zero_copy_only=False).view(np.int64)
+            try:
+                raw = values.cast(pa.timestamp("ns")).to_numpy(zero_copy_only=False).view(np.int64)
+            except pa.ArrowInvalid as error:
+                raise DataError(
+                    f"column {self.name!r} has points in time before 1678 or after 2262: {error}"
+                ) from error
         elif self._dtype.kind == "f":
             raw = values.cast(pa.from_numpy_dtype(self._dtype)).to_numpy(zero_copy_only=False)
         else:
@@ -148,6 +154,9 @@ def spool_table(batches: Iterable[pa.RecordBatch], folder: Path) -> list[ColumnS
     with ExitStack() as stack:
         for batch in batches:
             if not spools:
+                twice = [name for name, times in Counter(batch.schema.names).items() if times > 1]
+                if twice:
+                    raise DataError(f"column {twice[0]!r} stands twice in the data")
                 for index, (name, kind) in enumerate(zip(batch.schema.names, batch.schema.types, strict=True)):
                     stored = kind.value_type if _is_plain(kind) else kind
                     spools.append(ColumnSpool(name, stored, folder / f"column{index}"))

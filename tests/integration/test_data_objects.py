@@ -1,0 +1,136 @@
+"""Data sets that come as objects, and files that are not tidy: every value arrives, or the import says why not."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from trialfleet_shared.errors import DataError
+from trialfleet_shared.messages import DataSpec
+from trialfleet_workers.adapters.lmdb_data import DataCache
+from trialfleet_workers.adapters.sources import BATCH_ROWS
+from trialfleet_workers.data import Data
+
+#: More than one batch, so that what the first one looks like does not decide.
+ROWS = 2 * BATCH_ROWS
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> DataCache:
+    return DataCache(tmp_path / "cache")
+
+
+def imported(cache: DataCache, data: Any, target: str | None = "y", **fields: Any) -> Data:
+    info = cache.import_object(data, DataSpec(source="memory:data", target=target, **fields))
+    return cache.open(info.digest).split(fold=0, fraction=1.0, rung=0, seed=0)
+
+
+def everything(data: Data) -> pd.DataFrame:
+    return pd.concat([data.frame, data.frame_valid], ignore_index=True)
+
+
+@pytest.mark.parametrize(
+    ("early", "late", "dtype"),
+    [(1, 0.5, "float64"), (None, "x", "category"), (None, True, "object"), (1, None, "float64")],
+)
+def test_a_column_of_objects_has_the_type_of_all_its_rows(
+    early: object, late: object, dtype: str, cache: DataCache
+) -> None:
+    column = pd.Series([early] * (ROWS - 5) + [late] * 5, dtype=object)
+    frame = everything(imported(cache, pd.DataFrame({"a": column, "y": np.arange(ROWS) % 2})))
+    expected = "float64" if dtype == "object" else dtype  # booleans with gaps are numbers with gaps
+    assert str(frame["a"].dtype) == expected
+    gaps = frame["a"].isna()
+    assert gaps.sum() == (ROWS - 5) * (early is None) + 5 * (late is None)
+    counted = frame["a"][~gaps].value_counts().to_dict()
+    assert counted == {value: count for value, count in ((early, ROWS - 5), (late, 5)) if value is not None}
+
+
+@pytest.mark.parametrize("name", [None, "price"])
+def test_a_frame_and_a_series_go_together_by_position(name: str | None, cache: DataCache) -> None:
+    features = pd.DataFrame({"a": np.arange(40), "b": 0.5}, index=np.arange(40)[::-1])
+    data = imported(cache, (features, pd.Series(np.arange(40) * 10.0, name=name)), target=None)
+    assert np.array_equal(data.y, data.frame["a"] * 10)
+    assert data.columns == ("a", "b")
+
+
+def test_a_mapping_of_x_and_y_is_a_pair(cache: DataCache) -> None:
+    data = imported(cache, {"X": np.arange(80.0).reshape(40, 2), "y": np.arange(40) * 2.0}, target=None)
+    assert np.array_equal(data.y, data.X[:, 0])
+
+
+def test_a_mapping_of_columns_is_a_table(cache: DataCache) -> None:
+    data = imported(cache, {"a": np.arange(40), "y": list(range(40))})
+    assert np.array_equal(data.y, data.frame["a"])
+
+
+@pytest.mark.parametrize("numbers", [np.linspace(0, 1, 40), np.arange(40), np.where(np.arange(40) % 4, 1.5, np.nan)])
+def test_numbers_as_python_objects_stay_numbers(numbers: np.ndarray, cache: DataCache) -> None:
+    data = imported(cache, (np.arange(80.0).reshape(40, 2), numbers.astype(object)), target=None)
+    assert data.classes is None
+    assert np.array_equal(data.y, numbers[(data.X[:, 0] / 2).astype(int)])
+
+
+def test_columns_without_text_names_have_their_names_as_text(cache: DataCache) -> None:
+    columns = pd.MultiIndex.from_tuples([("a", 1), ("b", 2)])
+    frame = pd.DataFrame(np.arange(80.0).reshape(40, 2), columns=columns)
+    assert imported(cache, frame, target="('b', 2)").columns == ("('a', 1)",)
+
+
+@pytest.mark.parametrize(
+    ("data", "target", "words"),
+    [
+        (pd.DataFrame({"a": pd.Series([1, "x"], dtype=object), "y": [0, 1]}), "y", "the data frame can not be stored"),
+        (pd.DataFrame([[1, 2, 3]], columns=["a", "a", "y"]), "y", "Duplicate column names found: ['a', 'a', 'y']"),
+        (pd.DataFrame({"a": np.array(["3000-01-01"], "M8[s]"), "y": [0]}), "y", "column 'a' has points in time before"),
+        (pd.DataFrame({"a": pd.to_timedelta([1], "s"), "y": [0]}), "y", "column 'a' has values of type duration"),
+        (pd.DataFrame({"a": pd.arrays.SparseArray([0]), "y": [0]}), "y", "Sparse pandas data"),
+        (
+            (pd.DataFrame({"a": range(10)}), range(9)),
+            None,
+            "y has shape (9,), X (10, 1); y must have one value per row",
+        ),
+        ((pd.DataFrame({"y": range(10)}), range(10)), None, "the target 'y' stands among the features as well"),
+        ((np.ones((10, 2)), np.array([1, "x"] * 5, dtype=object)), None, "y has values of mixed-integer types"),
+        ((np.ones(10), np.ones(10)), None, "X has shape (10,); allowed is (rows, features) or more dimensions"),
+        ({"a": range(10), "y": range(9)}, "y", "the mapping of arrays is no table"),
+    ],
+)
+def test_objects_that_are_no_data_are_told(data: Any, target: str | None, words: str, cache: DataCache) -> None:
+    with pytest.raises(DataError) as caught:
+        imported(cache, data, target)
+    assert words in str(caught.value)
+
+
+def imported_csv(cache: DataCache, folder: Path, text: str) -> Data:
+    (folder / "data.csv").write_text(text)
+    info = cache.import_data(DataSpec(source="data.csv", target="y"), base=folder)
+    return cache.open(info.digest).split(fold=0, fraction=1.0, rung=0, seed=0)
+
+
+def test_texts_of_several_lines_may_cross_the_blocks_of_a_csv_file(cache: DataCache, tmp_path: Path) -> None:
+    long = "x" * 3_000_000 + "\n"  # blocks are 4 MB
+    data = imported_csv(cache, tmp_path, "a,b,y\n" + "".join(f'"{long}",{row},0\n' for row in range(6)))
+    frame = everything(data)
+    assert sorted(frame["b"]) == list(range(6))
+    assert set(frame["a"]) == {long}
+
+
+def test_a_name_that_stands_twice_in_a_file_is_told(cache: DataCache, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="column 'a' stands twice in the data"):
+        imported_csv(cache, tmp_path, "a,a,y\n1,2,3\n")
+
+
+def test_a_census_keeps_its_words_and_gaps(cache: DataCache, tmp_path: Path) -> None:
+    """Like the adult data: blanks after commas, question marks, gaps, classes in text."""
+    rows = "39, State-gov, 77516, ?, <=50K\n50,, 83311, Exec-managerial, >50K\n" * 20
+    data = imported_csv(cache, tmp_path, "age,workclass,fnlwgt,occupation,y\n" + rows)
+    frame = everything(data)
+    assert data.classes == (" <=50K", " >50K")
+    assert frame["workclass"].isna().sum() == 20
+    assert frame["occupation"].value_counts().to_dict() == {" ?": 20, " Exec-managerial": 20}
+    assert frame["fnlwgt"].dtype == np.int64
+    assert len(data.y) == 32, "the default: a fifth is for validation"
+    assert np.bincount(data.y).tolist() == [16, 16], "and classes are stratified"
