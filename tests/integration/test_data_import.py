@@ -360,6 +360,39 @@ def test_a_full_disk_is_told_and_leaves_nothing(big: Path) -> None:
     assert list((big / "cache").glob("import-*")) == []
 
 
+FULL = """
+    import sys
+    from pathlib import Path
+    import numpy as np
+    import pandas as pd
+    from trialfleet_shared.messages import DataSpec
+    from trialfleet_workers.adapters.lmdb_data import DataCache
+
+    data = pd.DataFrame(np.random.default_rng(0).normal(size=(100_000, 10))).assign(y=0.5)
+    DataCache(Path(sys.argv[1])).import_object(data, DataSpec(source="memory:data", target="y"))
+"""
+
+
+@pytest.mark.parametrize("megabytes", [4, 12, 20])
+def test_a_disk_that_fills_up_in_the_middle_is_told(megabytes: int, tmp_path: Path) -> None:
+    """It fills up under the columns, the block, or the data set: 8.8 MB each; what is mapped must not end the process."""
+    script = tmp_path / "full.py"
+    script.write_text(textwrap.dedent(FULL))
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = f'mount -t tmpfs -o size={megabytes}m none "$1" || exit 77; exec "$2" "$3" "$1/cache"'
+    done = subprocess.run(
+        ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount, "sh", disk, sys.executable, script],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode == 77 or done.stderr.startswith("unshare:"):
+        pytest.skip("this machine lets nobody mount a small disk")
+    assert "DataError: the data cache at" in done.stderr
+    assert "No space left on device" in done.stderr
+
+
 def test_a_cache_that_can_not_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="can not be written"):

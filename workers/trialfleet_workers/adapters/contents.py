@@ -1,6 +1,8 @@
 """A source's contents as an import sees them: which rows are usable, what they are laid out by, and what is stored."""
 
 import hashlib
+import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -170,7 +172,7 @@ class TableContents:
     def _gather(self, spool: ColumnSpool, rows: NDArray[np.int64]) -> NDArray[Any]:
         """A column in its stored order, in a file."""
         values = spool.values()
-        out = np.memmap(self._folder / f"stored {id(spool)}", dtype=values.dtype, mode="w+", shape=(len(rows),))
+        out = _mapped(self._folder / f"stored {id(spool)}", values.dtype, (len(rows),))
         for start in range(0, len(rows), _GATHER_ROWS):
             out[start : start + _GATHER_ROWS] = values[rows[start : start + _GATHER_ROWS]]
         return out
@@ -178,10 +180,29 @@ class TableContents:
     def _block(self, columns: Sequence[ColumnSpool], rows: NDArray[np.int64]) -> NDArray[Any]:
         """All features in one block of one type, in their stored order, in a file."""
         dtype = np.result_type(*(spool.dtype for spool in columns))
-        out = np.memmap(self._folder / "block", dtype=dtype, mode="w+", shape=(len(rows), len(columns)))
+        out = _mapped(self._folder / "block", dtype, (len(rows), len(columns)))
         sources = [spool.values() for spool in columns]
         for start in range(0, len(rows), _GATHER_ROWS):
             part = rows[start : start + _GATHER_ROWS]
             for index, values in enumerate(sources):
                 out[start : start + len(part), index] = values[part]
         return out
+
+
+def reserve(path: Path, size: int) -> None:
+    """Have the disk space of a file that is written through a map, where a full disk would end the process by a signal.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        os.posix_fallocate(descriptor, 0, size)
+    finally:
+        os.close(descriptor)
+
+
+def _mapped(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    """An array in a file."""
+    reserve(path, math.prod(shape) * dtype.itemsize)
+    return np.memmap(path, dtype=dtype, mode="r+", shape=shape)

@@ -29,7 +29,7 @@ from trialfleet_shared.data import DataInfo
 from trialfleet_shared.errors import DataError
 from trialfleet_shared.fingerprint import digest_json
 from trialfleet_shared.messages import DataSpec
-from trialfleet_workers.adapters.contents import ArrayContents, TableContents
+from trialfleet_workers.adapters.contents import ArrayContents, TableContents, reserve
 from trialfleet_workers.adapters.lmdb_mapping import Mapping
 from trialfleet_workers.adapters.sources import (
     Arrays,
@@ -320,6 +320,7 @@ def _write(path: Path, arrays: dict[str, NDArray[Any]], meta: bytes) -> None:
     try:
         environment = lmdb.open(str(path), subdir=False, map_size=room, writemap=True, lock=False, mode=0o600)
         try:
+            reserve(path, room)
             for name, array in arrays.items():
                 with environment.begin(write=True) as transaction:
                     transaction.put(name.encode(), np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
