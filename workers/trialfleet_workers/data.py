@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
@@ -19,7 +18,7 @@ class Table:
     """The stored rows: one block of features, or one array per column.
 
     Args:
-        block: features of shape (rows, …) when they have one numeric type; else None.
+        block: features of shape (rows, …) when all are numbers; else None.
         columns: arrays by name when they do not; text as codes, points in time as nanoseconds.
         names: the features' names in order; empty for arrays of more than two dimensions.
         target: shape (rows,).
@@ -57,11 +56,9 @@ class Table:
         if self.block is not None:
             return self.block[rows]
         odd = [name for name in self.names if name in self.categories or name in self.times]
-        if odd:
-            raise DataError(
-                f"data.X needs numbers; text or points in time are in {', '.join(map(repr, odd))}: use data.frame"
-            )
-        return np.column_stack([self.columns[name][rows] for name in self.names])
+        raise DataError(
+            f"data.X needs numbers; text or points in time are in {', '.join(map(repr, odd))}: use data.frame"
+        )
 
     def frame(self, rows: Positions) -> pd.DataFrame:
         """The features of these rows as a frame; numbers are views where the rows are neighbours."""
