@@ -11,8 +11,10 @@ Rows are stored in an order in which every subsample is a run of neighbours:
 The test part is stored behind everything else.
 """
 
+import heapq
 import itertools
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -166,9 +168,7 @@ def _sequence(
     shuffled = generator.permutation(rows)
     if order == "stratified":
         assert classes is not None
-        labels = classes[shuffled]
-        # The i-th of a class's n rows belongs at (i + 1/2) / n of the way: then every prefix has each class's share.
-        return shuffled[np.argsort((_rank_within(labels) + 0.5) / np.bincount(labels)[labels], kind="stable")]
+        return shuffled[_evenly(classes[shuffled])]
     if order == "grouped":
         assert groups is not None
         turn = generator.permutation(int(groups.max()) + 1)
@@ -213,6 +213,43 @@ def _tail(rows: int, fraction: float, groups: Integers | None) -> int:
         while count < rows and groups[rows - count - 1] == first:
             count += 1
     return count
+
+
+def _evenly(labels: Integers) -> Integers:
+    """Places of the rows, put in an order in which every prefix has each class within one row of its share."""
+    counts = np.bincount(labels)
+    if counts.max() * (np.count_nonzero(counts) - 2) <= len(labels):
+        # The i-th of a class's n rows belongs at (i + 1/2) / n of the way. With C classes, a prefix is then off by at
+        # most (1 + s (C - 2)) / 2 rows of a class with share s: one row, unless classes are many and one is large.
+        return np.argsort((_rank_within(labels) + 0.5) / counts[labels], kind="stable")
+    ordered = np.empty_like(labels)
+    ordered[np.argsort(_turns(counts.tolist()), kind="stable")] = np.argsort(labels, kind="stable")
+    return ordered
+
+
+def _turns(counts: Sequence[int]) -> Integers:
+    """The class at each place, so that every prefix has less than one row too many or too few of any class.
+
+    The i-th of a class's n of N rows may stand no earlier than at place floor(i N / n) and before ceil((i + 1) N / n);
+    of the classes that may stand at a place, the one that must stand soonest does. That such an order exists is shown
+    by Baruah, Cohen, Plaxton and Varvel, "Proportionate progress", Algorithmica 15 (1996); and earliest deadline first
+    finds one wherever jobs of one unit each have one.
+    """
+    rows = sum(counts)
+    placed = [0] * len(counts)
+    waiting = [(0, label) for label, count in enumerate(counts) if count]
+    ready: list[tuple[int, int]] = []
+    turns = np.empty(rows, dtype=np.int64)
+    for place in range(rows):
+        while waiting and waiting[0][0] <= place:
+            label = heapq.heappop(waiting)[1]
+            heapq.heappush(ready, (-(-(placed[label] + 1) * rows // counts[label]), label))
+        label = heapq.heappop(ready)[1]
+        turns[place] = label
+        placed[label] += 1
+        if placed[label] < counts[label]:
+            heapq.heappush(waiting, (placed[label] * rows // counts[label], label))
+    return turns
 
 
 def _rank_within(labels: Integers) -> Integers:

@@ -45,8 +45,9 @@ from trialfleet_workers.adapters.spool import ColumnSpool, spool_table
 from trialfleet_workers.data import Data, Table
 from trialfleet_workers.subsample import Fold, Layout, Positions, default_order, plan_layout, size
 
-#: Goes up when a data set of an older trialfleet can not be read any more; part of every digest.
-FORMAT = 1
+#: Goes up when a data set of an older trialfleet can not be read any more, or has its rows in another order; part of
+#: every digest.
+FORMAT = 2
 #: Room in the file beyond the arrays: pages are not filled to the last byte.
 _SLACK_BYTES = 16 * 2**20
 _PAGE_BYTES = 4096

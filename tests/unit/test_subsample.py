@@ -1,0 +1,91 @@
+"""Layouts of small data sets whose every row can be told."""
+
+import math
+
+import numpy as np
+import pytest
+
+from trialfleet_shared.messages import TEST_FOLD, Resampling
+from trialfleet_workers.subsample import Layout, plan_layout
+
+
+def laid_out(sizes: list[int], seed: int = 0, resampling: Resampling | None = None) -> tuple[Layout, np.ndarray]:
+    """A stratified layout of classes of these sizes, and the class of each stored row."""
+    classes = np.repeat(np.arange(len(sizes)), sizes)
+    layout = plan_layout(
+        len(classes), order="stratified", resampling=resampling or Resampling(), seed=seed, classes=classes
+    )
+    return layout, classes[layout.rows]
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        [900] + [2] * 50,
+        [2] * 50 + [900],
+        [2000] + [5] * 19,
+        [500] + [10] * 10,
+        [100, 30, 9, 9, 9, 4, 1, 1],
+        [70, 20, 10],
+        [1, 99],
+        [25] * 40,
+    ],
+    ids=lambda sizes: f"{len(sizes)} classes, largest {max(sizes)}",
+)
+def test_every_prefix_has_each_class_within_one_row_of_its_share(sizes: list[int]) -> None:
+    _, classes = laid_out(sizes)
+    lengths = np.arange(1, len(classes) + 1)
+    for label, count in enumerate(sizes):
+        inside = np.cumsum(classes == label)
+        assert inside[-1] == count
+        assert np.abs(inside - lengths * count / len(classes)).max() <= 1 + 1e-9
+
+
+def test_rare_classes_enter_one_after_another_and_reach_the_validation_part() -> None:
+    layout, classes = laid_out([900] + [5] * 20)
+    first = classes[layout.subsample(0, 0.1)]
+    assert 6 <= np.count_nonzero(first) <= 10, "a tenth of the rare rows in a tenth of the rows, not all or none"
+    assert np.count_nonzero(classes[layout.folds[0].valid]) == pytest.approx(20, abs=2)
+
+
+def test_which_rows_of_a_class_come_first_is_the_seeds_choice() -> None:
+    for sizes in ([40, 40], [900] + [2] * 50):
+        one, same, other = (laid_out(sizes, seed)[0].rows for seed in (1, 1, 2))
+        assert (one == same).all()
+        assert (one != other).any()
+
+
+def test_the_newest_rows_are_validated_on_and_the_newest_before_them_enter_first() -> None:
+    times = np.array([50, 10, 40, 20, 30, 60, 80, 70, 100, 90])
+    layout = plan_layout(
+        10, order="temporal", resampling=Resampling(valid_fraction=0.25, test_fraction=0.2), seed=0, times=times
+    )
+    assert times[layout.rows[layout.test]].tolist() == [90, 100]
+    assert times[layout.rows[layout.folds[0].valid]].tolist() == [70, 80]
+    assert times[layout.rows[layout.subsample(0, 0.5)]].tolist() == [40, 50, 60]
+    assert times[layout.rows[layout.subsample(TEST_FOLD, 0.25)]].tolist() == [70, 80]
+
+
+def test_fold_0_of_forward_chaining_is_the_newest() -> None:
+    layout = plan_layout(12, order="temporal", resampling=Resampling(kind="forward", folds=3), seed=0)
+    assert [(fold.train, fold.valid) for fold in layout.folds] == [
+        (slice(0, 9), slice(9, 12)),
+        (slice(0, 6), slice(6, 9)),
+        (slice(0, 3), slice(3, 6)),
+    ]
+
+
+def test_groups_enter_whole() -> None:
+    groups = np.repeat(np.arange(6), [5, 3, 8, 2, 7, 5])
+    layout = plan_layout(30, order="grouped", resampling=Resampling(), seed=3, groups=groups)
+    stored = groups[layout.rows]
+    assert np.count_nonzero(np.diff(stored)) == 5, "each group's rows are neighbours"
+
+
+@pytest.mark.parametrize("fraction", [0.01, 0.1, 1 / 3, 0.7, 1.0])
+def test_a_subsample_has_the_ceiling_of_its_share(fraction: float) -> None:
+    resampling = Resampling(kind="kfold", folds=4)
+    layout = plan_layout(101, order="random", resampling=resampling, seed=0)
+    for fold, part in enumerate(layout.folds):
+        train = layout.rows[part.train]
+        assert len(layout.rows[layout.subsample(fold, fraction)]) == math.ceil(fraction * len(train))
