@@ -123,6 +123,20 @@ def test_a_name_that_stands_twice_in_a_file_is_told(cache: DataCache, tmp_path: 
         imported_csv(cache, tmp_path, "a,a,y\n1,2,3\n")
 
 
+@pytest.mark.parametrize("tidy_rows", [0, 400_000], ids=["in the first block", "later"])
+def test_text_that_is_not_utf8_is_told(tidy_rows: int, cache: DataCache, tmp_path: Path) -> None:
+    (tmp_path / "data.csv").write_bytes(b"a,y\n" + b"tidy text,1\n" * tidy_rows + "é,1\n".encode("latin1"))
+    with pytest.raises(DataError, match="column 'a' of the CSV file has text that is not UTF-8"):
+        cache.import_data(DataSpec(source="data.csv", target="y"), base=tmp_path)
+
+
+def test_a_columns_name_may_be_a_whole_question(cache: DataCache, tmp_path: Path) -> None:
+    question = "Wie häufig haben Sie in den letzten zwölf Monaten … " * 20
+    data = imported_csv(cache, tmp_path, f"{question},b,y\n" + "yes,1,0\nno,2,1\n" * 20)
+    assert data.columns == (question, "b")
+    assert sorted(everything(data)[question].unique()) == ["no", "yes"]
+
+
 def test_a_census_keeps_its_words_and_gaps(cache: DataCache, tmp_path: Path) -> None:
     """Like the adult data: blanks after commas, question marks, gaps, classes in text."""
     rows = "39, State-gov, 77516, ?, <=50K\n50,, 83311, Exec-managerial, >50K\n" * 20

@@ -163,8 +163,9 @@ class TableContents:
         columns = [self._by_name[name] for name in self.names]
         arrays: dict[str, NDArray[Any]] = {"y": self._target_values(rows)}
         if any(spool.is_text or spool.is_time for spool in columns):
-            for spool in columns:
-                arrays[f"column {spool.name}"] = self._gather(spool, rows)
+            # By number: a name may be longer than a key of LMDB.
+            for number, spool in enumerate(columns):
+                arrays[f"column {number}"] = self._gather(spool, rows)
         else:
             arrays["X"] = self._block(columns, rows)
         return arrays

@@ -150,7 +150,11 @@ class DataSet:
         meta = self._meta
         return Table(
             block=self._array("X") if "X" in meta.arrays else None,
-            columns={name: self._array(f"column {name}") for name in meta.names if f"column {name}" in meta.arrays},
+            columns={
+                name: self._array(f"column {number}")
+                for number, name in enumerate(meta.names)
+                if f"column {number}" in meta.arrays
+            },
             names=meta.names,
             target=self._array("y"),
             target_name=meta.info.target,

@@ -231,16 +231,26 @@ def _read_csv(open_file: Callable[[], IO[bytes]], consume: Callable[[Iterable[pa
     while True:
         with closing(open_file()) as file, _csv_reader(file, types) as reader:
             schema = reader.schema
+            for name, kind in zip(schema.names, schema.types, strict=True):
+                if pa.types.is_binary(kind):
+                    raise _not_utf8(name)
             try:
                 consume(reader)
             except pa.ArrowInvalid as error:
                 found = _BAD_COLUMN.search(str(error))
                 if found is None:
                     raise
-                name = schema.names[int(found.group(1))]
-                types[name] = _WIDER.get(types.get(name, schema.field(name).type), pa.string())
+                index = int(found.group(1))
+                name, kind = schema.names[index], schema.types[index]
+                if pa.types.is_string(kind):  # nothing is wider
+                    raise _not_utf8(name) from error
+                types[name] = _WIDER.get(kind, pa.string())
             else:
                 return
+
+
+def _not_utf8(name: str) -> DataError:
+    return DataError(f"column {name!r} of the CSV file has text that is not UTF-8; save the file as UTF-8")
 
 
 def _csv_reader(file: IO[bytes], types: Mapping[str, pa.DataType]) -> Any:
