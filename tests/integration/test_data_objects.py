@@ -1,16 +1,19 @@
 """Data sets that come as objects, and files that are not tidy: every value arrives, or the import says why not."""
 
+import tracemalloc
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from trialfleet_shared.errors import DataError
 from trialfleet_shared.messages import DataSpec
 from trialfleet_workers.adapters.lmdb_data import DataCache
-from trialfleet_workers.adapters.sources import BATCH_ROWS
+from trialfleet_workers.adapters.sources import BATCH_ROWS, read_file
 from trialfleet_workers.data import Data
 
 #: More than one batch, so that what the first one looks like does not decide.
@@ -128,6 +131,24 @@ def test_text_that_is_not_utf8_is_told(tidy_rows: int, cache: DataCache, tmp_pat
     (tmp_path / "data.csv").write_bytes(b"a,y\n" + b"tidy text,1\n" * tidy_rows + "é,1\n".encode("latin1"))
     with pytest.raises(DataError, match="column 'a' of the CSV file has text that is not UTF-8"):
         cache.import_data(DataSpec(source="data.csv", target="y"), base=tmp_path)
+
+
+def test_a_parquet_file_of_one_row_group_is_read_piece_by_piece(tmp_path: Path) -> None:
+    """pandas writes up to a million rows into one group."""
+    numbers = np.random.default_rng(0).normal(size=(700_000, 8))
+    pd.DataFrame(numbers, columns=list("abcdefgh")).to_parquet(tmp_path / "data.parquet")
+    peaks = []
+
+    def consume(batches: Iterable[pa.RecordBatch]) -> None:
+        peaks.extend(pa.total_allocated_bytes() + tracemalloc.get_traced_memory()[0] for _ in batches)
+
+    before = pa.total_allocated_bytes()
+    tracemalloc.start()
+    try:
+        read_file("data.parquet", tmp_path, consume)
+    finally:
+        tracemalloc.stop()
+    assert max(peaks) - before < numbers.nbytes * 0.6
 
 
 def test_a_columns_name_may_be_a_whole_question(cache: DataCache, tmp_path: Path) -> None:

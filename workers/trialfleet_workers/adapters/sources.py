@@ -24,6 +24,9 @@ from trialfleet_workers.objective import load_function
 
 #: Rows of a record batch.
 BATCH_ROWS = 16_384
+#: What is read of each column of a parquet file at a time, in bytes. Without it a column of a row group is read whole,
+#: and pandas writes row groups of a million rows.
+_PARQUET_BUFFER_BYTES = 256 * 2**10
 #: What a CSV file may write for a missing value: pandas' list.
 NULL_VALUES = [
     "",
@@ -270,7 +273,8 @@ def _csv_reader(file: IO[bytes], types: Mapping[str, pa.DataType]) -> Any:
 def _read_arrow(file: Any, suffix: str) -> Iterator[pa.RecordBatch]:
     if suffix in (".parquet", ".pq"):
         # Reading ahead would bring the whole file into memory.
-        yield from pa.parquet.ParquetFile(file, pre_buffer=False).iter_batches(batch_size=BATCH_ROWS, use_threads=False)
+        parquet = pa.parquet.ParquetFile(file, pre_buffer=False, buffer_size=_PARQUET_BUFFER_BYTES)
+        yield from parquet.iter_batches(batch_size=BATCH_ROWS, use_threads=False)
         return
     with pa.ipc.open_file(file) as reader:
         for index in range(reader.num_record_batches):
