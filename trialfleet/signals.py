@@ -18,17 +18,25 @@ class Interrupted(BaseException):
 
 
 class StopSignals:
-    """While entered, the first signal is remembered in `cause` and the second raises `Interrupted`.
+    """While entered, the first signal is remembered and the second raises `Interrupted`.
 
     Args:
-        on_first: called in the main thread when the first signal came, with its name.
+        on_first: called by the first `cause` after the first signal, with the signal's name; not by the signal's handler,
+            which may interrupt a print and would have its own lost.
     """
 
     def __init__(self, on_first: Callable[[str], None]) -> None:
         self._on_first = on_first
         self._before: dict[signal.Signals, Any] = {}
-        #: Why to stop; None: no signal came.
-        self.cause: str | None = None
+        self._first: str | None = None
+        self._told = False
+
+    def cause(self) -> str | None:
+        """Why to stop, the first signal's name; None: no signal came."""
+        if self._first is not None and not self._told:
+            self._told = True
+            self._on_first(self._first)
+        return self._first
 
     def __enter__(self) -> Self:
         self._before = {number: signal.signal(number, self._handle) for number in _SIGNALS}
@@ -41,10 +49,9 @@ class StopSignals:
             signal.signal(number, handler)
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
-        if self.cause is not None:
+        if self._first is not None:
             raise Interrupted(number)
-        self.cause = signal.Signals(number).name
-        self._on_first(self.cause)
+        self._first = signal.Signals(number).name
 
 
 class EndSignals:

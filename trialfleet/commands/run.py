@@ -104,7 +104,7 @@ def _run(study: OpenStudy, notes: Console, metrics_port: int | None, check: Call
 
         def stop() -> str | None:
             check()
-            return signals.cause
+            return signals.cause()
 
         def show(progress: Progress) -> None:
             collector.update(progress)
