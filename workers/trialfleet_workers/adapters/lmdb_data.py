@@ -248,7 +248,7 @@ class DataCache:
             raise DataError(f"the data cache at {self._path} can not be written: {error.strerror or error}") from error
 
     def _source_file(self, found: Stamp, spec: DataSpec) -> Path:
-        return self._path / "sources" / f"{digest_json([found.place, msgspec.to_builtins(spec)])}.json"
+        return self._path / "sources" / f"{digest_json([FORMAT, found.place, msgspec.to_builtins(spec)])}.json"
 
     def _recall(self, found: Stamp | None, spec: DataSpec) -> DataInfo | None:
         """The data set that this file became, if it has not changed since."""
