@@ -1,11 +1,11 @@
 """Results of benchmarks as JSON files: what was measured, where, with which settings."""
 
-import datetime
 import importlib.metadata
 import json
 import os
 import platform
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ def machine(packages: Sequence[str] = ("trialfleet", "optuna", "numpy")) -> dict
         "processor": names[0] if names else platform.machine(),
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in packages},
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "date": datetime.now(UTC).date().isoformat(),
     }
 
 
