@@ -147,7 +147,8 @@ def _trials(report: StudyReport) -> Table:
     if report.undecided:
         table.add_row("undecided", str(report.undecided))
     for rung, count in enumerate(report.rung_evaluations):
-        table.add_row(f"evaluations at {rung_name(report.ladder, rung)}", str(count))
+        note = ", then left out: it did not pay" if rung in report.left_out else ""
+        table.add_row(f"evaluations at {rung_name(report.ladder, rung)}", f"{count}{note}")
     return table
 
 

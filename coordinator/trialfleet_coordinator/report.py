@@ -138,6 +138,8 @@ class StudyReport(msgspec.Struct, frozen=True, kw_only=True):
     #: Trials not decided because the study was stopped; it goes on with them when it is run again.
     undecided: int
     ladder: Ladder
+    #: Rungs of it that new trials do not climb any more, as they cost more than they save.
+    left_out: tuple[int, ...]
     #: Evaluations answered on each rung.
     rung_evaluations: tuple[int, ...]
     evaluations: int
@@ -280,6 +282,7 @@ def build_report(
         failed=state.counts[TrialState.FAIL],
         undecided=sum(not trial.decided for trial in state.trials),
         ladder=state.ladder,
+        left_out=state.choice.left_out,
         rung_evaluations=tuple(rung_evaluations),
         evaluations=state.evaluations,
         cached=state.cached,

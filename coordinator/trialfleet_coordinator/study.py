@@ -46,6 +46,7 @@ from trialfleet_coordinator.events import (
 )
 from trialfleet_coordinator.ports import StudyRecord, TrialRecord
 from trialfleet_coordinator.promotion import Halving, Promotion, Racing, beyond_threshold
+from trialfleet_coordinator.rung_choice import Finished, RungChoice
 from trialfleet_coordinator.trial import DECIDED, TRANSITIONS, InvalidTransitionError, Phase, Trial
 from trialfleet_shared.ladder import Ladder
 from trialfleet_shared.messages import TEST_FOLD, Evaluation, EvaluationKey, EvaluationResult, Outcome
@@ -118,6 +119,8 @@ class StudyState:
         #: Evaluations in flight and the attempt that is.
         self.pending: dict[EvaluationKey, int] = {}
         self._halving = Halving(len(ladder.rungs), config.reduction_factor)
+        #: Which rungs trials climb.
+        self.choice = RungChoice(ladder, config.reduction_factor)
         folds = ladder.rungs[-1].folds
         self._racing = Racing(folds) if config.fold_racing and folds > 1 else None
         self._best: Best | None = None
@@ -164,8 +167,9 @@ class StudyState:
         self._drawing = 0
         for draw in draws:
             trial = Trial(len(self.trials), draw.params, draw.distributions)
+            trial.rung = self.choice.first
             self.trials.append(trial)
-            self._rung_mix[0] += 1
+            self._rung_mix[trial.rung] += 1
             self._commands.append(RecordTrial(trial.number, trial.params, trial.distributions))
             self._publish(trial)
         if exhausted:
@@ -240,6 +244,9 @@ class StudyState:
         self._commands.append(RecordRung(trial.number, rung, value))
         self._observe(trial, rung, value)
         self._halving.finish(rung, trial.number, score)
+        if rung > 0:
+            *earlier, latest = self._marks(trial)
+            self.choice.observe(earlier, latest)
         last = rung == self.ladder.last
         if not last and self._beyond_threshold(rung, value):
             self._decide(trial, Phase.PRUNED, value, "threshold")
@@ -266,7 +273,7 @@ class StudyState:
         self._halving.climb(promotion.rung)
         self._move(trial, Phase.EVALUATING, f"promoted from rung {promotion.rung}")
         self._rung_mix[trial.rung] -= 1
-        trial.rung += 1
+        trial.rung = self.choice.above(promotion.rung)
         self._rung_mix[trial.rung] += 1
         self._publish(trial)
 
@@ -409,7 +416,7 @@ class StudyState:
     def _evaluations_per_trial(self) -> int:
         """Evaluations that a new trial puts in flight."""
         raced = self._racing is not None and self.ladder.last == 0 and self._racing.has_incumbent
-        return 1 if raced else self.ladder.rungs[0].folds
+        return 1 if raced else self.ladder.rungs[self.choice.first].folds
 
     def _give_up_hopeless(self) -> None:
         if self.budget.trials is not None and not self._interrupted:
@@ -457,10 +464,7 @@ class StudyState:
         """All that a sampler would have been told so far, by trial number."""
         told: list[Observation] = []
         for trial in self.trials:
-            for rung in range(trial.rung + 1):
-                values = self._fold_values(trial, rung)
-                if len(values) == self.ladder.rungs[rung].folds:
-                    told.append(self._observation(trial, rung, statistics.fmean(values)))
+            told.extend(self._observation(trial, mark.rung, self._score(mark.score)) for mark in self._marks(trial))
             if trial.phase is Phase.FAIL:
                 told.append(self._observation(trial, trial.rung, None))
             elif trial.reason == "racing":
@@ -505,6 +509,22 @@ class StudyState:
                 break
             values.append(value)
         return values
+
+    def _marks(self, trial: Trial) -> list[Finished]:
+        """The rungs that the trial finished, lowest first."""
+        return [self._mark(trial, rung) for rung in range(trial.rung + 1) if self._has_finished(trial, rung)]
+
+    def _has_finished(self, trial: Trial, rung: int) -> bool:
+        return len(self._fold_values(trial, rung)) == self.ladder.rungs[rung].folds
+
+    def _mark(self, trial: Trial, rung: int) -> Finished:
+        fraction = self.ladder.rungs[rung].fraction
+        seconds = statistics.fmean(
+            result.wall_seconds
+            for result in trial.results
+            if self.ladder.rungs[result.rung].fraction == fraction and result.outcome is Outcome.OK
+        )
+        return Finished(rung, seconds, self._score(statistics.fmean(self._fold_values(trial, rung))))
 
     def _score(self, value: float) -> float:
         """Higher is better; its own inverse."""
@@ -565,20 +585,17 @@ class StudyState:
                 trial.values[self.ladder.rungs[result.rung].fraction, result.fold] = result.value
 
     def _restore_phase(self, trial: Trial, entry: TrialRecord) -> None:
-        finished = [
-            (rung, statistics.fmean(values))
-            for rung in range(trial.rung + 1)
-            if len(values := self._fold_values(trial, rung)) == self.ladder.rungs[rung].folds
-        ]
-        waits = not entry.state.decided and bool(finished) and finished[-1][0] == trial.rung
-        for rung, value in finished:
-            trial.value = value
-            self._halving.finish(rung, trial.number, self._score(value))
-            if rung < trial.rung:
-                self._halving.climb(rung)
+        marks = self._marks(trial)
+        waits = not entry.state.decided and bool(marks) and marks[-1].rung == trial.rung
+        for place, mark in enumerate(marks):
+            trial.value = self._score(mark.score)
+            self._halving.finish(mark.rung, trial.number, mark.score)
+            self.choice.observe(marks[:place], mark)
+            if mark.rung < trial.rung:
+                self._halving.climb(mark.rung)
         if waits:
             trial.phase = Phase.WAITING
-            self._halving.wait(trial.rung, trial.number, self._score(finished[-1][1]))
+            self._halving.wait(trial.rung, trial.number, marks[-1].score)
         elif not entry.state.decided:
             self._backlog.append(trial)
         else:

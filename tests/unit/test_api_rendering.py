@@ -50,6 +50,7 @@ REPORT = StudyReport(
     failed=1,
     undecided=3,
     ladder=LADDER,
+    left_out=(0,),
     rung_evaluations=(1, 1, 4),
     evaluations=6,
     cached=0,

@@ -24,7 +24,9 @@ from trialfleet_coordinator.events import (
     TimePassed,
     TrialsDrawn,
 )
+from trialfleet_coordinator.ports import StudyDefinition, StudyRecord, TrialRecord
 from trialfleet_coordinator.study import FIRST_FAILURES, LOSSES, StudyState
+from trialfleet_coordinator.trial import DECIDED
 from trialfleet_shared.ladder import Ladder, Rung
 from trialfleet_shared.messages import TEST_FOLD, Evaluation, EvaluationResult, Outcome
 from trialfleet_shared.settings import EfficiencyConfig
@@ -32,6 +34,7 @@ from trialfleet_shared.space import Float
 
 THREE_RUNGS = Ladder((Rung(0.1, 1), Rung(0.3, 1), Rung(1.0, 1)))
 FOLDS = Ladder((Rung(1.0, 5),))
+DEFINITION = StudyDefinition("s", "maximize", {}, "f", "ab", "", THREE_RUNGS, 0)
 
 
 class Bench:
@@ -43,6 +46,8 @@ class Bench:
             ladder=ladder, maximize=maximize, config=config or EfficiencyConfig(), budget=budget, has_test=test
         )
         self.points = points
+        #: Of an evaluation; so slow that nothing is kept ahead of the slots.
+        self.seconds: Callable[[Evaluation], float] = lambda evaluation: 1000 * evaluation.fraction
         self.drawn = 0
         self.in_flight: list[Evaluation] = []
         self.commands: list[Command] = []
@@ -76,7 +81,7 @@ class Bench:
                     outcome,
                     value=value,
                     error=None if outcome is Outcome.OK else "because",
-                    wall_seconds=100.0,  # slow: nothing is kept ahead of the slots
+                    wall_seconds=self.seconds(evaluation),
                 )
             )
         )
@@ -115,6 +120,45 @@ def test_promising_trials_climb_and_the_others_see_the_lowest_rung_only() -> Non
     assert mix[0] >= 27 / 2, "most trials never climb, though each is better than all before it"
     assert mix[2] >= 3, "the finalists are checked on all rows"
     assert set(bench.reasons().values()) == {"complete", "halving"}
+
+
+def test_rungs_that_cost_as_much_as_the_next_are_left_out() -> None:
+    bench = Bench(THREE_RUNGS, Budget(trials=60))
+    bench.seconds = lambda evaluation: 1000.0
+    bench.answer_all(trial_number)
+    assert bench.state.choice.left_out == (0, 1)
+    mix = bench.state.rung_mix()
+    assert mix[2] > 40, "new trials start on all rows"
+    started = [c.evaluations[0] for c in bench.of(StartEvaluations)]
+    assert {evaluation.rung for evaluation in started if evaluation.trial >= 20} == {2}
+
+
+def test_a_resumed_study_leaves_out_the_same_rungs() -> None:
+    bench = Bench(THREE_RUNGS, Budget(trials=60))
+    bench.seconds = lambda evaluation: 1000.0 if evaluation.fraction < 1 else 1200.0
+    for _ in range(40):
+        bench.answer(trial_number(bench.in_flight[0]))
+    trials = [
+        TrialRecord(
+            number=trial.number,
+            params=trial.params,
+            distributions=trial.distributions,
+            state=DECIDED.get(trial.phase, TrialState.RUNNING),
+            value=trial.value,
+            reason=trial.reason,
+            results=trial.results,
+        )
+        for trial in bench.state.trials
+    ]
+    resumed = StudyState(
+        ladder=THREE_RUNGS,
+        maximize=True,
+        config=EfficiencyConfig(),
+        budget=Budget(trials=60),
+        has_test=False,
+        record=StudyRecord(DEFINITION, trials, elapsed=0.0, test=None),
+    )
+    assert resumed.choice.left_out == bench.state.choice.left_out == (0, 1)
 
 
 def test_without_adaptive_allocation_new_trials_come_before_promotions() -> None:

@@ -326,7 +326,7 @@ _BUDGETS: list[float] = []
 
 def noting_budget(params: dict[str, Any], budget: float) -> float:
     _BUDGETS.append(budget)
-    time.sleep(PACE)
+    time.sleep(PACE * budget)
     return float(params["x"])
 
 

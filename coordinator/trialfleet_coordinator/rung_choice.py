@@ -1,0 +1,149 @@
+"""Which rungs of the ladder are worth climbing, by what was measured on them.
+
+A rung below all rows is there to save work: it costs c on every trial, so that only 1/eta of them need the next one,
+which costs C. That pays while
+
+    c + C / eta < C,   that is,   c / C < 1 - 1 / eta
+
+and while its ranking of the trials has something to do with the ranking above. Both are measured, on the trials that
+finished both rungs: c / C as the ratio of their summed costs, the agreement as Kendall's rank correlation tau. Who
+climbed was chosen by the lower rung, which makes tau smaller than it is over all trials, so a rung is not left out for
+a small tau, but for one that is below zero by more than its standard error without any correlation,
+sqrt(2 (2n + 5) / (9n (n - 1))) (Kendall 1938, "A New Measure of Rank Correlation").
+
+A rung is trusted until enough is known of it. A resumed study learns the choice anew from its record.
+"""
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from trialfleet_shared.ladder import Ladder
+
+#: Seconds that an evaluation costs beside the objective's own time: to have it published, answered and recorded.
+OVERHEAD_SECONDS = 0.001
+#: Trials that must have finished two rungs before their costs are compared.
+FEWEST_COSTS = 3
+#: Trials that must have finished two rungs before their rankings are compared.
+FEWEST_RANKS = 10
+#: The latest trials whose rankings are compared.
+RANKS_POOL = 100
+
+
+class Finished(NamedTuple):
+    """A trial's mark on a rung."""
+
+    rung: int
+    #: Mean seconds of its evaluations at the rung's fraction.
+    seconds: float
+    #: Higher is better.
+    score: float
+
+
+class _Pairs:
+    """The trials that finished two rungs."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._lower_seconds = 0.0
+        self._upper_seconds = 0.0
+        self._scores: deque[tuple[float, float]] = deque()
+        #: Pairs of trials that both rungs rank alike, less those that they rank the other way round.
+        self._agreement = 0
+
+    def add(self, lower: Finished, upper: Finished) -> None:
+        self._count += 1
+        self._lower_seconds += lower.seconds + OVERHEAD_SECONDS
+        self._upper_seconds += upper.seconds + OVERHEAD_SECONDS
+        if len(self._scores) == RANKS_POOL:
+            oldest = self._scores.popleft()
+            self._agreement -= sum(_agreement(oldest, other) for other in self._scores)
+        scores = lower.score, upper.score
+        self._agreement += sum(_agreement(scores, other) for other in self._scores)
+        self._scores.append(scores)
+
+    @property
+    def cost_ratio(self) -> float | None:
+        """Cost on the lower rung over the cost on the upper one; None until enough is known."""
+        return self._lower_seconds / self._upper_seconds if self._count >= FEWEST_COSTS else None
+
+    @property
+    def ranks_disagree(self) -> bool:
+        """Whether tau is below zero by more than its standard error; not until enough is known."""
+        count = len(self._scores)
+        if count < FEWEST_RANKS:
+            return False
+        tau = self._agreement / (count * (count - 1) / 2)
+        return tau < -math.sqrt(2 * (2 * count + 5) / (9 * count * (count - 1)))
+
+
+def _agreement(one: tuple[float, float], other: tuple[float, float]) -> int:
+    """1 if both rungs rank the two trials alike, -1 if not, 0 where one of them is undecided."""
+    lower, upper = one[0] - other[0], one[1] - other[1]
+    return (lower * upper > 0) - (lower * upper < 0)
+
+
+class RungChoice:
+    """The rungs that trials climb, learned as the study runs.
+
+    Args:
+        ladder: all rungs; those with the last one's fraction always pay, as their folds count on it.
+        reduction_factor: eta.
+    """
+
+    def __init__(self, ladder: Ladder, reduction_factor: float) -> None:
+        self._ladder = ladder
+        self._eta = reduction_factor
+        full = ladder.rungs[-1].fraction
+        #: The lowest rung that has all rows.
+        self._lowest_full = next(rung for rung, entry in enumerate(ladder.rungs) if entry.fraction == full)
+        self._pairs = {(lower, upper): _Pairs() for upper in range(self._lowest_full + 1) for lower in range(upper)}
+        self._climbed = tuple(range(len(ladder.rungs)))
+
+    @property
+    def climbed(self) -> tuple[int, ...]:
+        """The rungs that trials climb, in order; the last one is always among them."""
+        return self._climbed
+
+    @property
+    def left_out(self) -> tuple[int, ...]:
+        """The rungs that do not pay."""
+        return tuple(rung for rung in range(len(self._ladder.rungs)) if rung not in self._climbed)
+
+    @property
+    def first(self) -> int:
+        """Where new trials start."""
+        return self._climbed[0]
+
+    def above(self, rung: int) -> int:
+        """The rung to which a trial is promoted from `rung`, which may be left out itself."""
+        return next(upper for upper in self._climbed if upper > rung)
+
+    def observe(self, earlier: Sequence[Finished], latest: Finished) -> None:
+        """A trial finished a rung, and had finished `earlier` ones before."""
+        pairs = [(self._pairs[lower.rung, latest.rung], lower) for lower in earlier if latest.rung <= self._lowest_full]
+        for pair, lower in pairs:
+            pair.add(lower, latest)
+        if pairs:
+            self._choose()
+
+    def _choose(self) -> None:
+        chosen = list(range(self._lowest_full, len(self._ladder.rungs)))
+        for rung in reversed(range(self._lowest_full)):
+            ratio = self._cost_ratio(rung, chosen[0])
+            saves = ratio is None or ratio <= 1 - 1 / self._eta
+            if saves and not self._pairs[rung, chosen[0]].ranks_disagree:
+                chosen.insert(0, rung)
+        self._climbed = tuple(chosen)
+
+    def _cost_ratio(self, lower: int, upper: int) -> float | None:
+        """Of the trials that finished both rungs; where they are few, by way of the rungs between."""
+        direct = self._pairs[lower, upper].cost_ratio
+        if direct is not None:
+            return direct
+        for between in range(lower + 1, upper):
+            left, right = self._cost_ratio(lower, between), self._cost_ratio(between, upper)
+            if left is not None and right is not None:
+                return left * right
+        return None

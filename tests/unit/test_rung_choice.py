@@ -1,0 +1,84 @@
+"""Which rungs are left out as a study runs."""
+
+import random
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trialfleet_coordinator.rung_choice import FEWEST_COSTS, FEWEST_RANKS, Finished, RungChoice
+from trialfleet_shared.ladder import Ladder, Rung
+
+LADDER = Ladder((Rung(0.1, 1), Rung(0.3, 1), Rung(1.0, 1), Rung(1.0, 5)))
+
+
+def climb(choice: RungChoice, *, seconds: tuple[float, float, float], scores: tuple[float, float, float]) -> None:
+    marks = [Finished(rung, *mark) for rung, mark in enumerate(zip(seconds, scores, strict=True))]
+    for place, mark in enumerate(marks):
+        choice.observe(marks[:place], mark)
+
+
+def test_every_rung_is_climbed_while_nothing_is_known() -> None:
+    choice = RungChoice(LADDER, 3.0)
+    assert choice.climbed == (0, 1, 2, 3)
+    assert (choice.first, choice.above(0), choice.left_out) == (0, 1, ())
+
+
+def test_rungs_that_save_enough_stay() -> None:
+    choice = RungChoice(LADDER, 3.0)
+    for trial in range(20):
+        climb(choice, seconds=(1.0, 3.0, 10.0), scores=(trial, trial, trial))
+    assert choice.left_out == ()
+
+
+def test_a_rung_that_costs_nearly_as_much_as_the_next_is_left_out() -> None:
+    choice = RungChoice(LADDER, 3.0)
+    for _ in range(FEWEST_COSTS):
+        assert choice.left_out == ()
+        climb(choice, seconds=(1.0, 8.0, 10.0), scores=(0.0, 0.0, 0.0))
+    assert choice.left_out == (1,)
+    assert choice.above(0) == 2
+    assert choice.above(1) == 2, "who waits on a rung that is left out may still climb"
+
+
+def test_evaluations_shorter_than_their_overhead_have_no_use_for_a_ladder() -> None:
+    choice = RungChoice(LADDER, 3.0)
+    for _ in range(FEWEST_COSTS):
+        climb(choice, seconds=(1e-5, 3e-5, 1e-4), scores=(0.0, 0.0, 0.0))
+    assert choice.climbed == (2, 3)
+
+
+def test_a_rung_that_ranks_the_other_way_round_is_left_out() -> None:
+    choice = RungChoice(LADDER, 3.0)
+    for trial in range(FEWEST_RANKS):
+        assert choice.left_out == ()
+        climb(choice, seconds=(1.0, 3.0, 10.0), scores=(-trial, trial, trial))
+    assert choice.left_out == (0,)
+
+
+def test_a_rung_whose_ranking_is_loose_stays() -> None:
+    choice = RungChoice(LADDER, 3.0)
+    draw = random.Random(0)
+    for trial in range(300):
+        noise = draw.gauss(0, 300)
+        climb(choice, seconds=(1.0, 3.0, 10.0), scores=(trial + noise, trial, trial))
+    assert choice.left_out == ()
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.lists(st.floats(0, 100), min_size=3, max_size=3), st.lists(st.integers(-3, 3), min_size=3, max_size=3)
+        ),
+        max_size=150,
+    ),
+    st.floats(1.1, 10),
+)
+def test_all_rows_are_always_climbed_and_every_rung_leads_up(
+    trials: list[tuple[list[float], list[int]]], factor: float
+) -> None:
+    choice = RungChoice(LADDER, factor)
+    for seconds, scores in trials:
+        climb(choice, seconds=tuple(seconds), scores=tuple(scores))
+        assert choice.climbed[-2:] == (2, 3)
+        assert sorted((*choice.climbed, *choice.left_out)) == [0, 1, 2, 3]
+        assert all(choice.above(rung) > rung for rung in range(3))
