@@ -1,0 +1,1 @@
+"""Parts of `savings.py`."""
