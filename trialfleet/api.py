@@ -58,6 +58,10 @@ class StudyOptions(TypedDict, total=False):
     resampling: Resampling | Mapping[str, Any] | None
     #: Name in the store; None (default): the study is forgotten when it is over.
     study_name: str | None
+    #: CPU seconds that evaluations may take, over all sessions.
+    cpu_seconds: float | None
+    #: Trials without a better complete one after which no new ones are started.
+    patience: int | None
     #: Value at which a complete trial ends the study.
     target_value: float | None
     #: Seed of the sampler, of the rows' order, of the folds, and of `data.seed`; default 0.
@@ -115,7 +119,7 @@ def optimize(
             serve as well.
         search_space: `{"x": {"type": "float", "min": 0, "max": 1}}`, say; or a function `space(trial)`.
         n_trials: trials to start.
-        timeout_seconds: seconds to run; at least one of the two is needed.
+        timeout_seconds: seconds to run; at least one of the two, or the option `cpu_seconds`, is needed.
         config: how to save work; default: `EfficiencyConfig()`.
         home: folder for studies, results and data; default: as for the command line.
         **options: see `StudyOptions`.
@@ -292,8 +296,8 @@ def _request(
 ) -> StudyRequest:
     if not callable(function):
         raise ConfigurationError(f"objective_function = {function!r}: expected a function")
-    if n_trials is None and timeout_seconds is None:
-        raise ConfigurationError("n_trials and timeout_seconds are missing; give at least one of them")
+    if n_trials is None and timeout_seconds is None and options.get("cpu_seconds") is None:
+        raise ConfigurationError("n_trials, timeout_seconds and cpu_seconds are missing; give at least one of them")
     name = getattr(function, "__name__", type(function).__name__)
     seed = options.get("seed")
     given = {
@@ -301,6 +305,8 @@ def _request(
         "direction": options.get("direction", "maximize"),
         "trials": n_trials,
         "seconds": timeout_seconds,
+        "cpu_seconds": options.get("cpu_seconds"),
+        "patience": options.get("patience"),
         "target": options.get("target_value"),
         "seed": 0 if seed is None else seed,
         "sampler": options.get("sampler", "tpe"),
@@ -323,7 +329,7 @@ def _request(
         objective=f"{MEMORY_PREFIX}{name}",
         base=Path.cwd(),
         config=config,
-        budget=Budget(trials=read["trials"], seconds=read["seconds"], target=read["target"]),
+        budget=Budget(**{key: read[key] for key in ("trials", "seconds", "cpu_seconds", "patience", "target")}),
         data=_data(read["seed"], options),
         seed=read["seed"],
         sampler=read["sampler"],

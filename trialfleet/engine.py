@@ -32,6 +32,7 @@ from trialfleet_shared.fleet import Fleet, FleetReport
 from trialfleet_shared.messages import StudySpec
 from trialfleet_shared.settings import EfficiencyConfig, nearest
 from trialfleet_workers import linux
+from trialfleet_workers.declared import declared_function
 from trialfleet_workers.digests import code_digest, function_digest
 from trialfleet_workers.local import LocalFleet
 from trialfleet_workers.objective import MEMORY_PREFIX, Objective, load_function
@@ -147,12 +148,18 @@ def open_study(
     """
     with ExitStack() as stack:
         with _naming(request.origin):
-            objective, digest = _objective(request)
+            objective, digest, imported = _objective(request, may_read=broker_url is None)
             info = _import(request, home, on_rows)
             plan = _plan(request, objective, digest, info)
             if broker_url is not None:
                 plan = msgspec.structs.replace(plan, spec=_abroad(plan.spec, request.base))
             sampler = make_sampler(request)
+            fleet = None if imported else _fleet(request, home, broker_url, with_data=info is not None)
+            if fleet is not None:
+                # Its processes are the first to import the objective, so they find what is wrong with it: before the
+                # store knows of the study.
+                stack.callback(fleet.close)
+                fleet.start(plan.spec)
         store = LmdbStudyStore(store_path or home.store, clock=SystemClock())
         stack.callback(store.close)
         if warm_start is not None:
@@ -168,7 +175,7 @@ def open_study(
             store=store,
             cache=cache,
             sampler=sampler,
-            make_fleet=lambda: _fleet(request, home, broker_url, with_data=info is not None),
+            make_fleet=lambda: fleet or _fleet(request, home, broker_url, with_data=info is not None),
             memory=_memory if request.config.use_process_pool or broker_url is not None else lambda: 0,
         )
 
@@ -249,13 +256,22 @@ def _recorded_state(record: StudyRecord) -> StudyState:
     )
 
 
-def _objective(request: StudyRequest) -> tuple[Objective, str]:
-    """The objective and the digest of its code."""
+def _objective(request: StudyRequest, *, may_read: bool) -> tuple[Objective, str, bool]:
+    """The objective, the digest of its code, and whether it is imported; else only its signature is known.
+
+    Args:
+        request: the study.
+        may_read: whether the signature, read from its source, will do, because a fleet of processes is at hand that
+            imports it.
+    """
+    declared: Callable[..., object] | None = None
     if request.objective.startswith(MEMORY_PREFIX):
         function = request.functions[request.objective.removeprefix(MEMORY_PREFIX)]
         digest = function_digest(function)
     else:
-        function = load_function(request.objective, request.base)
+        if may_read and request.config.use_process_pool:
+            declared = declared_function(request.objective, request.base)
+        function = declared or load_function(request.objective, request.base)
         digest = code_digest(request.objective, request.base)
     objective = Objective(function, request.objective)
     objective.check(has_data=request.data is not None)
@@ -264,7 +280,7 @@ def _objective(request: StudyRequest) -> tuple[Objective, str]:
             f"objective {request.objective!r} takes no data, but the study has a data set; "
             "let it take `data`, or leave the data set out"
         )
-    return objective, digest
+    return objective, digest, declared is None
 
 
 def _import(request: StudyRequest, home: Home, on_rows: Callable[[int], None] | None) -> DataInfo | None:

@@ -50,6 +50,10 @@ class StudySection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     trials: Annotated[int, Meta(ge=1, le=10**9)] | None = None
     #: Seconds to run, over all sessions.
     seconds: Annotated[float, Meta(gt=0, le=1e9)] | None = None
+    #: CPU seconds that evaluations may take, over all sessions.
+    cpu_seconds: Annotated[float, Meta(gt=0, le=1e12)] | None = None
+    #: Trials without a better complete one after which no new ones are started.
+    patience: Annotated[int, Meta(ge=1, le=10**9)] | None = None
     #: Value at which a complete trial ends the study.
     target: float | None = None
     #: Seed of the sampler, of the rows' order, of the folds, and of `data.seed`.
@@ -109,8 +113,10 @@ def load_study(path: Path, settings: Mapping[str, Sequence[Setting]] | None = No
             raise ConfigurationError(f"{where}: {section}: unknown table or key{nearest(section, SECTIONS)}")
     beside = settings or {}
     study = read_table(StudySection, _merged(tables, "study", StudySection, where, beside), where, prefix="study.")
-    if study.trials is None and study.seconds is None:
-        raise ConfigurationError(f"{where}: study.trials and study.seconds are missing; give at least one of them")
+    if study.trials is None and study.seconds is None and study.cpu_seconds is None:
+        raise ConfigurationError(
+            f"{where}: study.trials, study.seconds and study.cpu_seconds are missing; give at least one of them"
+        )
     check_finite(study.target, f"{where}: study.target")
     base = path.resolve().parent
     return StudyRequest(
@@ -120,7 +126,13 @@ def load_study(path: Path, settings: Mapping[str, Sequence[Setting]] | None = No
         objective=study.objective,
         base=base,
         config=_efficiency(tables, study.mode, where, beside),
-        budget=Budget(trials=study.trials, seconds=study.seconds, target=study.target),
+        budget=Budget(
+            trials=study.trials,
+            seconds=study.seconds,
+            cpu_seconds=study.cpu_seconds,
+            patience=study.patience,
+            target=study.target,
+        ),
         data=_data(tables, study.seed, where, beside),
         seed=study.seed,
         sampler=study.sampler,

@@ -12,8 +12,12 @@ class Ended(Enum):
     TRIALS = "trials"
     #: The sampler has no point left; those under way still climb.
     EXHAUSTED = "exhausted"
+    #: Trial after trial was no better than the best one; those under way still climb.
+    PATIENCE = "patience"
     #: The budget of seconds is used up; what is in flight is finished.
     SECONDS = "seconds"
+    #: The budget of CPU seconds is used up; what is in flight is finished.
+    CPU_SECONDS = "cpu_seconds"
     #: A complete trial reached the target value; what is in flight is finished.
     TARGET = "target"
     #: Somebody asked for it; the study can be resumed.
@@ -28,11 +32,15 @@ class Ended(Enum):
 
 
 class Budget(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """When a study ends; at least one of `trials` and `seconds` is given."""
+    """When a study ends; at least one of `trials`, `seconds` and `cpu_seconds` is given."""
 
     #: Trials to start.
     trials: int | None = None
     #: Seconds to run, over all sessions.
     seconds: float | None = None
+    #: CPU seconds that evaluations may take, over all sessions.
+    cpu_seconds: float | None = None
+    #: Trials without a better complete one after which no new ones are started.
+    patience: int | None = None
     #: Value at which a complete trial ends the study.
     target: float | None = None

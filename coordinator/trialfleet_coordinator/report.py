@@ -328,6 +328,10 @@ def _because(state: StudyState) -> str:
             return f"all {len(state.trials)} trials of the budget are decided"
         case Ended.EXHAUSTED:
             return f"every point of the search space was tried, {len(state.trials)} in all"
+        case Ended.PATIENCE:
+            return f"{state.budget.patience} trials brought nothing better"
+        case Ended.CPU_SECONDS:
+            return f"the budget of {state.budget.cpu_seconds:g} CPU seconds is used up"
         case Ended.SECONDS:
             return f"the budget of {state.budget.seconds:g} seconds is used up"
         case Ended.TARGET:

@@ -131,6 +131,10 @@ class StudyState:
         self._evaluations_ok = 0
         #: The trial whose test evaluation failed: it is not tried twice.
         self._untestable: int | None = None
+        #: Trials after the best one, by number, that have a value or failed.
+        self._judged_since = 0
+        #: CPU seconds of the evaluations that ran.
+        self._cpu_seconds = 0.0
         self._story: deque[tuple[int, str]] = deque(maxlen=STORY_LENGTH)
         self._commands: list[Command] = []
         if record is not None:
@@ -239,6 +243,7 @@ class StudyState:
 
     def _on_rung(self, trial: Trial, value: float) -> None:
         """The trial has all folds of its rung."""
+        self._judge(trial)
         trial.value = value
         rung, score = trial.rung, self._score(value)
         self._commands.append(RecordRung(trial.number, rung, value))
@@ -263,6 +268,7 @@ class StudyState:
             self._racing.complete([self._score(v) for v in self._fold_values(trial, self.ladder.last)])
         if self._best is None or self._score(value) > self._score(self._best.value):
             self._best = Best(trial.number, value, complete=True)
+            self._judged_since = sum(later.judged for later in self.trials[trial.number + 1 :])
         if self.budget.target is not None and self._score(value) >= self._score(self.budget.target):
             self._end(Ended.TARGET)
 
@@ -276,6 +282,11 @@ class StudyState:
         trial.rung = self.choice.above(promotion.rung)
         self._rung_mix[trial.rung] += 1
         self._publish(trial)
+
+    def _judge(self, trial: Trial) -> None:
+        """The trial is about to be known for better or worse than the best one, if it was not before."""
+        if self._best is not None and trial.number > self._best.trial and not trial.judged:
+            self._judged_since += 1
 
     def _publish(self, trial: Trial) -> None:
         """Have the next folds of the trial's rung evaluated; on the last rung, one at a time while it races."""
@@ -332,6 +343,7 @@ class StudyState:
         if trial.phase is Phase.WAITING:
             assert trial.value is not None
             self._halving.leave(trial.rung, trial.number, self._score(trial.value))
+        self._judge(trial)
         self._move(trial, phase, reason)
         trial.value = value
         trial.reason = reason
@@ -348,6 +360,10 @@ class StudyState:
 
     def _advance(self) -> None:
         """Fill the slots; where nothing is left to do, decide what waits, and finish."""
+        if self.budget.cpu_seconds is not None and self._cpu_seconds >= self.budget.cpu_seconds:
+            self._end(Ended.CPU_SECONDS)
+        if self.budget.patience is not None and self._judged_since >= self.budget.patience:
+            self._end(Ended.PATIENCE)
         self._fill()
         if self.pending or self._drawing or self._backlog:
             return
@@ -368,7 +384,7 @@ class StudyState:
     @property
     def _climbs_on(self) -> bool:
         """Whether trials under way are still promoted."""
-        return self.ended in (None, Ended.TRIALS, Ended.EXHAUSTED)
+        return self.ended in (None, Ended.TRIALS, Ended.EXHAUSTED, Ended.PATIENCE)
 
     @property
     def _interrupted(self) -> bool:
@@ -559,6 +575,7 @@ class StudyState:
         if result.cached:
             self.cached += 1
         else:
+            self._cpu_seconds += result.cpu_seconds
             self.pacing.observe(result.wall_seconds)
 
     # Resuming
@@ -606,3 +623,5 @@ class StudyState:
                 self.failures.append(f"trial {trial.number}: {entry.reason}")
             elif trial.phase is Phase.COMPLETE and entry.value is not None:
                 self._on_complete(trial, entry.value)
+        if self._best is not None and trial.number > self._best.trial and trial.judged:
+            self._judged_since += 1

@@ -71,3 +71,8 @@ class Trial:
     def decided(self) -> bool:
         """Whether it is COMPLETE, PRUNED or FAIL."""
         return self.phase in DECIDED
+
+    @property
+    def judged(self) -> bool:
+        """Whether anything is known of its worth: it finished a rung, or is decided."""
+        return self.value is not None or self.decided

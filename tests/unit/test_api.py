@@ -258,7 +258,7 @@ def test_a_study_whose_first_trials_all_fail_raises(home: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"n_trials": None}, "n_trials and timeout_seconds are missing; give at least one of them"),
+        ({"n_trials": None}, "n_trials, timeout_seconds and cpu_seconds are missing; give at least one of them"),
         ({"n_trials": 0}, "n_trials = 0: expected int >= 1"),
         ({"n_trials": "9"}, 'n_trials = "9": expected int, got str'),
         ({"timeout_seconds": -1.0}, "timeout_seconds = -1.0: expected float > 0.0"),

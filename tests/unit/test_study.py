@@ -82,6 +82,7 @@ class Bench:
                     value=value,
                     error=None if outcome is Outcome.OK else "because",
                     wall_seconds=self.seconds(evaluation),
+                    cpu_seconds=self.seconds(evaluation),
                 )
             )
         )
@@ -90,6 +91,29 @@ class Bench:
     def answer_all(self, value: Callable[[Evaluation], float]) -> None:
         while self.in_flight:
             self.answer(value(self.in_flight[0]))
+
+    def resumed(self) -> StudyState:
+        """The study as another session would take it up from the record."""
+        trials = [
+            TrialRecord(
+                number=trial.number,
+                params=trial.params,
+                distributions=trial.distributions,
+                state=DECIDED.get(trial.phase, TrialState.RUNNING),
+                value=trial.value,
+                reason=trial.reason,
+                results=trial.results,
+            )
+            for trial in self.state.trials
+        ]
+        return StudyState(
+            ladder=self.state.ladder,
+            maximize=self.state.maximize,
+            config=self.state.config,
+            budget=self.state.budget,
+            has_test=self.state.has_test,
+            record=StudyRecord(DEFINITION, trials, elapsed=0.0, test=None),
+        )
 
     def of(self, kind: type[Command]) -> Iterator[Command]:
         return (command for command in self.commands if isinstance(command, kind))
@@ -138,26 +162,7 @@ def test_a_resumed_study_leaves_out_the_same_rungs() -> None:
     bench.seconds = lambda evaluation: 1000.0 if evaluation.fraction < 1 else 1200.0
     for _ in range(40):
         bench.answer(trial_number(bench.in_flight[0]))
-    trials = [
-        TrialRecord(
-            number=trial.number,
-            params=trial.params,
-            distributions=trial.distributions,
-            state=DECIDED.get(trial.phase, TrialState.RUNNING),
-            value=trial.value,
-            reason=trial.reason,
-            results=trial.results,
-        )
-        for trial in bench.state.trials
-    ]
-    resumed = StudyState(
-        ladder=THREE_RUNGS,
-        maximize=True,
-        config=EfficiencyConfig(),
-        budget=Budget(trials=60),
-        has_test=False,
-        record=StudyRecord(DEFINITION, trials, elapsed=0.0, test=None),
-    )
+    resumed = bench.resumed()
     assert resumed.choice.left_out == bench.state.choice.left_out == (0, 1)
 
 
@@ -241,6 +246,41 @@ def test_the_target_ends_the_study_once_a_complete_trial_reaches_it() -> None:
         bench.answer(value)
     assert bench.state.finished
     assert bench.state.ended is Ended.TARGET
+
+
+def test_trial_after_trial_without_a_better_one_ends_the_study_and_those_under_way_still_climb() -> None:
+    bench = Bench(THREE_RUNGS, Budget(trials=1000, patience=10))
+    bench.answer_all(lambda evaluation: -abs(evaluation.trial - 20.0))
+    assert bench.state.ended is Ended.PATIENCE
+    assert bench.state.best is not None
+    assert bench.state.best.trial == 20
+    later = [trial for trial in bench.state.trials if trial.number > 20]
+    assert 10 <= len(later) <= 20, "a trial climbs for a while before it is known to be the best"
+    assert bench.state.finished
+
+
+def test_a_resumed_study_remembers_how_long_nothing_better_came() -> None:
+    bench = Bench(Ladder((Rung(1.0, 1),)), Budget(trials=1000, patience=10))
+    for _ in range(8):
+        bench.answer(-float(bench.in_flight[0].trial))
+    resumed = bench.resumed()
+    assert resumed.ended is None
+    resumed.handle(FleetChanged(1))
+    key = next(iter(resumed.pending))
+    for number in range(8, 11):
+        assert resumed.ended is None
+        resumed.handle(EvaluationFinished(EvaluationResult(number, 0, 0, 0, Outcome.OK, value=-1.0)))
+        if number < 10:
+            resumed.handle(TrialsDrawn([Draw({"x": 1.0}, {"x": Float(0, 1)})]))
+    assert resumed.ended is Ended.PATIENCE
+    assert key.trial == 8
+
+
+def test_cpu_seconds_end_the_study() -> None:
+    bench = Bench(Ladder((Rung(1.0, 1),)), Budget(cpu_seconds=3500.0))
+    bench.answer_all(trial_number)
+    assert bench.state.ended is Ended.CPU_SECONDS
+    assert len(bench.state.trials) == 4, "each took 1000 CPU seconds"
 
 
 def test_when_the_seconds_are_over_what_is_in_flight_is_finished_and_nothing_new_begun() -> None:

@@ -169,7 +169,7 @@ MISTAKES = {
     "no trials": (STUDY.replace("10", "0") + SPACE, "study.trials = 0: expected int >= 1"),
     "no budget": (
         STUDY.replace("trials = 10", "") + SPACE,
-        "study.trials and study.seconds are missing; give at least one of them",
+        "study.trials, study.seconds and study.cpu_seconds are missing; give at least one of them",
     ),
     "no objective": ("[study]\ntrials = 1" + SPACE, "study.objective is missing"),
     "no space": (STUDY, "the search space is missing; give tables [space.NAME], or study.space as a function"),
