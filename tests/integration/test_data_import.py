@@ -18,7 +18,8 @@ from support.waiting import wait_until
 
 from trialfleet_shared.errors import DataError
 from trialfleet_shared.messages import TEST_FOLD, DataSpec, Resampling
-from trialfleet_workers.adapters.lmdb_data import DataCache, DataSet
+from trialfleet_workers.adapters.data_set import DataSet
+from trialfleet_workers.adapters.lmdb_data import DataCache
 
 ROWS = 300
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from trialfleet_shared.errors import DataError
@@ -49,7 +48,7 @@ class ArrayContents:
 
     def usable(self) -> NDArray[np.int64]:
         """Rows that have a target. Raises DataError when none has."""
-        rows = np.flatnonzero(~pd.isna(self._source.target))
+        rows = np.flatnonzero(~_missing(self._source.target))
         if not len(rows):
             raise DataError(f"the target y has no value in any of the {self.rows} rows")
         return rows
@@ -188,6 +187,17 @@ class TableContents:
             for index, values in enumerate(sources):
                 out[start : start + len(part), index] = values[part]
         return out
+
+
+def _missing(target: NDArray[Any]) -> NDArray[np.bool_]:
+    """Where there is no value."""
+    if target.dtype.kind in "biuSU":
+        return np.zeros(len(target), dtype=bool)
+    if target.dtype.kind == "f":
+        return np.asarray(np.isnan(target))
+    import pandas as pd  # noqa: PLC0415  # a quarter of a second, which sources of numbers do not need
+
+    return np.asarray(pd.isna(target))
 
 
 def reserve(path: Path, size: int) -> None:

@@ -35,16 +35,9 @@ def data_opener(path: Path | None) -> OpenData:
     """Opens data sets in the cache at `path`, one environment per process; without a path, raises DataError."""
     if path is None:
         return _no_data
-    from trialfleet_workers.adapters.lmdb_data import DataCache  # noqa: PLC0415  # numpy and LMDB only where data are
+    from trialfleet_workers.adapters.data_set import open_data_set  # noqa: PLC0415  # pandas only where data are
 
-    caches: list[DataCache] = []
-
-    def open_data(spec: StudySpec) -> DataSource:
-        if not caches:
-            caches.append(DataCache(path))
-        return caches[0].open(spec.data_digest)
-
-    return open_data
+    return lambda spec: open_data_set(path, spec.data_digest)
 
 
 def _no_data(spec: StudySpec) -> DataSource:

@@ -1,4 +1,4 @@
-"""Data sets in LMDB: imported once per host, read by all its processes without a copy.
+"""Data sets in LMDB: imported once per host, read by all its processes without a copy (`data_set.py`).
 
 One environment, a single file, holds one data set in one layout; its name is the data set's digest. An import builds the
 file under another name and renames it at the end, so that a half import is never seen. Imports take turns under a lock,
@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lmdb
 import msgspec
@@ -30,7 +30,7 @@ from trialfleet_shared.errors import DataError
 from trialfleet_shared.fingerprint import digest_json
 from trialfleet_shared.messages import DataSpec
 from trialfleet_workers.adapters.contents import ArrayContents, TableContents, reserve
-from trialfleet_workers.adapters.lmdb_mapping import Mapping
+from trialfleet_workers.adapters.data_format import FORMAT, Meta, StoredArray, data_file
 from trialfleet_workers.adapters.sources import (
     Arrays,
     Stamp,
@@ -42,126 +42,14 @@ from trialfleet_workers.adapters.sources import (
     table_batches,
 )
 from trialfleet_workers.adapters.spool import ColumnSpool, spool_table
-from trialfleet_workers.data import Data, Table
-from trialfleet_workers.subsample import Fold, Layout, Positions, default_order, plan_layout, size
+from trialfleet_workers.subsample import Layout, default_order, plan_layout, size
 
-#: Goes up when a data set of an older trialfleet can not be read any more, or has its rows in another order; part of
-#: every digest.
-FORMAT = 2
+if TYPE_CHECKING:  # reading takes pandas, which an import of a file does not need
+    from trialfleet_workers.adapters.data_set import DataSet
+
 #: Room in the file beyond the arrays: pages are not filled to the last byte.
 _SLACK_BYTES = 16 * 2**20
 _PAGE_BYTES = 4096
-
-
-class _Array(msgspec.Struct, frozen=True):
-    """How to read one stored value."""
-
-    dtype: str
-    shape: tuple[int, ...]
-
-
-class _Meta(msgspec.Struct, frozen=True):
-    """All that is known of a data set but its values."""
-
-    info: DataInfo
-    arrays: dict[str, _Array]
-    names: tuple[str, ...]
-    categories: dict[str, list[str]]
-    times: tuple[str, ...]
-    classes: list[str] | None
-    #: Stored parts of the folds: a slice as (start, stop), or the name of an array.
-    folds: list[tuple[tuple[int, int] | str, tuple[int, int] | str]]
-    search_rows: int
-    from_end: bool
-
-
-class DataSet:
-    """One opened data set, which stays open for as long as it or an array that came from it lives.
-
-    Args:
-        path: its file.
-
-    Raises:
-        DataError: it can not be opened, or is not what it should be.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._mapping = Mapping(path)
-        stored = self._mapping.get("meta")
-        if stored is None:
-            raise DataError(f"the data set {path} is damaged: it has no description; remove the file")
-        self._meta = msgspec.json.decode(bytes(stored), type=_Meta)
-        self._layout = self._read_layout()
-        self._shared = self._read_table()
-        self._private: Table | None = None
-
-    @property
-    def info(self) -> DataInfo:
-        """Digests and shape."""
-        return self._meta.info
-
-    def split(self, *, fold: int, fraction: float, rung: int, seed: int, share: bool = True) -> Data:
-        """What an objective is given.
-
-        Args:
-            fold: index of the fold; -1: all that the search saw, and the test part.
-            fraction: share of the training rows, 0 < fraction <= 1.
-            rung: handed through.
-            seed: handed through.
-            share: views on the shared map; else on this process's own copy, made at the first call.
-        """
-        if not -1 <= fold < len(self._layout.folds):
-            raise DataError(f"fold = {fold}; the data set has {len(self._layout.folds)}")
-        table = self._shared
-        if not share:
-            self._private = table = self._private or table.copy()
-        return Data(
-            table,
-            self._layout.subsample(fold, fraction),
-            self._layout.fold(fold).valid,
-            fold=fold,
-            fraction=fraction,
-            rung=rung,
-            seed=seed,
-        )
-
-    def _array(self, name: str) -> NDArray[Any]:
-        form = self._meta.arrays[name]
-        array = self._mapping.array(name, form.dtype, form.shape)
-        if array is None:
-            raise DataError(f"the data set {self._meta.info.digest} is damaged: {name!r} is not whole; remove its file")
-        return array
-
-    def _read_layout(self) -> Layout:
-        meta = self._meta
-
-        def positions(stored: tuple[int, int] | str) -> Positions:
-            return self._array(stored) if isinstance(stored, str) else slice(*stored)
-
-        return Layout(
-            rows=np.empty(0, np.int64),  # of use in an import only
-            folds=tuple(Fold(positions(train), positions(valid)) for train, valid in meta.folds),
-            search=slice(0, meta.search_rows),
-            test=slice(meta.search_rows, meta.info.rows),
-            from_end=meta.from_end,
-        )
-
-    def _read_table(self) -> Table:
-        meta = self._meta
-        return Table(
-            block=self._array("X") if "X" in meta.arrays else None,
-            columns={
-                name: self._array(f"column {number}")
-                for number, name in enumerate(meta.names)
-                if f"column {number}" in meta.arrays
-            },
-            names=meta.names,
-            target=self._array("y"),
-            target_name=meta.info.target,
-            categories=meta.categories,
-            times=meta.times,
-            classes=meta.classes,
-        )
 
 
 class DataCache:
@@ -218,17 +106,11 @@ class DataCache:
             spools = spool_table(table_batches(source.table), folder)
             return self._store(spools, msgspec.structs.replace(spec, target=source.target), folder)
 
-    def open(self, digest: str) -> DataSet:
+    def open(self, digest: str) -> "DataSet":
         """The data set with this digest (`DataInfo.digest`). Raises DataError when it is not here."""
-        file = self._file(digest)
-        if not file.exists():
-            raise DataError(
-                f"the data set {digest} is not in the cache at {self._path}; it was not imported on this host"
-            )
-        return DataSet(file)
+        from trialfleet_workers.adapters.data_set import open_data_set  # noqa: PLC0415  # see the top
 
-    def _file(self, digest: str) -> Path:
-        return self._path / f"{digest}.mdb"
+        return open_data_set(self._path, digest)
 
     @contextmanager
     def _importing(self) -> Iterator[Path]:
@@ -259,7 +141,7 @@ class DataCache:
             known, info = msgspec.json.decode(stored, type=tuple[Stamp, DataInfo])
         except (OSError, msgspec.DecodeError):
             return None
-        return info if known == found and self._file(info.digest).exists() else None
+        return info if known == found and data_file(self._path, info.digest).exists() else None
 
     def _remember(self, found: Stamp | None, spec: DataSpec, info: DataInfo) -> None:
         if found is not None:
@@ -276,7 +158,7 @@ class DataCache:
         layout = _layout(contents, spec, usable, classes)
         settings = msgspec.to_builtins(msgspec.structs.replace(spec, source=""))
         digest = digest_json([FORMAT, contents.digest, settings])
-        file = self._file(digest)
+        file = data_file(self._path, digest)
         stored_rows = usable[layout.rows]
         arrays = contents.arrays(stored_rows)
         folds = []
@@ -303,9 +185,9 @@ class DataCache:
             dropped_rows=contents.rows - len(usable),
         )
         if not file.exists():
-            meta = _Meta(
+            meta = Meta(
                 info=info,
-                arrays={name: _Array(array.dtype.str, array.shape) for name, array in arrays.items()},
+                arrays={name: StoredArray(array.dtype.str, array.shape) for name, array in arrays.items()},
                 names=contents.names,
                 categories=contents.categories,
                 times=contents.times,

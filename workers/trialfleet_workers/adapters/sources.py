@@ -9,11 +9,10 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import fsspec
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
@@ -21,6 +20,9 @@ from numpy.typing import NDArray
 
 from trialfleet_shared.errors import DataError
 from trialfleet_workers.objective import load_function
+
+if TYPE_CHECKING:  # imported where frames are handled: it takes a quarter of a second, which files do not need
+    import pandas as pd
 
 #: Rows of a record batch.
 BATCH_ROWS = 16_384
@@ -63,7 +65,7 @@ class Arrays(NamedTuple):
 class Frame(NamedTuple):
     """A data set in a frame, and which of its columns is the target."""
 
-    table: pd.DataFrame
+    table: "pd.DataFrame"
     target: str | None
 
 
@@ -144,7 +146,7 @@ def read_file(source: str, base: Path, consume: Callable[[Iterable[pa.RecordBatc
     return None
 
 
-def table_batches(frame: pd.DataFrame) -> Iterator[pa.RecordBatch]:
+def table_batches(frame: "pd.DataFrame") -> Iterator[pa.RecordBatch]:
     """A frame in memory as batches. Raises DataError for columns that have no one type."""
     named = frame.set_axis([str(name) for name in frame.columns], axis=1)
     try:
@@ -167,6 +169,8 @@ def as_source(value: Any, target: str | None) -> Arrays | Frame:
     Raises:
         DataError: it is none of a frame, a pair (X, y), and a mapping of arrays.
     """
+    import pandas as pd  # noqa: PLC0415  # see the top
+
     if isinstance(value, pd.DataFrame):
         return Frame(value, target)
     if isinstance(value, Mapping):
@@ -186,8 +190,10 @@ def as_source(value: Any, target: str | None) -> Arrays | Frame:
     )
 
 
-def _join(features: pd.DataFrame, labels: Any, target: str | None) -> Frame:
+def _join(features: "pd.DataFrame", labels: Any, target: str | None) -> Frame:
     """A frame of features and its target in one frame; rows go together by position, not by index."""
+    import pandas as pd  # noqa: PLC0415  # see the top
+
     name = target or str(getattr(labels, "name", None) or "y")
     if name in features.columns:
         raise DataError(f"the target {name!r} stands among the features as well")
@@ -199,6 +205,8 @@ def _join(features: pd.DataFrame, labels: Any, target: str | None) -> Frame:
 def _arrays(features: Any, labels: Any) -> Arrays:
     x, y = np.asarray(features), np.asarray(labels)
     if y.dtype.kind == "O" and y.ndim == 1:
+        import pandas as pd  # noqa: PLC0415  # see the top
+
         # Numbers may come as Python objects, as those of a column of a mixed frame do.
         y = np.asarray(pd.Series(y).infer_objects())
         found = pd.api.types.infer_dtype(y, skipna=True)

@@ -1,0 +1,38 @@
+"""How a data set is described in its file, for the side that writes it and the side that reads it."""
+
+from pathlib import Path
+
+import msgspec
+
+from trialfleet_shared.data import DataInfo
+
+#: Goes up when a data set of an older trialfleet can not be read any more, or has its rows in another order; part of
+#: every digest.
+FORMAT = 2
+
+
+def data_file(folder: Path, digest: str) -> Path:
+    """The file of the data set with this digest (`DataInfo.digest`), be it there or not."""
+    return folder / f"{digest}.mdb"
+
+
+class StoredArray(msgspec.Struct, frozen=True):
+    """How to read one stored value."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+class Meta(msgspec.Struct, frozen=True):
+    """All that is known of a data set but its values."""
+
+    info: DataInfo
+    arrays: dict[str, StoredArray]
+    names: tuple[str, ...]
+    categories: dict[str, list[str]]
+    times: tuple[str, ...]
+    classes: list[str] | None
+    #: Stored parts of the folds: a slice as (start, stop), or the name of an array.
+    folds: list[tuple[tuple[int, int] | str, tuple[int, int] | str]]
+    search_rows: int
+    from_end: bool
