@@ -101,7 +101,7 @@ def _trialfleet(task: Task, run: Run, trials: int, *, slots: int) -> dict[str, A
     finally:
         shutil.rmtree(home)
     found = json.loads(report)
-    complete = [trial["value"] for trial in found["trials"] if trial["state"] == "COMPLETE"]
+    complete = [trial["value"] for trial in found["trials"] if trial["state"] == "complete"]
     if not found["best_is_complete"]:
         # Beside the measurement: what the configuration is worth on all rows and all folds.
         found |= _examined(task, folds, run.seed, found["best_params"])
