@@ -3,12 +3,21 @@
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trialfleet_coordinator.commands import Observation
 from trialfleet_coordinator.sampling.drawing import uniform_value
-from trialfleet_coordinator.sampling.parzen import NumberAxis, make_axis, make_kernels
+from trialfleet_coordinator.sampling.parzen import (
+    ChoiceAxes,
+    ChoiceKernels,
+    NumberAxes,
+    NumberKernels,
+    log_densities,
+    log_mean_exp,
+    make_kernels,
+)
 from trialfleet_coordinator.sampling.tpe import TpeSampler
 from trialfleet_coordinator.sampling.uniform import UniformSampler
 from trialfleet_shared.fingerprint import canonical_params
@@ -46,34 +55,73 @@ def test_uniform_values_belong_to_the_distribution(distribution: Distribution, s
     assert distribution.contains(uniform_value(distribution, share))
 
 
-@given(floats() | ints(), st.lists(shares, max_size=30), st.lists(shares, min_size=1, max_size=10))
-def test_kernels_sample_values_of_the_distribution_with_finite_density(
-    distribution: Float | Int, seen: list[float], asked: list[float]
+@given(st.lists(distributions, min_size=1, max_size=3), st.lists(shares, max_size=30), st.integers(1, 10))
+def test_kernels_sample_values_of_the_distributions_with_finite_density(
+    several: list[Distribution], seen: list[float], count: int
 ) -> None:
-    axis = make_axis(distribution)
-    observed = np.array([uniform_value(distribution, share) for share in seen], dtype=np.float64)
-    if len(observed):
-        observed[0] = np.nan
-    kernels = make_kernels(axis, observed)
-    components = np.arange(len(asked)) % (len(seen) + 1)
-    points = kernels.sample(components, np.array(asked))
-    assert all(distribution.contains(axis.value(float(point))) for point in points)
-    density = kernels.log_density(points)
-    assert density.shape == (len(asked), len(seen) + 1)
-    # The prior, in the last place, keeps every mixture positive everywhere.
-    assert np.isfinite(density[:, -1]).all()
+    for kind in (Categorical, Float | Int):
+        kinds: list[Any] = [one for one in several if isinstance(one, kind)]
+        if not kinds:
+            continue
+        axes = ChoiceAxes(kinds) if kind is Categorical else NumberAxes(kinds)
+        values = [[_observed(one, share) for one in kinds] for share in seen]
+        observed = axes.observed(np.array(values, dtype=np.float64).reshape(len(seen), len(kinds)))
+        assert not np.isnan(observed).any()
+        observed[:1] = np.nan
+        kernels = make_kernels(axes, observed)
+        random = np.random.default_rng(count)
+        rows = random.integers(len(seen) + 1, size=(count, len(kinds)))
+        points = kernels.sample(rows, random.random((count, len(kinds))))
+        for column, one in enumerate(kinds):
+            assert all(one.contains(value) for value in axes.values(points[:, column], column))
+        active = np.ones(points.shape, dtype=np.bool_)
+        density = log_densities(kernels.features(points, active), kernels.factors())
+        assert density.shape == (count, len(seen) + 1)
+        # The prior, in the last place, keeps every mixture positive everywhere.
+        assert np.isfinite(density[:, -1]).all()
+        assert np.isfinite(kernels.log_mixture(points)).all()
 
 
-@given(ints().filter(lambda one: one.cardinality() < 5000), st.lists(shares, max_size=20))
-def test_the_probabilities_of_a_grids_points_sum_to_one(distribution: Int, seen: list[float]) -> None:
-    axis = make_axis(distribution)
-    assert isinstance(axis, NumberAxis)
-    if axis.exact != distribution.cardinality():
-        return  # Fine grids have a density.
-    observed = np.array([uniform_value(distribution, share) for share in seen], dtype=np.float64)
+def _observed(distribution: Distribution, share: float) -> float:
+    value = uniform_value(distribution, share)
+    return distribution.index(value) if isinstance(distribution, Categorical) else float(str(value))
+
+
+@given(floats() | ints(), st.lists(shares, min_size=2, max_size=20))
+def test_a_mixtures_density_is_that_of_its_kernels(distribution: Float | Int, seen: list[float]) -> None:
+    axes = NumberAxes([distribution])
+    kernels = NumberKernels(axes, axes.observed(np.array([[_observed(distribution, share)] for share in seen])))
+    points = axes.snap(np.linspace(0, 1, 50)[:, None])
+    density = log_densities(kernels.features(points, np.ones((50, 1), dtype=np.bool_)), kernels.factors())
+    assert log_mean_exp(density) == pytest.approx(kernels.log_mixture(points)[:, 0], abs=1e-3)
+
+
+@given(st.lists(shares, max_size=20))
+def test_a_mixtures_density_integrates_to_one(seen: list[float]) -> None:
+    kernels = NumberKernels(NumberAxes([Float(0, 1)]), np.array(seen).reshape(-1, 1))
+    nodes = (np.arange(4000) + 0.5) / 4000
+    assert np.exp(kernels.log_mixture(nodes[:, None])).mean() == pytest.approx(1, abs=1e-3)
+
+
+@given(ints().filter(lambda one: not one.log and 1 < one.cardinality() < 500), st.lists(shares, max_size=20))
+def test_a_grids_points_have_all_of_the_probability(distribution: Int, seen: list[float]) -> None:
+    axes = NumberAxes([distribution])
+    kernels = NumberKernels(
+        axes, axes.observed(np.array([[_observed(distribution, share)] for share in seen]).reshape(-1, 1))
+    )
     values = np.arange(distribution.min, distribution.max + 1, distribution.step, dtype=np.float64)
-    probability = np.exp(make_kernels(axis, observed).log_density(axis.unit(values)))
-    assert np.abs(probability.sum(axis=0) - 1).max() < 1e-6
+    assert np.exp(kernels.log_mixture(axes.observed(values[:, None]))).mean() == pytest.approx(1, abs=0.1)
+
+
+@given(choices.map(Categorical), st.lists(shares, max_size=20))
+def test_the_probabilities_of_choices_sum_to_one(distribution: Categorical, seen: list[float]) -> None:
+    observed = np.array([[_observed(distribution, share)] for share in seen]).reshape(-1, 1)
+    kernels = ChoiceKernels(ChoiceAxes([distribution]), observed)
+    positions = np.arange(len(distribution.choices), dtype=np.float64)[:, None]
+    assert np.exp(kernels.log_mixture(positions)).sum() == pytest.approx(1)
+    active = np.ones(positions.shape, dtype=np.bool_)
+    density = log_densities(kernels.features(positions, active), kernels.factors())
+    assert np.exp(density).sum(axis=0) == pytest.approx(np.ones(len(seen) + 1), abs=1e-4)
 
 
 @settings(max_examples=30, deadline=None)

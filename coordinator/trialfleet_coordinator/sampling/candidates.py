@@ -5,18 +5,28 @@ stays together; or each from a good trial of its own, which finds more new point
 `tpe.py` says which is done when.
 """
 
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
+from trialfleet_coordinator.events import Draw
 from trialfleet_coordinator.sampling.columns import Columns
 from trialfleet_coordinator.sampling.normal import Array
-from trialfleet_coordinator.sampling.parzen import Axis, Indices, Kernels, log_mean_exp, make_axis, make_kernels
-from trialfleet_shared.space import Distribution, Scalar
-
-Mask = npt.NDArray[np.bool_]
+from trialfleet_coordinator.sampling.parzen import (
+    Axes,
+    ChoiceAxes,
+    Indices,
+    Mask,
+    NumberAxes,
+    Single,
+    log_densities,
+    log_mean_exp,
+    log_ratio,
+    make_kernels,
+)
+from trialfleet_shared.space import Categorical, Distribution, Scalar, same_scalar
 
 #: Good trials are this share of all.
 GOOD_SHARE = 0.1
@@ -35,8 +45,8 @@ class Split(NamedTuple):
 class Candidates:
     """Points of the space.
 
-    A parameter is drawn when the space first asks for it, for all candidates at once; where a space function asks with
-    another range than before, that is a dimension of its own.
+    Where all parameters are known, `activate` draws them for all candidates in one go. A space function's are drawn when
+    it first asks for them; where it asks with another range than before, that is a parameter of its own.
 
     Args:
         columns: values of all trials.
@@ -50,132 +60,179 @@ class Candidates:
         self._split = split
         self._joint = joint
         self._generator = generator
-        self._components = generator.integers(len(split.good) + 1, size=len(joint))
-        self._dimensions: dict[str, _Dimension] = {}
-        self._others: dict[tuple[str, bytes], _Dimension] = {}
+        #: Each joint candidate's kernel; `len(split.good)` is the prior.
+        self._kernels = generator.integers(len(split.good) + 1, size=len(joint))
+        self._blocks: list[_Block] = []
+        self._places: dict[str, _Place] = {}
+        self._others: dict[tuple[str, bytes], _Place] = {}
+
+    def __len__(self) -> int:
+        return len(self._joint)
 
     def suggest(self, candidate: int, name: str, distribution: Distribution) -> Scalar:
         """The candidate's value of a parameter, which is thereby active for it."""
-        dimension = self._dimension(name, distribution)
-        dimension.active[candidate] = True
-        return dimension.value(candidate)
+        place = self._place(name, distribution)
+        place.block.active[candidate, place.column] = True
+        return place.value(candidate)
 
-    def activate(self, parameters: dict[str, Distribution]) -> None:
-        """These parameters are active for every candidate."""
+    def activate(self, parameters: Mapping[str, Distribution]) -> None:
+        """Draw these parameters, each active for the candidates that fulfil its conditions; parents come first."""
+        self._draw(parameters)
         for name, distribution in parameters.items():
-            self._dimension(name, distribution).active[:] = True
+            place = self._places[name]
+            active = place.block.active[:, place.column]
+            active[:] = True
+            for parent, values in distribution.when.items():
+                active &= self._places[parent].is_one_of(values)
 
-    def _dimension(self, name: str, distribution: Distribution) -> "_Dimension":
-        first = self._dimensions.get(name)
-        if first is not None and (first.distribution is distribution or first.distribution == distribution):
-            return first
-        if first is None:
-            self._dimensions[name] = self._draw(name, distribution)
-            return self._dimensions[name]
-        key = name, msgspec.json.encode(distribution)
-        if key not in self._others:
-            self._others[key] = self._draw(name, distribution)
-        return self._others[key]
-
-    def _draw(self, name: str, distribution: Distribution) -> "_Dimension":
-        good, bad, pending = (self._columns.gather(name, distribution, rows) for rows in self._split)
-        return _Dimension(
-            distribution,
-            good,
-            bad,
-            pending,
-            joint=self._joint,
-            components=self._components,
-            generator=self._generator,
-        )
+    def draws(self, candidates: Iterable[int], parameters: Mapping[str, Distribution]) -> list[Draw]:
+        """These candidates as points of the activated parameters."""
+        chosen = np.fromiter(candidates, dtype=np.intp)
+        places = [self._places[name] for name in parameters]
+        values = [place.block.values(chosen, place.column) for place in places]
+        if not any(one.when for one in parameters.values()):
+            shared = dict(parameters)
+            return [Draw(dict(zip(parameters, row, strict=True)), shared) for row in zip(*values, strict=True)]
+        active = np.column_stack([place.block.active[chosen, place.column] for place in places]).tolist()
+        rows = zip(zip(*values, strict=True), active, strict=True)
+        return [_conditional(parameters, row, flags) for row, flags in rows]
 
     def scores(self) -> Array:
         """Log ratio of the good density to the bad one at every candidate."""
-        dimensions = (*self._dimensions.values(), *self._others.values())
         scores = np.zeros(len(self._joint))
-        for dimension in dimensions:
-            dimension.add_ratios(scores)
-        joint = np.flatnonzero(self._joint)
+        alone, joint = np.flatnonzero(~self._joint), np.flatnonzero(self._joint)
+        if len(alone):
+            scores[alone] = sum(block.ratios(alone) for block in self._blocks)
         if len(joint):
-            good = np.zeros((len(joint), len(self._split.good) + 1))
-            bad = np.zeros((len(joint), len(self._split.bad) + len(self._split.pending) + 1))
-            for dimension in dimensions:
-                dimension.add_joint_densities(joint, good, bad)
+            good = np.zeros((len(joint), len(self._split.good) + 1), dtype=np.float32)
+            bad = np.zeros((len(joint), len(self._split.bad) + len(self._split.pending) + 1), dtype=np.float32)
+            for block in self._blocks:
+                block.add_joint_densities(joint, good, bad)
             scores[joint] = log_mean_exp(good) - log_mean_exp(bad)
         return scores
 
+    def _place(self, name: str, distribution: Distribution) -> "_Place":
+        first = self._places.get(name)
+        if first is not None and (first.distribution is distribution or first.distribution == distribution):
+            return first
+        if first is None:
+            self._draw({name: distribution})
+            return self._places[name]
+        key = name, msgspec.json.encode(distribution)
+        if key not in self._others:
+            del self._places[name]
+            self._draw({name: distribution})
+            self._others[key], self._places[name] = self._places[name], first
+        return self._others[key]
 
-class _Dimension:
-    """One parameter of all candidates.
+    def _draw(self, parameters: Mapping[str, Distribution]) -> None:
+        numbers = {name: one for name, one in parameters.items() if not isinstance(one, Categorical)}
+        choices = {name: one for name, one in parameters.items() if isinstance(one, Categorical)}
+        if numbers:
+            self._add(numbers, _Block(NumberAxes(tuple(numbers.values())), self._joint))
+        if choices:
+            self._add(choices, _Block(ChoiceAxes(tuple(choices.values())), self._joint))
 
-    Args:
-        distribution: of the parameter.
-        good: its values in the good trials, NaN where a trial does not have it.
-        bad: in the bad ones, best first.
-        pending: in the pending ones.
-        joint: of each candidate, whether it is drawn from its component.
-        components: each candidate's component among the good trials and the prior.
-        generator: source of randomness.
-    """
+    def _add(self, parameters: Mapping[str, Distribution], block: "_Block") -> None:
+        rows = np.concatenate(self._split)
+        observed = np.column_stack(
+            [self._columns.gather(name, distribution, rows) for name, distribution in parameters.items()]
+        )
+        block.draw(observed, self._split, kernels=self._kernels, generator=self._generator)
+        self._blocks.append(block)
+        for column, (name, distribution) in enumerate(parameters.items()):
+            self._places[name] = _Place(block, column, distribution)
 
-    def __init__(
-        self,
-        distribution: Distribution,
-        good: Array,
-        bad: Array,
-        pending: Array,
-        *,
-        joint: Mask,
-        components: Indices,
-        generator: np.random.Generator,
-    ) -> None:
+
+class _Place:
+    """Where a parameter's points are."""
+
+    def __init__(self, block: "_Block", column: int, distribution: Distribution) -> None:
+        self.block = block
+        self.column = column
         self.distribution = distribution
-        self._axis = make_axis(distribution)
-        self._joint = joint
-        #: Candidates that have the parameter.
-        self.active: Mask = np.zeros(len(joint), dtype=np.bool_)
-        self._points = np.empty(len(joint))
-        shares = generator.random(len(joint))
-        if joint.any():
-            self._good = make_kernels(self._axis, good)
-            self._bad = make_kernels(self._axis, np.concatenate([bad, pending]))
-            self._points[joint] = self._good.sample(components[joint], shares[joint])
-        if not joint.all():
-            self._own_good, self._own_bad = _own_kernels(self._axis, good, bad, pending)
-            alone = ~joint
-            kernels = generator.integers(len(self._own_good), size=int(alone.sum()))
-            self._points[alone] = self._own_good.sample(kernels, shares[alone])
+        self._values: list[Scalar] | None = None
 
     def value(self, candidate: int) -> Scalar:
-        return self._axis.value(float(self._points[candidate]))
+        if self._values is None:
+            self._values = self.block.values(slice(None), self.column)
+        return self._values[candidate]
 
-    def add_ratios(self, scores: Array) -> None:
-        """Add the log ratio of this parameter's densities for each active candidate that is not drawn jointly."""
-        alone = np.flatnonzero(self.active & ~self._joint)
-        if len(alone):
-            points = self._points[alone]
-            scores[alone] += self._own_good.log_mean_density(points) - self._own_bad.log_mean_density(points)
-
-    def add_joint_densities(self, joint: Indices, good: Array, bad: Array) -> None:
-        """Add each active joint candidate's log density under each component."""
-        active = self.active[joint]
-        points = self._points[joint]
-        if active.all():
-            good += self._good.log_density(points)
-            bad += self._bad.log_density(points)
-        elif active.any():
-            good[active] += self._good.log_density(points[active])
-            bad[active] += self._bad.log_density(points[active])
+    def is_one_of(self, values: list[Scalar]) -> Mask:
+        """Of each candidate, whether the parameter is active and has one of these values."""
+        active = self.block.active[:, self.column]
+        if isinstance(self.distribution, Categorical):
+            listed = [any(same_scalar(choice, value) for value in values) for choice in self.distribution.choices]
+            allowed = np.array(listed)[self.block.points[:, self.column].astype(np.intp)]
+        else:
+            allowed = np.isin(np.array(self.block.values(slice(None), self.column)), np.array(values, dtype=np.float64))
+        return np.asarray(active & allowed)
 
 
-def _own_kernels(axis: Axis, good: Array, bad: Array, pending: Array) -> tuple[Kernels, Kernels]:
-    """Kernels of the trials that have the parameter; the best tenth of them are good, whatever others reached.
+class _Block:
+    """Parameters of one kind, of all candidates.
 
-    So a branch of a conditional space is modelled even while its trials are among the bad ones.
+    Args:
+        axes: of the parameters.
+        joint: of each candidate, whether its parameters are drawn together.
     """
-    good, bad, pending = (values[~np.isnan(values)] for values in (good, bad, pending))
-    lacking = max(int(np.ceil(GOOD_SHARE * (len(good) + len(bad)))) - len(good), 0)
-    return (
-        make_kernels(axis, np.concatenate([good, bad[:lacking]])),
-        make_kernels(axis, np.concatenate([bad[lacking:], pending])),
-    )
+
+    def __init__(self, axes: Axes, joint: Mask) -> None:
+        self._axes = axes
+        self._joint = joint
+        #: Of each candidate and parameter, whether the candidate has it.
+        self.active: Mask = np.zeros((len(joint), len(axes)), dtype=np.bool_)
+        self.points: Array = np.empty((len(joint), len(axes)))
+
+    def draw(self, values: Array, split: Split, *, kernels: Indices, generator: np.random.Generator) -> None:
+        """Draw all points; `values` has the parameters of the split's trials, by trial."""
+        axes, alone, joint = self._axes, ~self._joint, self._joint
+        observed = axes.observed(values)
+        count = len(split.good)
+        self._good, self._bad = make_kernels(axes, observed[:count]), make_kernels(axes, observed[count:])
+        self._own_good, self._own_bad = self._good, self._bad
+        if np.isnan(observed).any():
+            own_good, own_bad = _own(observed, split)
+            self._own_good, self._own_bad = make_kernels(axes, own_good), make_kernels(axes, own_bad)
+        choosing, placing = generator.random((2, *self.points.shape))
+        self.points[alone] = self._own_good.sample(self._own_good.components.choose(choosing[alone]), placing[alone])
+        together = np.broadcast_to(kernels[joint, None], placing[joint].shape)
+        self.points[joint] = self._good.sample(together, placing[joint])
+
+    def values(self, candidates: Indices | slice, column: int) -> list[Scalar]:
+        """The candidates' values of one parameter."""
+        return self._axes.values(self.points[candidates, column], column)
+
+    def ratios(self, alone: Indices) -> Array:
+        """Log ratio of the parameters' own densities for candidates that are not drawn jointly."""
+        ratios = log_ratio(self._own_good, self._own_bad, self.points[alone])
+        total: Array = (ratios * self.active[alone]).sum(axis=1)
+        return total
+
+    def add_joint_densities(self, joint: Indices, good: Single, bad: Single) -> None:
+        """Add each joint candidate's log density under each kernel."""
+        features = self._good.features(self.points[joint], self.active[joint])
+        good += log_densities(features, self._good.factors())
+        bad += log_densities(features, self._bad.factors())
+
+
+def _own(observed: Array, split: Split) -> tuple[Array, Array]:
+    """Each parameter's own good and bad trials, NaN for all others.
+
+    Of the trials that have the parameter the best tenth are good, whatever others reached. So a branch of a conditional
+    space is modelled even while its trials are among the bad ones.
+    """
+    good = len(split.good)
+    results = observed[: good + len(split.bad)]
+    ranks = np.cumsum(~np.isnan(results), axis=0)
+    goods = np.ceil(GOOD_SHARE * ranks[-1:])
+    if good:
+        goods = np.maximum(goods, ranks[good - 1 : good])
+    bad = observed.copy()
+    bad[: len(results)][ranks <= goods] = np.nan
+    return np.where(ranks <= goods, results, np.nan), bad
+
+
+def _conditional(parameters: Mapping[str, Distribution], values: Iterable[Scalar], active: Iterable[bool]) -> Draw:
+    kept = [(name, value) for name, value, flag in zip(parameters, values, active, strict=True) if flag]
+    return Draw(dict(kept), {name: parameters[name] for name, _ in kept})

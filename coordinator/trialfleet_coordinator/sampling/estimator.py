@@ -14,9 +14,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from trialfleet_coordinator.commands import Observation
-from trialfleet_coordinator.sampling.candidates import GOOD_SHARE, Candidates, Mask, Split
+from trialfleet_coordinator.sampling.candidates import GOOD_SHARE, Candidates, Split
 from trialfleet_coordinator.sampling.columns import Columns
-from trialfleet_coordinator.sampling.parzen import Indices
+from trialfleet_coordinator.sampling.parzen import Indices, Mask
 from trialfleet_coordinator.sampling.ranking import Ranking
 from trialfleet_shared.space import Distribution, Params
 
@@ -51,6 +51,9 @@ class Estimator:
     def results(self) -> int:
         """Trials with a value, those of an earlier study among them."""
         return self._ranking.scored + len(self._earlier)
+
+    def __contains__(self, trial: int) -> bool:
+        return trial in self._rows
 
     def add(self, number: int, params: Params, distributions: dict[str, Distribution]) -> None:
         """A trial was drawn; until it is observed it is pending. Adding it again replaces its params."""

@@ -1,249 +1,343 @@
 """Parzen estimators over the parameters of a space: one kernel per trial, and one prior, in each parameter.
 
 Numbers are modelled on the unit interval, in their logarithm where the distribution says so, by Gaussians truncated to
-it. Points of a grid own the interval around them, and have its probability. Bandwidths are the wider gap to the
-neighbouring trials, at least 1/100 of the range (Bergstra et al. 2011, "Algorithms for Hyper-Parameter Optimization";
-the lower bound and the prior's weight as in Optuna; Watanabe 2023, "Tree-Structured Parzen Estimator: Understanding Its
-Algorithm Components", compares the choices).
+it. Bandwidths are the wider gap to the neighbouring trials, at least 1/100 of the range (Bergstra et al. 2011,
+"Algorithms for Hyper-Parameter Optimization"; the lower bound and the prior's weight as in Optuna; Watanabe 2023,
+"Tree-Structured Parzen Estimator: Understanding Its Algorithm Components", compares the choices).
+
+Points of a grid own the interval around them. A kernel there is at least half an interval wide: narrower ones would hold
+one point only, and from half an interval on the density in its middle, times its width, is its probability to 2%. The
+width is the same in both densities and leaves their ratio.
+
+All parameters of a kind are one array, because a model's cost is the number of numpy's calls, not their sizes. Densities
+are in single precision: they rank candidates, and are twice as fast.
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from trialfleet_coordinator.sampling.normal import Array, cdf, quantile
-from trialfleet_shared.space import Categorical, Distribution, Float, Int, Scalar
+from trialfleet_shared.space import Categorical, Float, Int, Scalar
 
 Indices = npt.NDArray[np.intp]
+Mask = npt.NDArray[np.bool_]
+Single = npt.NDArray[np.float32]
 
 #: The narrowest bandwidth is a share 1/n of the range with n kernels, and never below 1 / MAX_RESOLUTION.
 MAX_RESOLUTION = 100.0
-#: A grid's intervals wider than this have their exact probability; narrower ones density times width, which is within
-#: 0.1% for the narrowest kernel.
-_EXACT_WIDTH = 1 / 256
-#: Stands for the probability of what a kernel all but excludes.
-_TINY = 1e-12
-#: Nodes between which a mixture's log density is interpolated: the narrowest kernel spans ten of them.
-_NODES = 257
-_HALF_LOG_2_PI = 0.5 * math.log(2 * math.pi)
+#: Intervals between the nodes at which a mixture's log density is tabulated: the narrowest kernel spans ten.
+_INTERVALS = 256
+#: Rows of a matrix product's pieces: OpenBLAS does up to 2^18 multiplications on one thread.
+_PIECE = 8
 
 
-class NumberAxis:
-    """A numeric distribution on the unit interval.
+class NumberAxes:
+    """Numeric distributions on the unit interval; arrays have one column for each.
 
     A point is its coordinate, on a grid the coordinate of the middle of its interval.
     """
 
-    def __init__(self, distribution: Float | Int) -> None:
-        self.distribution = distribution
-        step = distribution.step or 0
-        low, high = distribution.min - step / 2, distribution.high + step / 2
-        self._low, self._high = (math.log(low), math.log(high)) if distribution.log else (low, high)
-        self._span = (self._high - self._low) or 1.0
-        size = distribution.cardinality()
-        #: Inner bounds of a grid's intervals; empty for a continuum, and for a grid too fine to be told from one.
-        self.bounds: Array = np.empty(0)
-        #: Intervals from the first one that have their exact probability.
-        self.exact = 0
-        if step and size is not None and size > 1:
-            wide = size if self._width(size - 1) > _EXACT_WIDTH else self._wide(size)
-            self.exact = wide
-            self.bounds = self.unit(np.asarray(distribution.min + (np.arange(wide + 1) - 0.5) * step, dtype=np.float64))
+    def __init__(self, distributions: Sequence[Float | Int]) -> None:
+        self.distributions = tuple(distributions)
+        steps = np.array([one.step or 0 for one in distributions], dtype=np.float64)
+        self._min = np.array([one.min for one in distributions], dtype=np.float64)
+        self._step = np.where(steps > 0, steps, 1.0)
+        self._last = np.array([(one.cardinality() or 1) - 1 for one in distributions], dtype=np.float64)
+        low = self._min - steps / 2
+        high = np.array([one.high for one in distributions], dtype=np.float64) + steps / 2
+        self._log = np.flatnonzero([one.log for one in distributions])
+        self._grid = np.flatnonzero(steps)
+        low[self._log], high[self._log] = np.log(low[self._log]), np.log(high[self._log])
+        self._low = low
+        self._span = np.where(high > low, high - low, 1.0)
 
-    def _width(self, index: int) -> float:
-        """Width of a grid point's interval."""
-        middle = self.distribution.min + index * (self.distribution.step or 0)
-        half = (self.distribution.step or 0) / 2
-        low, high = self.unit(np.array([middle - half, middle + half]))
-        return float(high - low)
+    def __len__(self) -> int:
+        return len(self.distributions)
 
-    def _wide(self, size: int) -> int:
-        """How many intervals, from the first, are wider than `_EXACT_WIDTH`: in a logarithm they shrink."""
-        low, high = 0, size
-        while low < high:
-            middle = (low + high) // 2
-            if self._width(middle) > _EXACT_WIDTH:
-                low = middle + 1
-            else:
-                high = middle
-        return low
-
-    def unit(self, values: Array) -> Array:
-        """Coordinates of values."""
-        return ((np.log(values) if self.distribution.log else values) - self._low) / self._span
+    def observed(self, values: Array) -> Array:
+        """Coordinates of values; NaN where a value is NaN, or outside its distribution's range."""
+        units = values.copy()
+        if len(self._log):
+            with np.errstate(invalid="ignore", divide="ignore"):
+                units[:, self._log] = np.log(units[:, self._log])
+        units -= self._low
+        units /= self._span
+        units[(units < -1e-9) | (units > 1 + 1e-9)] = np.nan
+        return units
 
     def snap(self, points: Array) -> Array:
         """Coordinates of the values nearest to these coordinates: themselves in a continuum."""
-        step = self.distribution.step
-        if not step:
+        if not len(self._grid):
             return points
-        raw = self._raw(points)
-        index = np.clip(np.rint((raw - self.distribution.min) / step), 0, self._last)
-        return self.unit(self.distribution.min + index * step)
+        values = self._min + self._indices(self._raw(points)) * self._step
+        if len(self._log):
+            values[:, self._log] = np.log(values[:, self._log])
+        snapped = points.copy()
+        snapped[:, self._grid] = ((values - self._low) / self._span)[:, self._grid]
+        return snapped
 
-    @property
-    def _last(self) -> int:
-        return (self.distribution.cardinality() or 1) - 1
+    def half_intervals(self, centres: Array) -> Array:
+        """Half the width of the interval around each point of a grid; 0 in a continuum."""
+        halves = np.zeros_like(centres)
+        halves[:, self._grid] = (0.5 * self._step / self._span)[self._grid]
+        grid = np.intersect1d(self._grid, self._log)
+        if len(grid):
+            raw, step = self._raw(centres)[:, grid], self._step[grid]
+            raw = np.maximum(raw, self._min[grid])
+            halves[:, grid] = 0.5 * np.log((raw + step / 2) / (raw - step / 2)) / self._span[grid]
+        return halves
+
+    def values(self, points: Array, column: int) -> list[Scalar]:
+        """The values at coordinates of one distribution."""
+        distribution = self.distributions[column]
+        raw = self._low[column] + points * self._span[column]
+        if distribution.log:
+            raw = np.exp(raw)
+        if isinstance(distribution, Float) and distribution.step is None:
+            inside: list[Scalar] = np.clip(raw, distribution.min, distribution.max).tolist()
+            return inside
+        index = np.clip(np.rint((raw - self._min[column]) / self._step[column]), 0, self._last[column])
+        indices = index.astype(np.int64).tolist()
+        if isinstance(distribution, Float):
+            return [distribution.at(one) for one in indices]
+        return [distribution.min + one * distribution.step for one in indices]
 
     def _raw(self, points: Array) -> Array:
         raw = self._low + points * self._span
-        return np.exp(raw) if self.distribution.log else raw
+        if len(self._log):
+            raw[:, self._log] = np.exp(raw[:, self._log])
+        return raw
 
-    def value(self, point: float) -> Scalar:
-        """The value at a coordinate."""
-        distribution = self.distribution
-        raw = float(self._raw(np.array([point]))[0])
-        if isinstance(distribution, Float) and distribution.step is None:
-            return min(max(raw, distribution.min), distribution.max)
-        assert distribution.step is not None
-        index = min(max(round((raw - distribution.min) / distribution.step), 0), self._last)
-        return (
-            distribution.at(index) if isinstance(distribution, Float) else distribution.min + index * distribution.step
-        )
+    def _indices(self, raw: Array) -> Array:
+        return np.minimum(np.maximum(np.rint((raw - self._min) / self._step), 0), self._last)
 
 
 class NumberKernels:
-    """Truncated Gaussians around the observed coordinates, and the prior around the middle, in the last place.
+    """Truncated Gaussians around the observed coordinates, and the prior around the middle, in the last row.
 
     Args:
-        axis: of the parameter.
-        observed: values, NaN where a trial does not have the parameter: its kernel is the prior's.
+        axes: of the parameters, one column each.
+        observed: coordinates, NaN where a trial does not have the parameter: its kernel is the prior's.
     """
 
-    def __init__(self, axis: NumberAxis, observed: Array) -> None:
-        self._axis = axis
-        centres = np.append(axis.unit(np.where(np.isnan(observed), axis.distribution.min, observed)), 0.5)
-        widths = np.ones(len(centres))
-        active = np.flatnonzero(~np.isnan(observed))
-        centres[np.flatnonzero(np.isnan(observed))] = 0.5
-        widths[active] = _bandwidths(centres[active])
+    def __init__(self, axes: NumberAxes, observed: Array) -> None:
+        self._axes = axes
+        present = ~np.isnan(observed)
+        self.components = Components(present)
+        centres = np.full((len(observed) + 1, len(axes)), 0.5)
+        widths = np.ones_like(centres)
+        centres[:-1][present] = observed[present]
+        floors = axes.half_intervals(centres[:-1])
+        widths[:-1] = np.where(present, np.clip(_bandwidths(observed, present), floors, 1.0), 1.0)
         self.centres, self.widths = centres, widths
-        self._below = cdf(-centres / widths)
-        self._inside = cdf((1 - centres) / widths) - self._below
-        self._log_scale = -np.log(widths * self._inside) - _HALF_LOG_2_PI
+        ends = cdf(np.stack((-centres, 1 - centres)) / widths)
+        self._below, self._inside = ends[0], ends[1] - ends[0]
+        precision = 1.0 / (widths * widths)
+        # log density = -x^2 / 2w^2 + x c / w^2 + constant, x and c counted from the middle of the range.
+        middle = centres - 0.5
+        constant = -np.log(math.sqrt(2 * math.pi) * widths * self._inside) - 0.5 * middle * middle * precision
+        #: By parameter, factor and kernel.
+        self._factors = np.stack((-0.5 * precision, middle * precision, constant), axis=1).T.astype(np.float32)
+        # From (kernel, factor, parameter) transposed: (parameter, factor, kernel).
+
+    def sample(self, rows: Indices, shares: Array) -> Array:
+        """A point from the kernel in each of these rows, by inversion of the uniform `shares`."""
+        columns = np.arange(len(self._axes))
+        levels = self._below[rows, columns] + shares * self._inside[rows, columns]
+        np.clip(levels, 1e-16, 1 - 1e-16, out=levels)
+        points = self.centres[rows, columns] + self.widths[rows, columns] * quantile(levels)
+        return self._axes.snap(np.minimum(np.maximum(points, 0.0), 1.0))
+
+    def features(self, points: Array, active: Mask) -> Single:
+        """What the kernels' `factors` are multiplied with: x^2, x and 1 for each parameter, 0 where it is not active."""
+        middle = points - 0.5
+        stacked = np.stack((middle * middle, middle, np.ones_like(middle)), axis=2).astype(np.float32)
+        stacked *= active[:, :, None]
+        features: Single = stacked.reshape(len(points), -1)
+        return features
+
+    def factors(self) -> Single:
+        """Such that features @ factors is the sum over the parameters of each kernel's log density."""
+        return self._factors.reshape(-1, self._factors.shape[2])
+
+    def log_mixture(self, points: Array) -> Array:
+        """Log density of each parameter's own mixture at each point."""
+        middle = (points.T - 0.5).astype(np.float32)
+        features = np.stack((middle * middle, middle, np.ones_like(middle)), axis=2)
+        density = np.matmul(features, self._factors)
+        np.exp(density, out=density)
+        mixture: Array = np.log(np.einsum("dpk,dk->pd", density, self.components.weights.astype(np.float32)))
+        return mixture
+
+
+class ChoiceAxes:
+    """Categorical distributions; a point is a position among the choices, arrays have one column for each."""
+
+    def __init__(self, distributions: Sequence[Categorical]) -> None:
+        self.distributions = tuple(distributions)
+        self.sizes = np.array([len(one.choices) for one in distributions], dtype=np.intp)
+        #: Where each distribution's choices begin among the choices of all.
+        self.offsets = np.concatenate([[0], np.cumsum(self.sizes)[:-1]]).astype(np.intp)
 
     def __len__(self) -> int:
-        return len(self.centres)
+        return len(self.distributions)
 
-    def sample(self, components: Indices, shares: Array) -> Array:
-        """One point from each of these components, by inversion of the uniform `shares`."""
-        levels = self._below[components] + shares * self._inside[components]
-        points = self.centres[components] + self.widths[components] * quantile(np.clip(levels, 1e-16, 1 - 1e-16))
-        return self._axis.snap(np.clip(points, 0.0, 1.0))
+    def observed(self, values: Array) -> Array:
+        """Positions are what is observed."""
+        return values
 
-    def log_density(self, points: Array) -> Array:
-        """Log density (of wide grid intervals: probability) of each point under each component."""
-        precision = 1.0 / (self.widths * self.widths)
-        # ((x - c) / w)^2 as a matrix product: x^2 / w^2 - 2 x c / w^2 + c^2 / w^2
-        features = np.column_stack([points * points, points, np.ones_like(points)])
-        factors = np.vstack(
-            [
-                -0.5 * precision,
-                self.centres * precision,
-                self._log_scale - 0.5 * self.centres * self.centres * precision,
-            ]
-        )
-        density: Array = features @ factors
-        if self._axis.exact:
-            index = np.searchsorted(self._axis.bounds, points) - 1
-            wide = index < self._axis.exact
-            density[wide] = self._table()[index[wide]]
-        return density
-
-    def log_mean_density(self, points: Array) -> Array:
-        """Logarithm of the mixture's density at each point."""
-        if self._axis.exact or len(points) <= _NODES:
-            return log_mean_exp(self.log_density(points))
-        nodes = np.linspace(0.0, 1.0, _NODES)
-        return np.interp(points, nodes, log_mean_exp(self.log_density(nodes)))
-
-    def _table(self) -> Array:
-        """Log probability of every wide interval under every component."""
-        kinds, kind = np.unique(np.column_stack([self.centres, self.widths]), axis=0, return_inverse=True)
-        below = cdf((self._axis.bounds[:, None] - kinds[:, 0]) / kinds[:, 1])
-        inside = np.diff(below, axis=0) / (cdf((1 - kinds[:, 0]) / kinds[:, 1]) - cdf(-kinds[:, 0] / kinds[:, 1]))
-        table: Array = np.log(np.maximum(inside, _TINY))[:, kind.reshape(-1)]
-        return table
-
-
-class ChoiceAxis:
-    """A categorical distribution; a point is a position among its choices."""
-
-    def __init__(self, distribution: Categorical) -> None:
-        self.distribution = distribution
-
-    def value(self, point: float) -> Scalar:
-        """The choice at a position."""
-        return self.distribution.choices[int(point)]
+    def values(self, points: Array, column: int) -> list[Scalar]:
+        """The choices at positions of one distribution."""
+        choices = self.distributions[column].choices
+        return [choices[index] for index in points.astype(np.intp).tolist()]
 
 
 class ChoiceKernels:
-    """Observed choices, smoothed by the prior's share; the prior, uniform, in the last place.
+    """Observed choices, smoothed by the prior's share; the prior, uniform, in the last row.
 
     Args:
-        axis: of the parameter.
+        axes: of the parameters, one column each.
         observed: positions, NaN where a trial does not have the parameter: its kernel is the prior's.
     """
 
-    def __init__(self, axis: ChoiceAxis, observed: Array) -> None:
-        size = len(axis.distribution.choices)
-        kernels = len(observed) + 1
-        weights = np.full((kernels, size), 1.0 / kernels)
-        active = np.flatnonzero(~np.isnan(observed))
-        weights[active, observed[active].astype(np.intp)] += 1.0
-        weights /= weights.sum(axis=1, keepdims=True)
-        self._cumulative = np.cumsum(weights, axis=1)
-        self._log_weights = np.ascontiguousarray(np.log(weights).T)
+    def __init__(self, axes: ChoiceAxes, observed: Array) -> None:
+        self._axes = axes
+        present = ~np.isnan(observed)
+        self.components = Components(present)
+        share = 1.0 / (present.sum(axis=0) + 1.0)
+        total = 1.0 + axes.sizes * share
+        self._hit, self._miss = (1.0 + share) / total, share / total
+        self._observed = np.vstack((np.where(present, observed, -1), np.full(len(axes), -1))).astype(np.intp)
 
-    def __len__(self) -> int:
-        return len(self._cumulative)
+    def sample(self, rows: Indices, shares: Array) -> Array:
+        """A point from the kernel in each of these rows, by inversion of the uniform `shares`."""
+        sizes, extra = self._axes.sizes, self._hit - self._miss
+        seen = self._observed[rows, np.arange(len(self._axes))]
+        kept = (seen >= 0) & (shares < extra)
+        rest = np.where(seen >= 0, (shares - extra) / (1.0 - extra), shares)
+        uniform = np.minimum(np.floor(np.maximum(rest, 0.0) * sizes), sizes - 1)
+        return np.where(kept, seen, uniform)
 
-    def sample(self, components: Indices, shares: Array) -> Array:
-        """One point from each of these components, by inversion of the uniform `shares`."""
-        chosen = (shares[:, None] >= self._cumulative[components, :-1]).sum(axis=1)
-        return np.asarray(chosen, dtype=np.float64)
+    def features(self, points: Array, active: Mask) -> Single:
+        """What the kernels' `factors` are multiplied with: one for each choice of each parameter, 1 for the chosen."""
+        features = np.zeros((len(points), int(self._axes.sizes.sum())), dtype=np.float32)
+        at = points.astype(np.intp) + self._axes.offsets
+        features[np.arange(len(points))[:, None], at] = active
+        return features
 
-    def log_density(self, points: Array) -> Array:
-        """Log probability of each point under each component."""
-        density: Array = self._log_weights[points.astype(np.intp)]
-        return density
+    def factors(self) -> Single:
+        """Such that features @ factors is the sum over the parameters of each kernel's log probability."""
+        sizes = self._axes.sizes
+        missed = np.where(self._observed >= 0, np.log(self._miss), -np.log(sizes))
+        factors = np.repeat(missed, sizes, axis=1).T
+        rows, columns = np.nonzero(self._observed >= 0)
+        factors[self._observed[rows, columns] + self._axes.offsets[columns], rows] = np.log(self._hit)[columns]
+        return factors.astype(np.float32)
 
-    def log_mean_density(self, points: Array) -> Array:
-        """Logarithm of the mixture's probability of each point."""
-        return log_mean_exp(self._log_weights)[points.astype(np.intp)]
+    def log_mixture(self, points: Array) -> Array:
+        """Log probability of each parameter's own mixture at each point."""
+        mixture: Array = self._table()[points.astype(np.intp) + self._axes.offsets]
+        return mixture
+
+    def _table(self) -> Array:
+        """Log probability of every choice of every parameter."""
+        sizes, offsets = self._axes.sizes, self._axes.offsets
+        rows, columns = np.nonzero(self._observed >= 0)
+        counts = np.bincount(self._observed[rows, columns] + offsets[columns], minlength=int(sizes.sum()))
+        seen = np.repeat(np.add.reduceat(counts, offsets), sizes)
+        prior, hit, miss = (np.repeat(one, sizes) for one in (1.0 / sizes, self._hit, self._miss))
+        table: Array = np.log((counts * hit + (seen - counts) * miss + prior) / (seen + 1.0))
+        return table
 
 
-Axis = NumberAxis | ChoiceAxis
+class Components:
+    """Which kernels are in each parameter's own mixture: those of trials that have it, and the prior, all alike.
+
+    Args:
+        present: of each trial and parameter, whether the trial has it.
+    """
+
+    def __init__(self, present: Mask) -> None:
+        self._present = np.vstack((present, np.ones(present.shape[1], dtype=np.bool_)))
+        self._counts = self._present.sum(axis=0)
+
+    @property
+    def weights(self) -> Array:
+        """Of each parameter's kernels, by parameter and kernel."""
+        weights: Array = (self._present / self._counts).T
+        return weights
+
+    def choose(self, shares: Array) -> Indices:
+        """A kernel's row for each uniform share, one column for each parameter."""
+        rows: Indices = np.minimum((shares * self._counts).astype(np.intp), self._counts - 1)
+        if not self._present.all():
+            rows = np.argsort(~self._present, axis=0, kind="stable")[rows, np.arange(rows.shape[1])]
+        return rows
+
+
+Axes = NumberAxes | ChoiceAxes
 Kernels = NumberKernels | ChoiceKernels
 
 
-def make_axis(distribution: Distribution) -> Axis:
-    """The axis of a distribution."""
-    return ChoiceAxis(distribution) if isinstance(distribution, Categorical) else NumberAxis(distribution)
+def make_kernels(axes: Axes, observed: Array) -> Kernels:
+    """The kernels of what was observed on these axes."""
+    return ChoiceKernels(axes, observed) if isinstance(axes, ChoiceAxes) else NumberKernels(axes, observed)
 
 
-def make_kernels(axis: Axis, observed: Array) -> Kernels:
-    """The kernels of the observed values on an axis."""
-    return ChoiceKernels(axis, observed) if isinstance(axis, ChoiceAxis) else NumberKernels(axis, observed)
+def log_ratio(good: Kernels, bad: Kernels, points: Array) -> Array:
+    """Log ratio of two mixtures' densities at each point; numbers' are from a table where the points are many."""
+    if len(points) <= _INTERVALS or isinstance(good, ChoiceKernels):
+        return good.log_mixture(points) - bad.log_mixture(points)
+    nodes = np.repeat(np.linspace(0.0, 1.0, _INTERVALS + 1)[:, None], points.shape[1], axis=1)
+    table = good.log_mixture(nodes) - bad.log_mixture(nodes)
+    scaled = points * _INTERVALS
+    node = np.minimum(scaled.astype(np.intp), _INTERVALS - 1)
+    columns = np.arange(points.shape[1])
+    lower = table[node, columns]
+    ratio: Array = lower + (scaled - node) * (table[node + 1, columns] - lower)
+    return ratio
 
 
-def log_mean_exp(terms: Array) -> Array:
-    """Logarithm of the mean exponential of each row."""
+def log_densities(features: Single, factors: Single) -> Single:
+    """The matrix product features @ factors, in pieces that one thread works on.
+
+    OpenBLAS divides large products among threads, and waits for them: 16 ms instead of 0.2 where the cores are busy, as
+    those of a machine that evaluates trials are.
+    """
+    count = len(features)
+    padded = np.zeros((-(-count // _PIECE), _PIECE, features.shape[1]), dtype=np.float32)
+    padded.reshape(-1, features.shape[1])[:count] = features
+    product: Single = np.matmul(padded, factors).reshape(-1, factors.shape[1])[:count]
+    return product
+
+
+def log_mean_exp(terms: Single) -> Array:
+    """Logarithm of the mean exponential of each row; overwrites the terms."""
     highest = terms.max(axis=1)
-    mean: Array = np.log(np.exp(terms - highest[:, None]).mean(axis=1)) + highest
+    terms -= highest[:, None]
+    np.exp(terms, out=terms)
+    mean: Array = np.log(terms.mean(axis=1, dtype=np.float64)) + highest
     return mean
 
 
-def _bandwidths(centres: Array) -> Array:
-    """Per centre the wider gap to its neighbours; the outermost have one neighbour, one alone has the range's ends."""
-    count = len(centres)
-    if count == 0:
-        return np.empty(0)
-    order = np.argsort(centres, kind="stable")
-    gaps = np.diff(centres[order], prepend=0.0, append=1.0)
-    if count > 1:
-        gaps[0], gaps[-1] = 0.0, 0.0
-    widths = np.empty(count)
-    widths[order] = np.maximum(gaps[:-1], gaps[1:])
-    return np.clip(widths, 1.0 / min(MAX_RESOLUTION, 2.0 + count), 1.0)
+def _bandwidths(observed: Array, present: Mask) -> Array:
+    """Per point the wider gap to its neighbours; the outermost have one neighbour, one alone has the range's ends."""
+    rows = len(observed)
+    if rows == 0:
+        return np.empty_like(observed)
+    order = np.argsort(observed, axis=0, kind="stable")  # NaN last
+    columns = np.arange(observed.shape[1])
+    ordered = observed[order, columns]
+    counts = present.sum(axis=0)
+    gaps = np.zeros((rows + 1, observed.shape[1]))
+    np.subtract(ordered[1:], ordered[:-1], out=gaps[1:-1])
+    gaps[np.isnan(gaps)] = 0.0
+    alone = np.flatnonzero(counts == 1)
+    gaps[0, alone], gaps[1, alone] = ordered[0, alone], 1.0 - ordered[0, alone]
+    widths = np.empty_like(observed)
+    widths[order, columns] = np.maximum(gaps[:-1], gaps[1:])
+    np.maximum(widths, 1.0 / np.minimum(MAX_RESOLUTION, 2.0 + counts), out=widths)
+    return widths

@@ -13,7 +13,7 @@ the density of each set, draw candidates from the good density and take the one 
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -22,13 +22,12 @@ from trialfleet_coordinator.events import Draw
 from trialfleet_coordinator.sampling.candidates import Candidates
 from trialfleet_coordinator.sampling.drawing import Drawing, Drawn, draw_point
 from trialfleet_coordinator.sampling.estimator import Estimator
-from trialfleet_coordinator.sampling.parzen import Indices
 from trialfleet_shared.space import SearchSpace, Space
 
 #: Candidates per trial, as in Optuna.
 CANDIDATES = 24
 #: Trials drawn from one model. They do not see each other as pending: their candidates are different anyway.
-MAX_BATCH = 32
+MAX_BATCH = 256
 #: Every so many-th trial has its parameters drawn together.
 JOINT_EVERY = 3
 #: Best trials of an earlier study that are tried first.
@@ -52,9 +51,6 @@ class TpeSampler:
         self._estimator = Estimator(maximize=maximize)
         #: Points to try first, the next one last.
         self._first: list[Draw] = []
-        conditional = not isinstance(space, SearchSpace) or any(one.when for one in space.parameters.values())
-        #: The parameters of a space whose parameters are always active; None for any other space.
-        self._always = None if conditional else space.parameters  # type: ignore[attr-defined]  # a SearchSpace
 
     @property
     def space(self) -> Space:
@@ -82,7 +78,8 @@ class TpeSampler:
     def tell(self, observations: Sequence[Observation]) -> None:
         """Learn; a trial is observed once per rung it finished."""
         for observation in observations:
-            self._drawing.add(observation.params)
+            if observation.trial not in self._estimator:
+                self._drawing.add(observation.params)
             self._estimator.observe(observation)
 
     def restore(self, draws: Sequence[Drawn], observations: Sequence[Observation]) -> None:
@@ -118,26 +115,33 @@ class TpeSampler:
     def _modelled(self, numbers: range) -> list[Draw]:
         joint = np.repeat([number % JOINT_EVERY == 0 for number in numbers], CANDIDATES)
         candidates = self._estimator.candidates(joint, self._drawing.generator(numbers.start))
-        if self._always is not None:
-            candidates.activate(self._always)
-        else:
-            for candidate in range(len(numbers) * CANDIDATES):
-                self._space.draw(functools.partial(candidates.suggest, candidate))
-        scores = candidates.scores()
+        make = self._drawer(candidates)
+        scores = candidates.scores().reshape(len(numbers), CANDIDATES)
+        firsts = np.arange(len(numbers)) * CANDIDATES
         draws = []
-        for position, number in enumerate(numbers):
-            first = position * CANDIDATES
-            order = np.argsort(-scores[first : first + CANDIDATES], kind="stable") + first
-            draw = self._first_new(candidates, order) or self._drawing.uniform(number)
+        for position, best in enumerate(make((firsts + scores.argmax(axis=1)).tolist())):
+            draw = best if self._drawing.add(best.params) else None
+            if draw is None:
+                order = np.argsort(-scores[position], kind="stable") + firsts[position]
+                draw = self._first_new(make(order.tolist())) or self._drawing.uniform(numbers[position])
             if draw is None:
                 break
             draws.append(draw)
         return draws
 
-    def _first_new(self, candidates: Candidates, order: Indices) -> Draw | None:
-        """The best candidate that was not drawn before."""
-        for candidate in order.tolist():
-            draw = draw_point(self._space, functools.partial(candidates.suggest, candidate))
-            if self._drawing.add(draw.params):
-                return draw
-        return None
+    def _drawer(self, candidates: Candidates) -> Callable[[list[int]], list[Draw]]:
+        """Draw the candidates; return what makes points of them."""
+        if isinstance(self._space, SearchSpace):
+            parameters = self._space.parameters
+            candidates.activate(parameters)
+            return lambda chosen: candidates.draws(chosen, parameters)
+        # A space function says by itself which parameters a candidate has.
+        points = [
+            draw_point(self._space, functools.partial(candidates.suggest, candidate))
+            for candidate in range(len(candidates))
+        ]
+        return lambda chosen: [points[candidate] for candidate in chosen]
+
+    def _first_new(self, draws: Iterable[Draw]) -> Draw | None:
+        """The first point that was not drawn before."""
+        return next((draw for draw in draws if self._drawing.add(draw.params)), None)
