@@ -57,6 +57,7 @@ class Measured:
         metrics = run["efficiency_metrics"]
         return figures | {
             "beats_rival": figures["regret_rival"] - figures["regret"],
+            "import_cpu_seconds": run["import_cpu_seconds"],
             "evaluations_cpu_seconds": metrics["spent_cpu_seconds"],
             "other_cpu_seconds": run["cpu_seconds"] - metrics["spent_cpu_seconds"],
             "estimate_baseline_cpu": metrics["baseline_cpu_seconds"] / base["cpu_seconds"],
@@ -134,15 +135,17 @@ _COLUMNS = (
     ("regret", "regret", "{:.3f}"),
     ("baseline's", "regret_baseline", "{:.3f}"),
     ("rival's", "regret_rival", "{:.3f}"),
+    ("less by", "beats_rival", "{:.3f}"),
     ("its trials", "rival_trials", "{:.0f}"),
     ("its quality", "quality_rival", "{:.4f}"),
     ("evals CPU s", "evaluations_cpu_seconds", "{:.1f}"),
     ("other CPU s", "other_cpu_seconds", "{:.1f}"),
+    ("import", "import_cpu_seconds", "{:.2f}"),
     ("est. base", "estimate_baseline_cpu", "{:.2f}"),
     ("est. speedup", "estimate_speedup", "{:.2f}"),
 )
 #: Columns whose interval is printed as well.
-_WITH_INTERVAL = ("cpu_saved", "quality", "regret")
+_WITH_INTERVAL = ("cpu_saved", "quality", "regret", "beats_rival")
 
 
 def printed(table: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
