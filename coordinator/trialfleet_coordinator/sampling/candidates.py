@@ -45,8 +45,9 @@ class Split(NamedTuple):
 class Candidates:
     """Points of the space.
 
-    Where all parameters are known, `activate` draws them for all candidates in one go. A space function's are drawn when
-    it first asks for them; where it asks with another range than before, that is a parameter of its own.
+    Parameters are drawn for all candidates in one go: by `activate` where the space is known, by `draw` where a function
+    is expected to ask for them. Others are drawn when it first does; where it asks with another range than before, that
+    is a parameter of its own.
 
     Args:
         columns: values of all trials.
@@ -75,9 +76,18 @@ class Candidates:
         place.block.active[candidate, place.column] = True
         return place.value(candidate)
 
+    def draw(self, parameters: Mapping[str, Distribution]) -> None:
+        """Draw these parameters for all candidates; they become active where `suggest` asks for them."""
+        numbers = {name: one for name, one in parameters.items() if not isinstance(one, Categorical)}
+        choices = {name: one for name, one in parameters.items() if isinstance(one, Categorical)}
+        if numbers:
+            self._add(numbers, _Block(NumberAxes(tuple(numbers.values())), self._joint))
+        if choices:
+            self._add(choices, _Block(ChoiceAxes(tuple(choices.values())), self._joint))
+
     def activate(self, parameters: Mapping[str, Distribution]) -> None:
         """Draw these parameters, each active for the candidates that fulfil its conditions; parents come first."""
-        self._draw(parameters)
+        self.draw(parameters)
         for name, distribution in parameters.items():
             place = self._places[name]
             active = place.block.active[:, place.column]
@@ -116,29 +126,20 @@ class Candidates:
         if first is not None and (first.distribution is distribution or first.distribution == distribution):
             return first
         if first is None:
-            self._draw({name: distribution})
+            self.draw({name: distribution})
             return self._places[name]
         key = name, msgspec.json.encode(distribution)
         if key not in self._others:
             del self._places[name]
-            self._draw({name: distribution})
+            self.draw({name: distribution})
             self._others[key], self._places[name] = self._places[name], first
         return self._others[key]
 
-    def _draw(self, parameters: Mapping[str, Distribution]) -> None:
-        numbers = {name: one for name, one in parameters.items() if not isinstance(one, Categorical)}
-        choices = {name: one for name, one in parameters.items() if isinstance(one, Categorical)}
-        if numbers:
-            self._add(numbers, _Block(NumberAxes(tuple(numbers.values())), self._joint))
-        if choices:
-            self._add(choices, _Block(ChoiceAxes(tuple(choices.values())), self._joint))
-
     def _add(self, parameters: Mapping[str, Distribution], block: "_Block") -> None:
         rows = np.concatenate(self._split)
-        observed = np.column_stack(
-            [self._columns.gather(name, distribution, rows) for name, distribution in parameters.items()]
+        block.draw(
+            self._columns.gather(parameters, rows), self._split, kernels=self._kernels, generator=self._generator
         )
-        block.draw(observed, self._split, kernels=self._kernels, generator=self._generator)
         self._blocks.append(block)
         for column, (name, distribution) in enumerate(parameters.items()):
             self._places[name] = _Place(block, column, distribution)
@@ -189,15 +190,18 @@ class _Block:
         axes, alone, joint = self._axes, ~self._joint, self._joint
         observed = axes.observed(values)
         count = len(split.good)
-        self._good, self._bad = make_kernels(axes, observed[:count]), make_kernels(axes, observed[count:])
-        self._own_good, self._own_bad = self._good, self._bad
-        if np.isnan(observed).any():
-            own_good, own_bad = _own(observed, split)
-            self._own_good, self._own_bad = make_kernels(axes, own_good), make_kernels(axes, own_bad)
         choosing, placing = generator.random((2, *self.points.shape))
-        self.points[alone] = self._own_good.sample(self._own_good.components.choose(choosing[alone]), placing[alone])
-        together = np.broadcast_to(kernels[joint, None], placing[joint].shape)
-        self.points[joint] = self._good.sample(together, placing[joint])
+        complete = not np.isnan(observed).any()
+        if complete or joint.any():
+            self._good, self._bad = make_kernels(axes, observed[:count]), make_kernels(axes, observed[count:])
+            together = np.broadcast_to(kernels[joint, None], placing[joint].shape)
+            self.points[joint] = self._good.sample(together, placing[joint])
+        if alone.any():
+            self._own_good, self._own_bad = (
+                (self._good, self._bad) if complete else (make_kernels(axes, part) for part in _own(observed, split))
+            )
+            rows = self._own_good.components.choose(choosing[alone])
+            self.points[alone] = self._own_good.sample(rows, placing[alone])
 
     def values(self, candidates: Indices | slice, column: int) -> list[Scalar]:
         """The candidates' values of one parameter."""

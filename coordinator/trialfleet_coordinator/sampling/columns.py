@@ -1,4 +1,7 @@
-"""Parameter values of all trials as growing arrays, so that a model's few hundred rows are gathered, not rebuilt."""
+"""Parameter values of all trials as a growing table, so that a model's few hundred rows are gathered, not rebuilt."""
+
+import math
+from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -12,65 +15,68 @@ class Columns:
 
     def __init__(self) -> None:
         self._rows = 0
+        self._table = np.full((64, 0), np.nan)
+        #: Rows that are not in the table yet; shorter ones end with parameters that they do not have.
+        self._new: list[list[float]] = []
         #: By name, and whether the parameter is categorical: a space function may use a name for both.
-        self._columns: dict[tuple[str, bool], _Column] = {}
+        self._places: dict[tuple[str, bool], int] = {}
+        #: Code of each categorical value by column, True kept apart from 1.
+        self._codes: dict[int, dict[tuple[bool, Scalar], int]] = {}
 
     def __len__(self) -> int:
         return self._rows
 
-    def append(self, params: Params, distributions: dict[str, Distribution]) -> int:
+    def append(self, params: Params, distributions: Mapping[str, Distribution]) -> int:
         """Add a trial; return its row."""
-        row = self._rows
-        self._rows += 1
+        row = [math.nan] * len(self._places)
         for name, value in params.items():
-            key = name, isinstance(distributions[name], Categorical)
-            if key not in self._columns:
-                self._columns[key] = _Column()
-            self._columns[key].set(row, value, categorical=key[1])
-        return row
+            categorical = isinstance(distributions[name], Categorical)
+            place = self._places.setdefault((name, categorical), len(self._places))
+            if place == len(row):
+                row.append(math.nan)
+            if categorical:
+                codes = self._codes.setdefault(place, {})
+                row[place] = codes.setdefault((isinstance(value, bool), value), len(codes))
+            else:
+                row[place] = value  # type: ignore[assignment]  # a number, as the distribution is one of numbers
+        self._new.append(row)
+        self._rows += 1
+        return self._rows - 1
 
-    def gather(self, name: str, distribution: Distribution, rows: npt.NDArray[np.intp]) -> Array:
-        """The parameter's values in these rows: numbers, or positions among the distribution's choices.
+    def gather(self, parameters: Mapping[str, Distribution], rows: npt.NDArray[np.intp]) -> Array:
+        """Values in these rows, one column for each parameter: numbers, or positions among the distribution's choices.
 
-        NaN where a trial does not have the parameter, or has it with a value that this distribution never has: the
-        range of a parameter of a space function may differ from trial to trial.
+        NaN where a trial does not have the parameter, or has a choice that this distribution does not offer: those of a
+        parameter of a space function may differ from trial to trial.
         """
-        categorical = isinstance(distribution, Categorical)
-        column = self._columns.get((name, categorical))
-        if column is None:
-            return np.full(len(rows), np.nan)
-        values = column.get(rows)
-        if isinstance(distribution, Categorical):
-            return column.positions(distribution)[np.where(np.isnan(values), -1, values).astype(np.intp)]
-        with np.errstate(invalid="ignore"):
-            values[(values < distribution.min) | (values > distribution.high)] = np.nan
-        return values
+        self._flush()
+        gathered = np.full((len(rows), len(parameters)), np.nan)
+        table = self._table[rows]
+        for column, (name, distribution) in enumerate(parameters.items()):
+            place = self._places.get((name, isinstance(distribution, Categorical)))
+            if place is None:
+                continue
+            if isinstance(distribution, Categorical):
+                codes = np.where(np.isnan(table[:, place]), -1, table[:, place]).astype(np.intp)
+                gathered[:, column] = self._positions(place, distribution)[codes]
+            else:
+                gathered[:, column] = table[:, place]
+        return gathered
 
-
-class _Column:
-    """One parameter's values: numbers, or codes of a growing vocabulary."""
-
-    def __init__(self) -> None:
-        self._values = np.full(64, np.nan)
-        #: Code of each categorical value, True kept apart from 1.
-        self._codes: dict[tuple[bool, Scalar], int] = {}
-
-    def set(self, row: int, value: Scalar, *, categorical: bool) -> None:
-        if row >= len(self._values):
-            self._values = np.concatenate([self._values, np.full(max(len(self._values), row), np.nan)])
-        if categorical:
-            self._values[row] = self._codes.setdefault((isinstance(value, bool), value), len(self._codes))
-        else:
-            assert isinstance(value, int | float)
-            self._values[row] = value
-
-    def get(self, rows: npt.NDArray[np.intp]) -> Array:
-        values = np.full(len(rows), np.nan)
-        inside = rows < len(self._values)
-        values[inside] = self._values[rows[inside]]
-        return values
-
-    def positions(self, distribution: Categorical) -> Array:
+    def _positions(self, place: int, distribution: Categorical) -> Array:
         """Position among the choices by code; the last entry, at -1, is NaN."""
         known = {(isinstance(choice, bool), choice): index for index, choice in enumerate(distribution.choices)}
-        return np.array([*(known.get(key, np.nan) for key in self._codes), np.nan])
+        return np.array([*(known.get(key, math.nan) for key in self._codes[place]), math.nan])
+
+    def _flush(self) -> None:
+        """Bring the new rows into the table."""
+        if not self._new:
+            return
+        width, (capacity, old) = len(self._places), self._table.shape
+        if self._rows > capacity or width > old:
+            grown = np.full((max(self._rows, 2 * capacity if self._rows > capacity else capacity), width), np.nan)
+            grown[:capacity, :old] = self._table
+            self._table = grown
+        rows = [row + [math.nan] * (width - len(row)) for row in self._new]
+        self._table[self._rows - len(rows) : self._rows] = rows
+        self._new = []

@@ -44,6 +44,8 @@ class Estimator:
         self._columns = Columns()
         self._rows: dict[int, int] = {}
         self._pending: dict[int, None] = {}
+        #: Every parameter that a trial had, as the last one had it.
+        self.parameters: dict[str, Distribution] = {}
         #: Rows of an earlier study's trials, best first.
         self._earlier: list[int] = []
 
@@ -58,6 +60,7 @@ class Estimator:
     def add(self, number: int, params: Params, distributions: dict[str, Distribution]) -> None:
         """A trial was drawn; until it is observed it is pending. Adding it again replaces its params."""
         self._rows[number] = self._columns.append(params, distributions)
+        self.parameters.update(distributions)
         if number not in self._ranking:
             self._pending[number] = None
 

@@ -53,6 +53,8 @@ class NumberAxes:
         low[self._log], high[self._log] = np.log(low[self._log]), np.log(high[self._log])
         self._low = low
         self._span = np.where(high > low, high - low, 1.0)
+        self._half = 0.5 * steps / self._span
+        self._log_grid = np.intersect1d(self._grid, self._log)
 
     def __len__(self) -> int:
         return len(self.distributions)
@@ -81,13 +83,12 @@ class NumberAxes:
 
     def half_intervals(self, centres: Array) -> Array:
         """Half the width of the interval around each point of a grid; 0 in a continuum."""
-        halves = np.zeros_like(centres)
-        halves[:, self._grid] = (0.5 * self._step / self._span)[self._grid]
-        grid = np.intersect1d(self._grid, self._log)
-        if len(grid):
-            raw, step = self._raw(centres)[:, grid], self._step[grid]
-            raw = np.maximum(raw, self._min[grid])
-            halves[:, grid] = 0.5 * np.log((raw + step / 2) / (raw - step / 2)) / self._span[grid]
+        halves = np.repeat(self._half[None], len(centres), axis=0)
+        both = self._log_grid
+        if len(both):
+            step = self._step[both]
+            raw = np.maximum(np.exp(self._low[both] + centres[:, both] * self._span[both]), self._min[both])
+            halves[:, both] = 0.5 * np.log((raw + step / 2) / (raw - step / 2)) / self._span[both]
         return halves
 
     def values(self, points: Array, column: int) -> list[Scalar]:

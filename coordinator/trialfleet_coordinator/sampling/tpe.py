@@ -136,6 +136,7 @@ class TpeSampler:
             candidates.activate(parameters)
             return lambda chosen: candidates.draws(chosen, parameters)
         # A space function says by itself which parameters a candidate has.
+        candidates.draw(self._estimator.parameters)
         points = [
             draw_point(self._space, functools.partial(candidates.suggest, candidate))
             for candidate in range(len(candidates))
