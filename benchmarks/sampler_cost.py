@@ -1,14 +1,21 @@
-"""Time per trial of ask and tell, by the trials of the study and by parameters: trialfleet's TPE does not slow down.
+"""Time per trial of ask and tell, by trials of the study, parameters and batch: trialfleet's TPE does not slow down.
 
-    python benchmarks/sampler_cost.py --trials 1000 --trials 100000 --batch 32
+    python benchmarks/sampler_cost.py
 
-Parameters are of all kinds in turn: float, logarithmic float, int, categorical, logarithmic int.
+Parameters are of all kinds in turn: float, logarithmic float, int, categorical, logarithmic int. In the conditional space
+all after the first five are active with one choice of the categorical only, every other one with the same.
 """
 
 import argparse
+import itertools
 import random
+import statistics
 import time
+from typing import Any
 
+import msgspec
+
+from measuring.results import interval, save
 from trialfleet_coordinator.commands import Observation
 from trialfleet_coordinator.sampling.tpe import TpeSampler
 from trialfleet_coordinator.sampling.uniform import UniformSampler
@@ -21,42 +28,93 @@ KINDS: list[Distribution] = [
     Categorical(["a", "b", "c"]),
     Int(1, 1000, log=True),
 ]
-#: Batches that are timed.
+#: Batches that are timed, after one that is not; single trials are timed twenty times as often.
 ROUNDS = 10
+#: Goal for batches of 32, microseconds per trial.
+GOAL = 300
 
 
-def microseconds_per_trial(*, trials: int, parameters: int, batch: int) -> float:
-    """Time of ask and tell on a study that has so many trials; the median batch's, per trial."""
-    space = SearchSpace({f"p{index}": KINDS[index % len(KINDS)] for index in range(parameters)})
-    values = random.Random(0)
-    earlier = UniformSampler(space, seed=1).ask(range(trials))
-    sampler = TpeSampler(space, maximize=False, startup=10, seed=0)
-    sampler.restore(
-        [(number, *draw) for number, draw in enumerate(earlier)],
-        [Observation(number, *draw, 0, values.random()) for number, draw in enumerate(earlier)],
-    )
-    times = []
-    for start in range(trials, trials + ROUNDS * batch, batch):
-        started = time.perf_counter()
-        draws = sampler.ask(range(start, start + batch))
-        sampler.tell([Observation(number, *draw, 0, values.random()) for number, draw in enumerate(draws, start)])
-        times.append(time.perf_counter() - started)
-    return 1e6 * sorted(times)[ROUNDS // 2] / batch
+class Study:
+    """A study with so many trials, whose sampler goes on."""
+
+    def __init__(self, space: SearchSpace, trials: int) -> None:
+        self._values = random.Random(0)
+        earlier = UniformSampler(space, seed=1).ask(range(trials))
+        self._sampler = TpeSampler(space, maximize=False, startup=10, seed=0)
+        self._sampler.restore(
+            [(number, *draw) for number, draw in enumerate(earlier)],
+            [Observation(number, *draw, 0, self._values.random()) for number, draw in enumerate(earlier)],
+        )
+        self._trials = trials
+
+    def microseconds(self, batch: int) -> list[float]:
+        """Of ask and tell, per trial, of each timed batch."""
+        times = []
+        for _ in range(1 + (20 * ROUNDS if batch == 1 else ROUNDS)):
+            start = self._trials
+            self._trials += batch
+            values = [self._values.random() for _ in range(batch)]
+            started = time.perf_counter()
+            draws = self._sampler.ask(range(start, start + batch))
+            self._sampler.tell(
+                [
+                    Observation(number, *draw, 0, value)
+                    for number, draw, value in zip(itertools.count(start), draws, values, strict=False)
+                ]
+            )
+            times.append(1e6 * (time.perf_counter() - started) / batch)
+        return times[1:]
+
+
+def make_space(parameters: int, *, conditional: bool) -> SearchSpace:
+    """So many parameters of all kinds."""
+    space = {f"p{index}": KINDS[index % len(KINDS)] for index in range(parameters)}
+    if conditional:
+        for index in range(len(KINDS), parameters):
+            when = {"p3": ["a" if index % 2 else "b"]}
+            space[f"p{index}"] = msgspec.structs.replace(space[f"p{index}"], when=when)
+    return SearchSpace(space)
 
 
 def main() -> None:
-    """Read the command line and print the table."""
+    """Read the command line, print the table, and keep the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="studies of 1,000 and 10,000 trials; keeps no results")
     parser.add_argument("--trials", type=int, action="append", help="trials of the study; default 1000, 10000, 100000")
-    parser.add_argument("--parameters", type=int, action="append", help="default 5, 20")
-    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--batch", type=int, action="append", help="default 1, 32, 250")
     options = parser.parse_args()
-    sizes = options.trials or [1_000, 10_000, 100_000]
-    print(f"microseconds per trial, batches of {options.batch}")
-    print(f"{'parameters':>12}" + "".join(f"{size:>12,}" for size in sizes))
-    for parameters in options.parameters or [5, 20]:
-        row = [microseconds_per_trial(trials=size, parameters=parameters, batch=options.batch) for size in sizes]
-        print(f"{parameters:>12}" + "".join(f"{one:>12.0f}" for one in row), flush=True)
+    sizes = options.trials or ([1_000, 10_000] if options.quick else [1_000, 10_000, 100_000])
+    batches = options.batch or [1, 32, 250]
+    spaces = [(5, False), (20, False), (20, True)]
+    results: list[dict[str, Any]] = []
+    print(f"microseconds per trial (goal: {GOAL} in batches of 32)")
+    print(f"{'parameters':>15}{'trials':>9}" + "".join(f"{f'batch {batch}':>12}" for batch in batches))
+    for parameters, conditional in spaces:
+        for trials in sizes:
+            study = Study(make_space(parameters, conditional=conditional), trials)
+            line = f"{parameters:>3}{' conditional' if conditional else '':12}{trials:>9,}"
+            for batch in batches:
+                times = study.microseconds(batch)
+                _, lower, upper = interval(times)
+                results.append(
+                    {
+                        "parameters": parameters,
+                        "conditional": conditional,
+                        "trials": trials,
+                        "batch": batch,
+                        "median": round(statistics.median(times), 1),
+                        "mean_interval": [round(lower, 1), round(upper, 1)],
+                    }
+                )
+                line += f"{statistics.median(times):>12.0f}"
+            print(line, flush=True)
+    save(
+        "sampler_cost",
+        settings={"rounds": ROUNDS, "goal": GOAL},
+        results=results,
+        quick=options.quick or bool(options.trials or options.batch),
+        packages=("trialfleet", "numpy"),
+    )
 
 
 if __name__ == "__main__":

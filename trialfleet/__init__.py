@@ -25,8 +25,16 @@ if TYPE_CHECKING:
     from trialfleet.api import OptimizationResult as OptimizationResult
     from trialfleet.api import create_efficiency_optimizer as create_efficiency_optimizer
     from trialfleet.api import optimize as optimize
+    from trialfleet_coordinator.adapters.trialfleet_sampler import TrialfleetSampler as TrialfleetSampler
 
-_LAZY = ("EfficiencyOptimizer", "OptimizationResult", "create_efficiency_optimizer", "optimize")
+#: The module of each name that is imported when it is first asked for.
+_LAZY = {
+    "EfficiencyOptimizer": "trialfleet.api",
+    "OptimizationResult": "trialfleet.api",
+    "TrialfleetSampler": "trialfleet_coordinator.adapters.trialfleet_sampler",
+    "create_efficiency_optimizer": "trialfleet.api",
+    "optimize": "trialfleet.api",
+}
 
 __all__ = [
     "Categorical",
@@ -38,16 +46,17 @@ __all__ = [
     "Resampling",
     "TrialPruned",
     "TrialfleetError",
+    "TrialfleetSampler",
     "create_efficiency_optimizer",
     "optimize",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    """The names of `trialfleet.api`, imported when they are first asked for (PEP 562)."""
+    """A name whose module is imported now that it is asked for (PEP 562)."""
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module("trialfleet.api"), name)
+    return getattr(importlib.import_module(_LAZY[name]), name)
 
 
 def __dir__() -> list[str]:
