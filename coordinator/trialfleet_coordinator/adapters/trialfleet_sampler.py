@@ -21,6 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from trialfleet_coordinator.adapters.optuna_distributions import from_optuna
 from trialfleet_coordinator.commands import Observation
+from trialfleet_coordinator.sampling.candidates import Layout
 from trialfleet_coordinator.sampling.drawing import uniform_value
 from trialfleet_coordinator.sampling.estimator import Estimator
 from trialfleet_coordinator.sampling.tpe import CANDIDATES
@@ -96,7 +97,7 @@ class TrialfleetSampler(BaseSampler):
         if known.estimator.results < self._startup:
             return {name: uniform_value(one, self._generator.random()) for name, one in space.items()}
         candidates = known.estimator.candidates(np.zeros(CANDIDATES, dtype=np.bool_), self._generator)
-        candidates.activate(space)
+        candidates.activate(Layout(space))
         best = int(candidates.scores().argmax())
         return {name: candidates.suggest(best, name, one) for name, one in space.items()}
 

@@ -42,6 +42,24 @@ class Split(NamedTuple):
     pending: Indices
 
 
+class Layout:
+    """Parameters by their kind.
+
+    Args:
+        parameters: of the space; parents before those whose conditions name them.
+    """
+
+    def __init__(self, parameters: Mapping[str, Distribution]) -> None:
+        self.parameters = parameters
+        numbers = {name: one for name, one in parameters.items() if not isinstance(one, Categorical)}
+        choices = {name: one for name, one in parameters.items() if isinstance(one, Categorical)}
+        self.kinds: list[tuple[Axes, Mapping[str, Distribution]]] = []
+        if numbers:
+            self.kinds.append((NumberAxes(tuple(numbers.values())), numbers))
+        if choices:
+            self.kinds.append((ChoiceAxes(tuple(choices.values())), choices))
+
+
 class Candidates:
     """Points of the space.
 
@@ -76,19 +94,21 @@ class Candidates:
         place.block.active[candidate, place.column] = True
         return place.value(candidate)
 
-    def draw(self, parameters: Mapping[str, Distribution]) -> None:
+    def draw(self, layout: "Layout") -> None:
         """Draw these parameters for all candidates; they become active where `suggest` asks for them."""
-        numbers = {name: one for name, one in parameters.items() if not isinstance(one, Categorical)}
-        choices = {name: one for name, one in parameters.items() if isinstance(one, Categorical)}
-        if numbers:
-            self._add(numbers, _Block(NumberAxes(tuple(numbers.values())), self._joint))
-        if choices:
-            self._add(choices, _Block(ChoiceAxes(tuple(choices.values())), self._joint))
+        rows = np.concatenate(self._split)
+        for axes, parameters in layout.kinds:
+            block = _Block(axes, self._joint)
+            values = self._columns.gather(parameters, rows)
+            block.draw(values, self._split, kernels=self._kernels, generator=self._generator)
+            self._blocks.append(block)
+            for column, (name, distribution) in enumerate(parameters.items()):
+                self._places[name] = _Place(block, column, distribution)
 
-    def activate(self, parameters: Mapping[str, Distribution]) -> None:
+    def activate(self, layout: "Layout") -> None:
         """Draw these parameters, each active for the candidates that fulfil its conditions; parents come first."""
-        self.draw(parameters)
-        for name, distribution in parameters.items():
+        self.draw(layout)
+        for name, distribution in layout.parameters.items():
             place = self._places[name]
             active = place.block.active[:, place.column]
             active[:] = True
@@ -126,23 +146,14 @@ class Candidates:
         if first is not None and (first.distribution is distribution or first.distribution == distribution):
             return first
         if first is None:
-            self.draw({name: distribution})
+            self.draw(Layout({name: distribution}))
             return self._places[name]
         key = name, msgspec.json.encode(distribution)
         if key not in self._others:
             del self._places[name]
-            self.draw({name: distribution})
+            self.draw(Layout({name: distribution}))
             self._others[key], self._places[name] = self._places[name], first
         return self._others[key]
-
-    def _add(self, parameters: Mapping[str, Distribution], block: "_Block") -> None:
-        rows = np.concatenate(self._split)
-        block.draw(
-            self._columns.gather(parameters, rows), self._split, kernels=self._kernels, generator=self._generator
-        )
-        self._blocks.append(block)
-        for column, (name, distribution) in enumerate(parameters.items()):
-            self._places[name] = _Place(block, column, distribution)
 
 
 class _Place:

@@ -19,7 +19,7 @@ import numpy as np
 
 from trialfleet_coordinator.commands import Observation
 from trialfleet_coordinator.events import Draw
-from trialfleet_coordinator.sampling.candidates import Candidates
+from trialfleet_coordinator.sampling.candidates import Candidates, Layout
 from trialfleet_coordinator.sampling.drawing import Drawing, Drawn, draw_point
 from trialfleet_coordinator.sampling.estimator import Estimator
 from trialfleet_shared.space import SearchSpace, Space
@@ -47,6 +47,8 @@ class TpeSampler:
     def __init__(self, space: Space, *, maximize: bool, startup: int, seed: int) -> None:
         self._drawing = Drawing(space, seed=seed)
         self._space = space
+        #: None for a space function, which asks for what it likes.
+        self._layout = Layout(space.parameters) if isinstance(space, SearchSpace) else None
         self._startup = max(startup, 1)
         self._estimator = Estimator(maximize=maximize)
         #: Points to try first, the next one last.
@@ -131,12 +133,12 @@ class TpeSampler:
 
     def _drawer(self, candidates: Candidates) -> Callable[[list[int]], list[Draw]]:
         """Draw the candidates; return what makes points of them."""
-        if isinstance(self._space, SearchSpace):
-            parameters = self._space.parameters
-            candidates.activate(parameters)
+        if self._layout is not None:
+            parameters = self._layout.parameters
+            candidates.activate(self._layout)
             return lambda chosen: candidates.draws(chosen, parameters)
         # A space function says by itself which parameters a candidate has.
-        candidates.draw(self._estimator.parameters)
+        candidates.draw(Layout(self._estimator.parameters))
         points = [
             draw_point(self._space, functools.partial(candidates.suggest, candidate))
             for candidate in range(len(candidates))
