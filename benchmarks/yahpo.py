@@ -6,11 +6,11 @@
 An evaluation takes the surrogate's predicted seconds of a simulated clock, on so many workers at a time; the optimisers'
 own computing is not counted. trialfleet is the real coordinator (`run_study`) in mode `balanced`. All see the same space:
 rbv2_xgboost (14 parameters, some conditional, fidelity: share of the rows) and lcbench (7 parameters, fidelity:
-epochs), at fidelities of 1/27, 1/9, 1/3 and 1.
+epochs). Peers have rungs at 1/27, 1/9, 1/3 and 1, trialfleet those of its mode, 0.1, 0.3 and 1.
 
 - Rows can not be added to a model that is trained, so on rbv2_xgboost every evaluation pays in full. Epochs can, so on
-  lcbench peers that keep a trial on its worker from rung to rung (Optuna's pruners, ASHA of the stopping type) pay the
-  difference only. trialfleet restarts always.
+  lcbench peers that keep a trial on its worker from rung to rung (Optuna's pruners, Syne Tune's ASHA and BOHB) pay the
+  difference only. trialfleet and DEHB restart always.
 - The budget of an instance is its unit (`anchors.py`), about the mean cost of a full evaluation, times 100 / workers,
   but at least 3: what is short of three evaluations in a row is no search.
 - The incumbent is the best result of the highest fidelity seen so far. What counts is its true score at full
@@ -28,10 +28,12 @@ from pathlib import Path
 
 from measuring.results import RESULTS, save
 from yahpo_parts.anchors import Anchor, chosen, load_anchors
+from yahpo_parts.dehb_peer import DehbSearch
 from yahpo_parts.optuna_peers import RandomSearch, optuna_tpe
 from yahpo_parts.ours import run_trialfleet
 from yahpo_parts.regret import CURVE, POINTS, Key, Steps, printed, summary
 from yahpo_parts.surrogate import SCENARIOS, Problem, Surrogate
+from yahpo_parts.syne_peers import SyneSearch
 from yahpo_parts.world import Trace, simulate
 
 #: Units of budget, over all workers, and the fewest that each worker has.
@@ -39,6 +41,15 @@ UNITS, FEWEST_UNITS = 100.0, 3.0
 
 #: (problem, workers, simulated seconds, seed) -> what was observed.
 Runner = Callable[[Problem, int, float, int], Trace]
+
+
+def _dehb(problem: Problem, workers: int, seconds: float, seed: int) -> Trace:
+    optimizer = DehbSearch(problem, seed)
+    try:
+        return simulate(optimizer, problem, workers=workers, seconds=seconds)
+    finally:
+        optimizer.close()
+
 
 OPTIMIZERS: dict[str, Runner] = {
     "trialfleet": lambda problem, workers, seconds, seed: run_trialfleet(
@@ -56,6 +67,13 @@ OPTIMIZERS: dict[str, Runner] = {
     "optuna-hyperband": lambda problem, workers, seconds, seed: simulate(
         optuna_tpe(problem, workers=workers, seed=seed, pruner="hyperband"), problem, workers=workers, seconds=seconds
     ),
+    "syne-asha": lambda problem, workers, seconds, seed: simulate(
+        SyneSearch(problem, "asha", seed), problem, workers=workers, seconds=seconds
+    ),
+    "syne-bohb": lambda problem, workers, seconds, seed: simulate(
+        SyneSearch(problem, "bohb", seed), problem, workers=workers, seconds=seconds
+    ),
+    "dehb": _dehb,
 }
 
 
@@ -94,7 +112,7 @@ def _options() -> argparse.Namespace:
     options = parser.parse_args()
     if options.quick:
         options.instances, options.seeds, options.workers = 2, 1, [8]
-        options.optimizer = ["trialfleet", "random", "optuna-tpe", "optuna-halving"]
+        options.optimizer = ["trialfleet", "random", "optuna-tpe", "syne-asha", "dehb"]
     return options
 
 

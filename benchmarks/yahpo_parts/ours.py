@@ -12,12 +12,9 @@ from trialfleet_coordinator.ports import StudyDefinition
 from trialfleet_coordinator.sampling.tpe import TpeSampler
 from trialfleet_shared.fleet import FleetReport, LostEvaluation
 from trialfleet_shared.messages import Evaluation, EvaluationResult, Outcome, StudySpec
-from trialfleet_shared.settings import PRESETS, EfficiencyConfig
+from trialfleet_shared.settings import EfficiencyConfig
 from yahpo_parts.surrogate import Problem
 from yahpo_parts.world import Trace
-
-#: Where trialfleet's ladder begins; from there up by the preset's `reduction_factor`.
-LOWEST = 1 / 27
 
 
 class SimulatedClock:
@@ -100,7 +97,7 @@ class SimulatedFleet:
 
 def run_trialfleet(problem: Problem, *, workers: int, seconds: float, seed: int) -> Trace:
     """Run a study in mode `balanced` with a budget of seconds."""
-    config = EfficiencyConfig(**{**PRESETS["balanced"], "subsample_fraction": LOWEST, "lowest_fraction": LOWEST})
+    config = EfficiencyConfig.balanced()
     clock, trace, store = SimulatedClock(), Trace(), MemoryStudyStore()
     definition = StudyDefinition(
         name=f"{problem.name}-{problem.instance}",
