@@ -1,6 +1,6 @@
 """What is known of a study's trials, split into good and bad ones for the tree-structured Parzen estimator.
 
-- The good set is the best tenth, at most 25, as in Optuna. The bad set is bounded too: it is thinned evenly over the
+- The good set is the best `GOOD_SHARE`, at most 25 as in Optuna. The bad set is bounded too: it is thinned evenly over the
   ranks. What is gathered per model is a few hundred rows of columns that grow in place, however long the study is.
 - Pending trials are in the bad set ("constant liar"), so that trials drawn at the same time differ.
 - Trials of an earlier study enter by their rank among themselves, because the two studies' values need not compare.
