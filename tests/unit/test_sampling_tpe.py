@@ -5,7 +5,7 @@ import pytest
 
 from trialfleet_coordinator.commands import Observation
 from trialfleet_coordinator.events import Draw
-from trialfleet_coordinator.sampling.candidates import Candidates
+from trialfleet_coordinator.sampling.candidates import Candidates, Layout
 from trialfleet_coordinator.sampling.estimator import MAX_BAD, MAX_GOOD, MAX_PENDING, Estimator
 from trialfleet_coordinator.sampling.tpe import JOINT_EVERY, TpeSampler
 from trialfleet_coordinator.sampling.uniform import UniformSampler
@@ -84,6 +84,40 @@ def test_a_branch_is_modelled_while_another_one_leads() -> None:
     candidates = estimator.candidates(np.zeros(500, dtype=np.bool_), np.random.default_rng(0))
     drawn = [float(str(candidates.suggest(index, "b", space.parameters["b"]))) for index in range(500)]
     assert np.mean([abs(value - 0.8) < 0.2 for value in drawn]) > 0.7
+
+
+def test_a_trials_branch_is_drawn_not_chosen() -> None:
+    """Both branches are as good, but the good trials of one lie close together, so that its ratios are higher."""
+    space = SearchSpace(
+        {
+            "kind": Categorical(["close", "wide"]),
+            "a": Float(0, 1, when={"kind": ["close"]}),
+            "b": Float(0, 1, when={"kind": ["close"]}),
+            "c": Float(0, 1, when={"kind": ["wide"]}),
+        }
+    )
+    sampler = TpeSampler(space, maximize=False, startup=10, seed=0)
+    observations = []
+    for number, draw in enumerate(UniformSampler(space, seed=0).ask(range(200))):
+        away = max((abs(float(str(draw.params[name])) - 0.8) for name in "ab" if name in draw.params), default=0.0)
+        observations.append(Observation(number, *draw, 0, away or 0.6 * (number % 7) / 7))
+    sampler.tell(observations)
+    kinds = [draw.params["kind"] for draw in sampler.ask(range(200, 400))]
+    assert kinds.count("wide") > 60
+
+
+def test_candidates_are_alike_that_have_the_same_parameters() -> None:
+    space = SearchSpace({"kind": Categorical(["one", "two"]), "x": Float(0, 1, when={"kind": ["two"]})})
+    estimator = Estimator(maximize=False)
+    for number, draw in enumerate(UniformSampler(space, seed=0).ask(range(10))):
+        estimator.observe(Observation(number, *draw, 0, float(number)))
+    candidates = estimator.candidates(np.zeros(40, dtype=np.bool_), np.random.default_rng(0))
+    candidates.activate(Layout(space.parameters))
+    kinds = [
+        [draw.params.keys() for draw in candidates.draws(range(first, first + 10), space.parameters)]
+        for first in range(0, 40, 10)
+    ]
+    assert candidates.alike(10).tolist() == [[keys == group[0] for keys in group] for group in kinds]
 
 
 def test_the_model_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
