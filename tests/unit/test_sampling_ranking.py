@@ -42,3 +42,17 @@ def test_counts_trials_once_and_those_with_a_value_apart() -> None:
     assert (len(ranking), ranking.scored) == (3, 1)
     assert 2 in ranking
     assert 3 not in ranking
+
+
+def test_few_trials_of_the_highest_rung_count_as_good() -> None:
+    ranking = Ranking(maximize=True)
+    assert ranking.most_good == 0
+    ranking.observe(Observation(0, {}, {}, 0, None))
+    assert ranking.most_good == 0
+    for trial in range(200):
+        ranking.observe(Observation(trial, {}, {}, 0, 1.0))
+        if trial < 40:
+            ranking.observe(Observation(trial, {}, {}, 1, 1.0))
+        if trial == 5:
+            assert ranking.most_good == 5
+    assert ranking.most_good == 12

@@ -80,7 +80,7 @@ class Estimator:
         return Candidates(self._columns, self._split(), joint=joint, generator=generator)
 
     def _split(self) -> Split:
-        good = good_count(self._ranking.scored)
+        good = min(good_count(self._ranking.scored), self._ranking.most_good)
         rest = len(self._ranking) - good
         earlier_good, earlier_bad = self._split_earlier()
         return Split(
