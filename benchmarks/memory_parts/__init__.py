@@ -1,0 +1,1 @@
+"""What the memory benchmark runs in processes of its own."""
