@@ -15,8 +15,7 @@ measure.
 """
 
 import argparse
-import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from scipy.stats import wilcoxon
 
 from measuring.results import interval, save
 from sampler_parts.problems import PROBLEMS
-from sampler_parts.runs import SAMPLERS, Outcome, Outcomes, Run
+from sampler_parts.runs import SAMPLERS, Regrets, Run
 from sampler_parts.warm import EARLIER, SHIFT, cold_and_warm
 
 #: Trials of a study, unless twice as many as are in flight are more.
@@ -36,20 +35,10 @@ SOLVED = 1e-4
 WARM_TRIALS = 20
 
 #: Regrets by problem and sampler, in the order of the seeds.
-Regrets = dict[str, dict[str, list[float]]]
+Table = dict[str, dict[str, list[float]]]
 
 
-def outcomes(
-    known: Outcomes, *, problems: Sequence[str], samplers: Sequence[str], in_flight: int, seeds: int
-) -> Iterator[tuple[str, str, list[Outcome]]]:
-    """Every problem's outcomes with every sampler."""
-    trials = max(TRIALS, 2 * in_flight)
-    for problem in problems:
-        for sampler in samplers:
-            yield problem, sampler, [known.of(Run(problem, sampler, in_flight, trials, seed)) for seed in range(seeds)]
-
-
-def compare(regrets: Regrets, sampler: str, other: str) -> dict[str, Any]:
+def compare(regrets: Table, sampler: str, other: str) -> dict[str, Any]:
     """How far a sampler is ahead of another: decimal logarithm of the ratio of regrets, negative where it is ahead."""
     first, second = (np.array([regrets[problem][name] for problem in regrets]) for name in (sampler, other))
     difference = np.log10(np.maximum(first, SOLVED)) - np.log10(np.maximum(second, SOLVED))  # by problem, seed
@@ -66,16 +55,17 @@ def compare(regrets: Regrets, sampler: str, other: str) -> dict[str, Any]:
 
 
 def measure(
-    known: Outcomes, *, problems: Sequence[str], samplers: Sequence[str], in_flight: int, seeds: int
+    known: Regrets, *, problems: Sequence[str], samplers: Sequence[str], in_flight: int, seeds: int
 ) -> dict[str, Any]:
     """All samplers with so many trials in flight; prints a table."""
-    regrets: Regrets = {problem: {} for problem in problems}
-    seconds: dict[str, list[float]] = {sampler: [] for sampler in samplers}
-    for problem, sampler, found in outcomes(
-        known, problems=problems, samplers=samplers, in_flight=in_flight, seeds=seeds
-    ):
-        regrets[problem][sampler] = [float(f"{outcome.regret:.4g}") for outcome in found]
-        seconds[sampler] += [outcome.seconds for outcome in found]
+    trials = max(TRIALS, 2 * in_flight)
+    regrets: Table = {
+        problem: {
+            sampler: [float(f"{known.of(Run(problem, sampler, in_flight, trials, seed)):.4g}") for seed in range(seeds)]
+            for sampler in samplers
+        }
+        for problem in problems
+    }
     print(f"\n{in_flight} in flight, {seeds} seeds: mean decimal logarithm of the normalised regret")
     print(f"{'':14}" + "".join(f"{sampler:>12}" for sampler in samplers))
     means = []
@@ -84,7 +74,6 @@ def measure(
         means.append(logs)
         print(f"{problem:14}" + "".join(f"{log:>12.2f}" for log in logs))
     print(f"{'mean':14}" + "".join(f"{log:>12.3f}" for log in np.mean(means, axis=0)))
-    print(f"{'ms per trial':14}" + "".join(f"{1e3 * statistics.fmean(seconds[one]):>12.2f}" for one in samplers))
     against = {other: compare(regrets, samplers[0], other) for other in samplers[1:]}
     for other, figures in against.items():
         lower, upper = figures["interval"]
@@ -96,14 +85,13 @@ def measure(
     return {
         "regrets": regrets,
         "mean_log10": dict(zip(samplers, np.mean(means, axis=0).round(4).tolist(), strict=True)),
-        "milliseconds_per_trial": {one: round(1e3 * statistics.fmean(seconds[one]), 4) for one in samplers},
         "against": against,
     }
 
 
 def measure_warm_starts(*, problems: Sequence[str], in_flight: int, seeds: int) -> dict[str, Any]:
     """Cold and warm starts with so many trials in flight; prints a table."""
-    regrets: Regrets = {}
+    regrets: Table = {}
     for problem in problems:
         pairs = [cold_and_warm(problem, trials=WARM_TRIALS, in_flight=in_flight, seed=seed) for seed in range(seeds)]
         regrets[problem] = {
@@ -134,7 +122,7 @@ def main() -> None:
     samplers = options.sampler or list(SAMPLERS)
     seeds = options.seeds or (5 if options.quick else 20)
     flights = options.in_flight or ([8] if options.quick else [1, 2, 8, 32, 128])
-    known = Outcomes(options.peers)
+    known = Regrets(options.peers)
     results: dict[str, Any] = {
         "in_flight": {
             str(count): measure(known, problems=problems, samplers=samplers, in_flight=count, seeds=seeds)

@@ -5,7 +5,6 @@ import json
 import math
 import random
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -63,17 +62,8 @@ class Run(NamedTuple):
     seed: int
 
 
-class Outcome(NamedTuple):
-    """What came of a run."""
-
-    #: What is left of the distance from the median of uniform draws to the optimum.
-    regret: float
-    #: Of ask and tell, per trial.
-    seconds: float
-
-
-class Outcomes:
-    """Outcomes of runs, in memory and, for all samplers but ours, in a file.
+class Regrets:
+    """Normalised regrets of runs, in memory and, for all samplers but ours, in a file.
 
     Args:
         file: one JSON list per line; None keeps nothing.
@@ -82,34 +72,32 @@ class Outcomes:
     def __init__(self, file: Path | None) -> None:
         self._file = file
         lines = file.read_text().splitlines() if file is not None and file.exists() else []
-        self._known = {Run(*run): Outcome(*outcome) for run, outcome in map(json.loads, lines)}
+        self._known: dict[Run, float] = {Run(*run): regret for run, regret in map(json.loads, lines)}
 
-    def of(self, run: Run) -> Outcome:
-        """The outcome of a run, which takes place now unless it did before."""
+    def of(self, run: Run) -> float:
+        """The regret of a run, which takes place now unless it did before."""
         if run not in self._known:
             problem = PROBLEMS[run.problem]
             sampler = SAMPLERS[run.sampler](problem.space, run.seed)
-            best, seconds = lowest(problem, sampler, trials=run.trials, in_flight=run.in_flight, seed=run.seed)
-            self._known[run] = Outcome(normalised(run.problem, best), seconds)
+            best = lowest(problem, sampler, trials=run.trials, in_flight=run.in_flight, seed=run.seed)
+            self._known[run] = normalised(run.problem, best)
             if self._file is not None and run.sampler != "trialfleet":
                 with self._file.open("a") as file:
                     file.write(json.dumps([run, self._known[run]]) + "\n")
         return self._known[run]
 
 
-def lowest(problem: Problem, sampler: Sampler, *, trials: int, in_flight: int, seed: int) -> tuple[float, float]:
-    """The lowest value found, and the sampler's seconds per trial.
+def lowest(problem: Problem, sampler: Sampler, *, trials: int, in_flight: int, seed: int) -> float:
+    """The lowest value found.
 
     So many trials are kept in flight; they end in random order, a quarter of them between two asks.
     """
     order, noise = random.Random(seed), random.Random(seed + 1)
     pending: list[tuple[int, Params, dict[str, Distribution]]] = []
-    best, asked, seconds = math.inf, 0, 0.0
+    best, asked = math.inf, 0
     while asked < trials or pending:
         wanted = min(in_flight - len(pending), trials - asked)
-        started = time.perf_counter()
         draws = sampler.ask(range(asked, asked + wanted)) if wanted else []
-        seconds += time.perf_counter() - started
         pending += [(asked + place, *draw) for place, draw in enumerate(draws)]
         asked = asked + len(draws) if len(draws) == wanted else trials
         observations = []
@@ -120,14 +108,12 @@ def lowest(problem: Problem, sampler: Sampler, *, trials: int, in_flight: int, s
                 best = min(best, value)
                 told = value + noise.gauss(0, problem.noise) if problem.noise else value
                 observations.append(Observation(number, params, distributions, 0, told))
-        started = time.perf_counter()
         sampler.tell(observations)
-        seconds += time.perf_counter() - started
-    return best, seconds / trials
+    return best
 
 
 def normalised(name: str, value: float) -> float:
-    """A value's regret over that of the median uniform draw."""
+    """What is left of the distance from the median of uniform draws to the optimum."""
     problem = PROBLEMS[name]
     return max(0.0, (value - problem.optimum) / (_uniform_median(name) - problem.optimum))
 

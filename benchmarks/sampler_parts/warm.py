@@ -17,10 +17,10 @@ SHIFT = 0.05
 def cold_and_warm(name: str, *, trials: int, in_flight: int, seed: int) -> tuple[float, float]:
     """Normalised regrets after so many trials, without the related problem's trials and with them."""
     problem = PROBLEMS[name]
-    cold, _ = lowest(problem, trialfleet(problem.space, seed), trials=trials, in_flight=in_flight, seed=seed)
+    cold = lowest(problem, trialfleet(problem.space, seed), trials=trials, in_flight=in_flight, seed=seed)
     warm = trialfleet(problem.space, seed)
     warm_start(warm, _earlier(problem, seed + 1000), maximize=False)
-    found, _ = lowest(problem, warm, trials=trials, in_flight=in_flight, seed=seed)
+    found = lowest(problem, warm, trials=trials, in_flight=in_flight, seed=seed)
     return normalised(name, cold), normalised(name, found)
 
 
