@@ -37,6 +37,8 @@ PSS_GOAL, FIRST_TRIAL_GOAL, VIEW_GOAL = 1.15, 0.1, 100
 #: Memory an import may use: a quarter of its file. The libraries alone take about 100 MB.
 IMPORT_LIMIT = 400 * 10**6
 QUICK_IMPORT_LIMIT = 300 * 10**6
+#: Time between two looks at the memory, and looks that lie within the time that the table is held.
+SAMPLE_SECONDS, HELD_SAMPLES = 0.05, 8
 RIVALS = (
     "trialfleet_study",
     "pandas_per_process",
@@ -49,7 +51,8 @@ RIVALS = (
 
 def command(name: str, file: Path, folder: Path) -> list[str]:
     """How to start a contestant."""
-    code = f"import sys; from pathlib import Path; from memory_parts.contestants import {name}; {name}(*map(Path, sys.argv[1:]))"
+    imports = f"import sys; from pathlib import Path; from memory_parts.contestants import {name}"
+    code = f"{imports}; {name}(*map(Path, sys.argv[1:]))"
     return [sys.executable, "-c", code, str(file), str(folder)]
 
 
@@ -90,9 +93,9 @@ def hold(name: str, file: Path) -> dict[str, float]:
         process = subprocess.Popen(command(name, file, Path(folder)), env=environment(), stdout=subprocess.DEVNULL)
         while process.poll() is None:
             samples.append(sum(rollup(member, "Pss") for member in family(process.pid)))
-            if len(list(Path(folder).iterdir())) >= PROCESSES:
+            if len(list(Path(folder).iterdir())) >= PROCESSES and len(held) < HELD_SAMPLES:
                 held.append(samples[-1])
-            time.sleep(0.05)
+            time.sleep(SAMPLE_SECONDS)
     if process.returncode or not held:
         raise RuntimeError(f"{name} ended with {process.returncode}; all four held the table: {bool(held)}")
     return {"peak": max(samples) / size, "held": statistics.median(held) / size}
@@ -145,7 +148,7 @@ def limited_import(name: str, file: Path, limit: int) -> dict[str, Any]:
     peak = 0
     while process.poll() is None:
         peak = max(peak, rollup(process.pid, "Anonymous"))
-        time.sleep(0.05)
+        time.sleep(SAMPLE_SECONDS)
     assert process.stderr is not None
     error = process.stderr.read().decode().strip().rpartition("\n")[2]
     return {

@@ -5,7 +5,6 @@ Whoever holds the table leaves a file of its process number in FOLDER and waits 
 
 import multiprocessing
 import os
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path

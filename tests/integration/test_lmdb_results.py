@@ -193,17 +193,46 @@ def test_hits_of_old_entries_are_written_in_bulk(
     assert writes(cache) == before + 1, "their uses are recent now"
 
 
-def test_a_cache_that_was_made_smaller_shrinks_in_steps(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_that_was_made_smaller_shrinks_in_steps(
+    connect: Connect, clock: SimulatedClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(lmdb_results, "_REMOVED_PER_WRITE", 10)
-    cache = connect(50)
-    fill(cache, keys(50))
-    cache.close()
+    connect(50).close()
+    clock.now += 1800
     cache = connect(5)
+    for name in keys(50):
+        fill(cache, [name])
+    clock.now += 1801
     sizes = []
     for number in range(1, 7):
         fill(cache, [bytes([number]) * 16])
         sizes.append(cache.stats().entries)
     assert sizes == [40, 30, 20, 10, 5, 5]
+
+
+def test_a_smaller_size_takes_nothing_from_who_asked_for_more(connect: Connect, clock: SimulatedClock) -> None:
+    thorough = connect(20)
+    fill(thorough, keys(20))
+    thorough.close()
+    clock.now += 1800
+    fast = connect(5)
+    fill(fast, [b"n" * 16])
+    assert fast.stats().entries == 20, "the host keeps as many as the largest size of late"
+    assert fast.get_many(keys(20)[1:]) == [RESULT] * 19
+    clock.now += 1801
+    fill(fast, [bytes([number]) * 16 for number in range(5)])
+    assert fast.stats().entries == 5, "nobody has asked for more within the time to live"
+
+
+def test_a_size_in_use_is_not_forgotten(connect: Connect, clock: SimulatedClock) -> None:
+    thorough = connect(20)
+    for name in keys(20):
+        clock.now += 600
+        fill(thorough, [name])
+    fast = connect(5)
+    for number in range(9):
+        fill(fast, [bytes([number]) * 16])
+    assert fast.stats().entries == 6 + 9, "all that are less than an hour old"
 
 
 def test_a_full_disk_costs_the_entries_and_nothing_else(connect: Connect, tmp_path: Path) -> None:

@@ -1,20 +1,26 @@
 """The result cache in LMDB: one environment per host, shared by its processes, kept over sessions and studies.
 
-Two sub-databases, both trees, so nothing is ever scanned:
+Three sub-databases, all trees; only the last, of a few entries, is ever scanned:
 
     entries   key (16 bytes)         -> created, used (8 bytes each), the result as MessagePack
     uses      used (8 bytes) + key   -> nothing; its first entry is the least recently used one
+    sizes     size (8 bytes)         -> asked, ttl (8 bytes each): who uses the cache asks for its size
 
-`created` and `used` are microseconds since 1970. A hit is a read transaction. The uses it makes are written together
-with the next results (or after `_PENDING_LIMIT` of them), and only for entries in the older half of the time that the
-recorded uses span, as the others are in no danger. So the recorded use of an entry lags behind its last use by less
-than half that span, and hits of other processes count once those have written them; otherwise the order is exact.
+`created`, `used` and `asked` are microseconds since 1970, `ttl` microseconds. The cache keeps as many entries as the
+largest size that was asked for within the ttl of whoever asked: a study that wants less than another does not take away
+what the other kept, and once nobody has asked for so much for that long, the cache shrinks (docs/adr/0011).
+
+A hit is a read transaction. The uses it makes are written together with the next results (or after `_PENDING_LIMIT`
+of them), and only for entries in the older half of the time that the recorded uses span, as the others are in no
+danger. So the recorded use of an entry lags behind its last use by less than half that span, and hits of other
+processes count once those have written them; otherwise the order is exact.
 """
 
 import itertools
 import struct
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,6 +38,8 @@ _LAYOUT = "result cache 1"
 _MAP_BYTES = 256 * 2**20
 #: Uses and removals noted by hits before they are written without waiting for new results.
 _PENDING_LIMIT = 1000
+#: A size is asked for again after this share of the ttl: not with every write, and well before it is forgotten.
+_ASK_AGAIN = 1 / 8
 #: Entries that one write removes beyond as many as it adds: a cache that was made smaller shrinks in steps.
 _REMOVED_PER_WRITE = 1000
 
@@ -49,7 +57,7 @@ class CacheStats(NamedTuple):
     bytes: int
     hits: int
     misses: int
-    #: Entries removed to keep within `size`, least recently used first.
+    #: Entries removed to keep within the size, least recently used first.
     evictions: int
     #: Entries removed because they were older than `ttl_hours`.
     expirations: int
@@ -66,8 +74,8 @@ class LmdbResultCache:
 
     Args:
         path: folder of the environment; made if missing, for this user alone.
-        size: entries kept at most, at least 1.
-        ttl_hours: hours after which an entry counts as missing.
+        size: entries kept at most, at least 1, unless others asked for more (see the top).
+        ttl_hours: hours after which an entry counts as missing, and after which this size is forgotten.
         clock: tells the time entries are made and used.
 
     Raises:
@@ -75,7 +83,9 @@ class LmdbResultCache:
     """
 
     def __init__(self, path: Path, *, size: int, ttl_hours: float, clock: Clock) -> None:
-        self._environment = LmdbEnvironment(path, layout=_LAYOUT, databases=("entries", "uses"), map_bytes=_MAP_BYTES)
+        self._environment = LmdbEnvironment(
+            path, layout=_LAYOUT, databases=("entries", "uses", "sizes"), map_bytes=_MAP_BYTES
+        )
         self._size = size
         self._ttl = round(ttl_hours * 3600e6)
         self._clock = clock
@@ -85,6 +95,8 @@ class LmdbResultCache:
         #: Entries found expired or corrupt since the last write.
         self._dead: set[bytes] = set()
         self._hits = self._misses = self._evictions = self._expirations = self._corrupt = self._failures = 0
+        with suppress(StoreError):  # a full disk; the next write asks as well
+            self._environment.write(self._ask)
 
     def get_many(self, keys: Sequence[bytes]) -> list[CachedResult | None]:
         """The entry of each key, None where there is none or it expired."""
@@ -223,7 +235,7 @@ class LmdbResultCache:
     def _make_room(self, transaction: Transaction, now: int, *, limit: int) -> tuple[int, int]:
         """Remove the least recently used entries that expired or are too many, at most `limit` of them."""
         entries, uses = self._environment.database("entries"), self._environment.database("uses")
-        excess = transaction.stat(entries)["entries"] - self._size
+        excess = transaction.stat(entries)["entries"] - self._ask(transaction)
         evicted = expired = 0
         cursor = transaction.cursor(uses)
         while evicted + expired < limit and cursor.first():
@@ -237,6 +249,21 @@ class LmdbResultCache:
             cursor.delete()
             transaction.delete(key, db=entries)
         return evicted, expired
+
+    def _ask(self, transaction: Transaction) -> int:
+        """Have this size known, forget those that nobody asked for lately, and return the largest."""
+        sizes, now = self._environment.database("sizes"), self._now()
+        known: dict[int, tuple[int, int]] = {}
+        for key, stored in list(transaction.cursor(sizes)):
+            asked, ttl = _HEADER.unpack(stored)
+            if abs(now - asked) < ttl:
+                known[_STAMP.unpack(key)[0]] = (asked, ttl)
+            else:
+                transaction.delete(key, db=sizes)
+        asked, ttl = known.get(self._size, (0, 0))
+        if ttl < self._ttl or abs(now - asked) >= _ASK_AGAIN * ttl:
+            transaction.put(_STAMP.pack(self._size), _HEADER.pack(now, max(ttl, self._ttl)), db=sizes)
+        return max([self._size, *known])
 
 
 def _stamp_at(cursor: "lmdb.Cursor[bytes]", found: bool) -> int:
