@@ -10,11 +10,14 @@ epochs). Peers have rungs at 1/27, 1/9, 1/3 and 1, trialfleet those of its mode,
 
 - Rows can not be added to a model that is trained, so on rbv2_xgboost every evaluation pays in full. Epochs can, so on
   lcbench peers that keep a trial on its worker from rung to rung (Optuna's pruners, Syne Tune's ASHA and BOHB) pay the
-  difference only. trialfleet and DEHB restart always.
+  difference only. trialfleet, DEHB and SMAC restart always.
 - The budget of an instance is its unit (`anchors.py`), about the mean cost of a full evaluation, times 100 / workers,
   but at least 3: what is short of three evaluations in a row is no search.
 - The incumbent is the best result of the highest fidelity seen so far. What counts is its true score at full
   fidelity, normalised between the best known and the median of random configurations (`regret.py`).
+
+Optimisers that take minutes for a run may have seen fewer instances: they stand in a second table, with all others on
+these instances alone.
 
 A run's result is kept in `--out`; a run that is there is not repeated, so the command goes on where it was stopped.
 """
@@ -31,7 +34,8 @@ from yahpo_parts.anchors import Anchor, chosen, load_anchors
 from yahpo_parts.dehb_peer import DehbSearch
 from yahpo_parts.optuna_peers import RandomSearch, optuna_tpe
 from yahpo_parts.ours import run_trialfleet
-from yahpo_parts.regret import CURVE, POINTS, Key, Steps, printed, summary
+from yahpo_parts.regret import CURVE, POINTS, Key, Steps, printed, summaries
+from yahpo_parts.smac_peer import SmacSearch
 from yahpo_parts.surrogate import SCENARIOS, Problem, Surrogate
 from yahpo_parts.syne_peers import SyneSearch
 from yahpo_parts.world import Trace, simulate
@@ -39,16 +43,23 @@ from yahpo_parts.world import Trace, simulate
 #: Units of budget, over all workers, and the fewest that each worker has.
 UNITS, FEWEST_UNITS = 100.0, 3.0
 
+PACKAGES = ("trialfleet", "numpy", "onnxruntime", "optuna", "syne-tune", "dehb", "smac")
+
 #: (problem, workers, simulated seconds, seed) -> what was observed.
 Runner = Callable[[Problem, int, float, int], Trace]
 
 
-def _dehb(problem: Problem, workers: int, seconds: float, seed: int) -> Trace:
-    optimizer = DehbSearch(problem, seed)
-    try:
-        return simulate(optimizer, problem, workers=workers, seconds=seconds)
-    finally:
-        optimizer.close()
+def _closing(kind: type[DehbSearch | SmacSearch]) -> Runner:
+    """A runner of an optimiser that has to be closed."""
+
+    def run(problem: Problem, workers: int, seconds: float, seed: int) -> Trace:
+        optimizer = kind(problem, seed)
+        try:
+            return simulate(optimizer, problem, workers=workers, seconds=seconds)
+        finally:
+            optimizer.close()
+
+    return run
 
 
 OPTIMIZERS: dict[str, Runner] = {
@@ -73,7 +84,8 @@ OPTIMIZERS: dict[str, Runner] = {
     "syne-bohb": lambda problem, workers, seconds, seed: simulate(
         SyneSearch(problem, "bohb", seed), problem, workers=workers, seconds=seconds
     ),
-    "dehb": _dehb,
+    "dehb": _closing(DehbSearch),
+    "smac": _closing(SmacSearch),
 }
 
 
@@ -89,10 +101,12 @@ def main() -> None:
         runs = {key: steps for key in keys if (steps := _load(out, key)) is not None}
     results = {}
     for workers in options.workers:
-        results[workers] = summary(runs, anchors, workers)
-        print(printed(results[workers], workers))
+        results[workers] = summaries(runs, anchors, workers)
+        for figures in results[workers]:
+            print(printed(figures, workers))
     settings = {"points": POINTS, "curve": CURVE, "units": UNITS, "fewest_units": FEWEST_UNITS, "seeds": options.seeds}
-    save("yahpo", settings=settings, results=results, quick=options.quick or options.no_save)
+    quick = options.quick or options.no_save
+    save("yahpo", settings=settings, results=results, quick=quick, packages=PACKAGES)
 
 
 def _options() -> argparse.Namespace:

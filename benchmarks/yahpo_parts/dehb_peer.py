@@ -43,7 +43,7 @@ class DehbSearch:
     def ask(self) -> Job:
         """The next configuration of a bracket."""
         job = self._dehb.ask()
-        params = self._space.draw(lambda name, _: _plain(job["config"][name]))
+        params = self._space.draw(lambda name, _: plain(job["config"][name]))
         return Job(params, round(job["fidelity"]) / RESOURCE, job)
 
     def tell(self, job: Job, score: float) -> None:
@@ -80,7 +80,7 @@ def _parameter(name: str, distribution: Distribution) -> Any:
             return ConfigSpace.Categorical(name, distribution.choices)
 
 
-def _plain(value: Any) -> Scalar:
+def plain(value: Any) -> Scalar:
     """A numpy scalar as Python has it."""
     plain: Scalar = value.item() if hasattr(value, "item") else value
     return plain

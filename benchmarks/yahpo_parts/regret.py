@@ -52,16 +52,36 @@ def best_scores(runs: Mapping[Key, Steps], anchors: Mapping[str, Mapping[str, An
     return best
 
 
-def summary(runs: Mapping[Key, Steps], anchors: Mapping[str, Mapping[str, Anchor]], workers: int) -> dict[str, Any]:
-    """Everything about the runs with so many workers, on the instances that all optimisers have seen."""
+#: Regrets at `POINTS` and on `CURVE` by optimiser and (scenario, instance), one array per seed.
+_Regrets = dict[str, dict[tuple[str, str], list[np.ndarray]]]
+
+
+def summaries(
+    runs: Mapping[Key, Steps], anchors: Mapping[str, Mapping[str, Anchor]], workers: int
+) -> list[dict[str, Any]]:
+    """The figures of the runs with so many workers.
+
+    First of the optimisers that have seen all instances; if there are others, also of all optimisers, on the instances
+    that every one has seen.
+    """
     best = best_scores(runs, anchors)
-    curves: dict[str, dict[tuple[str, str], list[np.ndarray]]] = {}
+    curves: _Regrets = {}
     for key, steps in sorted(runs.items()):
         if key.workers == workers:
             anchor = anchors[key.scenario][key.instance]
             place = key.scenario, key.instance
             values = regrets(steps, anchor, best[place], [*POINTS, *CURVE])
             curves.setdefault(key.optimizer, {}).setdefault(place, []).append(values)
+    most = max((len(one) for one in curves.values()), default=0)
+    thorough = {name: one for name, one in curves.items() if len(one) == most}
+    few = set.intersection(*(set(one) for one in curves.values())) if curves else set()
+    return [
+        _summary(group) for group in ([thorough] if thorough == curves else [thorough, curves] if few else [thorough])
+    ]
+
+
+def _summary(curves: _Regrets) -> dict[str, Any]:
+    """Figures of these optimisers, on the instances that all have seen."""
     places = sorted(set.intersection(*(set(one) for one in curves.values())))
     # optimizer, instance, share of the budget
     table = np.array([[np.mean(one[place], axis=0) for place in places] for one in curves.values()])
@@ -92,7 +112,7 @@ def printed(figures: Mapping[str, Any], workers: int) -> str:
     ]
     for name, one in sorted(figures["optimizers"].items(), key=lambda item: float(item[1]["regret"][-1][0])):
         cells = [
-            f"{100 * mean:>11.2f} ({100 * low:.2f}-{100 * high:.2f})"[:24].rjust(22) + f"{rank:>6.2f}"
+            f"{100 * mean:>11.2f} ({100 * low:.1f}-{100 * high:.1f})".rjust(22) + f"{rank:>6.2f}"
             for (mean, low, high), rank in zip(one["regret"], one["rank"], strict=True)
         ]
         lines.append(f"{name:16}" + "".join(cells) + f"{min(one['seeds']):>7}")
