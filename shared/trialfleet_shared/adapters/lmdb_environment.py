@@ -14,12 +14,13 @@ import errno
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
 import lmdb
 
+from trialfleet_shared.adapters.lmdb_session import BOOT_ID, Session
 from trialfleet_shared.errors import StoreError
 
 #: Reader slots of an environment: processes that may read at the same moment.
@@ -38,10 +39,12 @@ _Database = lmdb._Database  # noqa: SLF001 -- the type that `open_db` returns ha
 class _Opened:
     """An environment that is open in this process, and how many handles use it."""
 
-    def __init__(self, environment: lmdb.Environment, databases: dict[str, _Database], layout: str) -> None:
+    def __init__(self, environment: lmdb.Environment, layout: str, session: Session | None) -> None:
         self.environment = environment
-        self.databases = databases
+        self.databases: dict[str, _Database] = {}
         self.layout = layout
+        #: Of an environment whose writes do not wait for the disk.
+        self.session = session
         self.users = 0
         #: Whether it belongs to the process that this one was forked from.
         self.inherited = False
@@ -63,16 +66,21 @@ class LmdbEnvironment:
         layout: what the environment holds, and which version of it, as "study store 1".
         databases: names of its sub-databases.
         map_bytes: address space to begin with; it doubles whenever it is full.
+        durable: whether a write has reached the disk when it returns. Otherwise all is lost when the machine crashes, and
+            only then (see `lmdb_session`): for what can be computed again.
 
     Raises:
         StoreError: the folder can not be used, or holds something else or something newer.
     """
 
-    def __init__(self, path: Path, *, layout: str, databases: Sequence[str], map_bytes: int) -> None:
+    def __init__(
+        self, path: Path, *, layout: str, databases: Sequence[str], map_bytes: int, durable: bool = True
+    ) -> None:
         self.path = path.resolve()
         self._layout = layout
         self._databases = tuple(databases)
         self._map_bytes = map_bytes
+        self._durable = durable or not BOOT_ID.exists()
         self._closed = False
         self._handle: _Opened | None = None
         self._attach()
@@ -93,7 +101,7 @@ class LmdbEnvironment:
                 raise self._error(error) from error
 
     def write(self, work: Callable[[Transaction], _Result]) -> _Result:
-        """Run `work` in a write transaction, committed durably when it returns and undone when it raises.
+        """Run `work` in a write transaction, committed when it returns and undone when it raises.
 
         `work` runs again from the start when the map had to grow: it must not change anything but the transaction.
         """
@@ -119,7 +127,10 @@ class LmdbEnvironment:
             if handle.users == 0:
                 del _opened[self.path]
                 with handle.lock:
-                    handle.environment.close()
+                    try:
+                        self._sync(handle)
+                    finally:
+                        handle.environment.close()
 
     def _attach(self) -> _Opened:
         """What is open on this folder, opened now when this process has not opened it yet."""
@@ -137,26 +148,41 @@ class LmdbEnvironment:
                 self._handle = handle
         return handle
 
+    def _sync(self, handle: _Opened) -> None:
+        """Have what was written without waiting on the disk; nobody is worse off if that fails."""
+        if handle.session is not None:
+            with suppress(lmdb.Error, OSError), handle.environment.begin(write=True):
+                handle.environment.sync(True)
+                handle.session.note_synced()
+
     def _open(self) -> _Opened:
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            environment = lmdb.open(
-                str(self.path),
-                map_size=self._map_bytes,
-                mode=0o700,  # LMDB takes the execute bits off for its files
-                max_dbs=len(self._databases) + 1,
-                max_readers=MAX_READERS,
-                max_spare_txns=1,  # saves a microsecond per read
-            )
-            handle = _Opened(environment, {}, self._layout)
-            try:
-                with self._begin(handle, write=True) as transaction:
-                    self._prepare(handle, transaction)
-            except BaseException:
-                environment.close()
-                raise
+            if self._durable:
+                return self._open_files(None)
+            session = Session(self.path, ("data.mdb", "lock.mdb"))
+            with session.opening():
+                return self._open_files(session)
         except (lmdb.Error, OSError) as error:
             raise self._error(error) from error
+
+    def _open_files(self, session: Session | None) -> _Opened:
+        environment = lmdb.open(
+            str(self.path),
+            map_size=self._map_bytes,
+            mode=0o700,  # LMDB takes the execute bits off for its files
+            max_dbs=len(self._databases) + 1,
+            max_readers=MAX_READERS,
+            max_spare_txns=1,  # saves a microsecond per read
+            sync=self._durable,
+        )
+        handle = _Opened(environment, self._layout, session)
+        try:
+            with self._begin(handle, write=True) as transaction:
+                self._prepare(handle, transaction)
+        except BaseException:
+            environment.close()
+            raise
         return handle
 
     def _prepare(self, handle: _Opened, transaction: Transaction) -> None:
@@ -175,13 +201,19 @@ class LmdbEnvironment:
             "Name another folder, or use the trialfleet that made this one"
         )
 
-    @staticmethod
-    def _begin(handle: _Opened, *, write: bool) -> Transaction:
+    def _begin(self, handle: _Opened, *, write: bool) -> Transaction:
         try:
-            return handle.environment.begin(write=write)
+            transaction = handle.environment.begin(write=write)
         except lmdb.MapResizedError:
             handle.environment.set_mapsize(0)
-            return handle.environment.begin(write=write)
+            transaction = handle.environment.begin(write=write)
+        if write and handle.session is not None:
+            try:
+                handle.session.begin_write()
+            except OSError as error:
+                transaction.abort()
+                raise self._error(error) from error
+        return transaction
 
     def _grow(self, handle: _Opened) -> None:
         """Make room in the map: of what killed readers hold, else by doubling it."""

@@ -114,7 +114,7 @@ class LmdbResultCache:
             return found
 
     def put_many(self, entries: Sequence[tuple[bytes, CachedResult]]) -> None:
-        """Keep the entries in one durable write; a full disk is counted and otherwise ignored."""
+        """Keep the entries in one write, which outlives this process; a full disk is counted and otherwise ignored."""
         latest: dict[bytes, CachedResult] = {}
         for key, result in entries:
             latest.pop(key, None)  # so that the key moves to its last place
