@@ -137,7 +137,7 @@ def main() -> None:
             for count in flights
             if count <= WARM_TRIALS // 2
         }
-    chosen = options.problem or options.sampler or options.in_flight or options.seeds
+    part = options.problem or options.sampler or options.seeds
     save(
         "sampler_quality",
         settings={
@@ -147,7 +147,7 @@ def main() -> None:
             "warm_start": {"trials": WARM_TRIALS, "earlier_trials": EARLIER, "shift": SHIFT},
         },
         results=results,
-        quick=options.quick or bool(chosen),
+        quick=options.quick or bool(part),
         packages=("trialfleet", "optuna", "numpy", "scipy"),
     )
 
