@@ -27,7 +27,9 @@ from typing import NamedTuple
 #: Trials that are checked on all rows and folds at the end of a study, however few finished the rung below.
 FINALISTS = 3
 #: One-sided confidence that a raced-out trial would not have beaten the incumbent.
-RACING_CONFIDENCE = 0.95
+#: With 0.8 instead of 0.95 a fifth of the work is saved on tables of real fits, and the answer stays the same but for
+#: 0.4% of the distance between the best and the median one; with 0.5, which compares means alone, it is 4%.
+RACING_CONFIDENCE = 0.8
 #: Complete trials whose differences to the incumbent are pooled, the latest ones.
 RACING_POOL = 50
 

@@ -13,7 +13,12 @@ def fractions(ladder: Ladder) -> list[tuple[float, int]]:
 
 def test_the_ladder_of_the_evidence() -> None:
     ladder = build_ladder(rows=30_000, folds=5, fraction=0.1, lowest=0.1, rung_rows=1000, reduction_factor=3)
-    assert fractions(ladder) == [(0.1, 1), (0.3, 1), (1.0, 1), (1.0, 5)]
+    assert fractions(ladder) == [(0.1, 1), (1.0, 1), (1.0, 2), (1.0, 5)]
+
+
+def test_without_folds_to_judge_by_there_are_more_fractions() -> None:
+    ladder = build_ladder(rows=30_000, folds=1, fraction=0.1, lowest=0.1, rung_rows=1000, reduction_factor=3)
+    assert fractions(ladder) == [(0.1, 1), (0.3, 1), (1.0, 1)]
 
 
 def test_a_rung_close_to_all_rows_is_left_out() -> None:
@@ -25,7 +30,7 @@ def test_a_rung_close_to_all_rows_is_left_out() -> None:
 
 def test_presets_start_lower_where_the_data_allow() -> None:
     assert fractions(EfficiencyConfig.fast().ladder_for(rows=100_000, folds=3, has_fidelity=True))[0] == (0.1, 1)
-    assert fractions(EfficiencyConfig.balanced().ladder_for(rows=1_400, folds=3, has_fidelity=True))[0] == (0.5, 1)
+    assert fractions(EfficiencyConfig.balanced().ladder_for(rows=300, folds=3, has_fidelity=True))[0] == (0.5, 1)
 
 
 def test_the_lowest_rung_never_has_too_few_rows() -> None:
@@ -34,7 +39,11 @@ def test_the_lowest_rung_never_has_too_few_rows() -> None:
 
 
 def test_few_rows_make_a_ladder_of_folds_alone() -> None:
-    assert fractions(EfficiencyConfig.fast().ladder_for(rows=90, folds=5, has_fidelity=True)) == [(1.0, 1), (1.0, 5)]
+    assert fractions(EfficiencyConfig.fast().ladder_for(rows=90, folds=5, has_fidelity=True)) == [
+        (1.0, 1),
+        (1.0, 2),
+        (1.0, 5),
+    ]
 
 
 @pytest.mark.parametrize(
