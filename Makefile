@@ -3,11 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup check format lint types imports test demo clean
+.PHONY: help setup check format lint types imports test demo bench clean
 
 help:
 	@echo "make demo   set up, then tune a real model on real data"
 	@echo "make test   set up, then run all tests"
+	@echo "make bench  set up, then a short version of every benchmark"
 	@echo "make check  format, lint, types, import contracts, tests"
 	@echo "make clean  remove what the others made here"
 
@@ -22,6 +23,13 @@ $(VENV)/.runs: pyproject.toml | $(VENV)/bin/pip
 $(VENV)/.tests: pyproject.toml | $(VENV)/bin/pip
 	$(BIN)/pip install --quiet --editable '.[dev,examples]'
 	touch $@ $(VENV)/.runs
+
+# The benchmarks' peers bring many packages of their own.
+.venv-bench/.bench: pyproject.toml
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/pip install --quiet --upgrade pip
+	.venv-bench/bin/pip install --quiet --editable '.[examples]' --group bench
+	touch $@
 
 # All that development needs: the packages, and a RabbitMQ server for the tests to start nodes of their own.
 setup: $(VENV)/.tests
@@ -47,5 +55,8 @@ test: setup
 demo: $(VENV)/.runs
 	$(BIN)/trialfleet run examples/digits/study.toml
 
+bench: .venv-bench/.bench
+	for one in result_cache memory sampler_cost sampler_quality savings; do .venv-bench/bin/python benchmarks/$$one.py --quick || exit 1; done
+
 clean:
-	rm -rf $(VENV) dist build .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-bench dist build .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache
