@@ -69,8 +69,9 @@ def build_ladder(
 ) -> Ladder:
     """The ladder from `fraction` of the rows on one fold up to all rows on all folds.
 
-    Between them are one and two folds on all rows: on tables of real fits, two folds told the good trials from the best
-    better than any middle fraction did for its price. Where there are folds to do that, the fractions are eta^2 apart.
+    Between them are fractions eta apart, then one and two folds on all rows: on tables of real fits a second fold told
+    the best trials from the good ones for little. The middle fractions are not there for their price alone: they show
+    soon when the fraction below ranks the trials the wrong way round (see `rung_choice.py`).
 
     Args:
         rows: training rows of fold 0.
@@ -78,14 +79,13 @@ def build_ladder(
         fraction: share of the rows on rung 0.
         lowest: rung 0 may start as low as this where it keeps `rung_rows` rows.
         rung_rows: rows that make a rung below `fraction` worth having.
-        reduction_factor: eta; the fractions of neighbouring rungs differ by it, or by its square.
+        reduction_factor: eta, the ratio between the fractions of neighbouring rungs.
     """
     if rows < 1:
         raise ConfigurationError(f"a ladder needs training rows, got {rows}")
     start = max(min(fraction, max(lowest, rung_rows / rows)), min(1.0, FEWEST_ROWS / rows))
     rungs = []
-    step = reduction_factor**2 if folds > 2 else reduction_factor
     while start * SMALLEST_STEP <= 1.0:
         rungs.append(Rung(round(start, 6), 1))
-        start *= step
+        start *= reduction_factor
     return Ladder((*rungs, *(Rung(1.0, count) for count in sorted({1, min(2, folds), folds}))))

@@ -75,12 +75,12 @@ class EfficiencyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     # Fields of trialfleet beyond the guide's.
     #: The ladder itself, when it is not to be built from `subsample_fraction`; the last rung is (1.0, all folds).
     ladder: tuple[Rung, ...] | None = None
-    #: eta of successive halving: of each rung, the best 1/eta climb; the rungs' fractions differ by it, or its square.
+    #: eta of successive halving: of each rung, the best 1/eta climb; also the ratio between the rungs' fractions.
     reduction_factor: float = 3.0
     #: Rung 0 may start below `subsample_fraction`, down to this, where it keeps `rung_rows` rows; None: it may not.
     lowest_fraction: float | None = None
     #: Rows that a rung below `subsample_fraction` needs.
-    rung_rows: int = 150
+    rung_rows: int = 1000
     #: On the last rung, stop a trial that can no longer beat the incumbent on the same folds.
     fold_racing: bool = True
 

@@ -13,12 +13,13 @@ def fractions(ladder: Ladder) -> list[tuple[float, int]]:
 
 def test_the_ladder_of_the_evidence() -> None:
     ladder = build_ladder(rows=30_000, folds=5, fraction=0.1, lowest=0.1, rung_rows=1000, reduction_factor=3)
-    assert fractions(ladder) == [(0.1, 1), (1.0, 1), (1.0, 2), (1.0, 5)]
+    assert fractions(ladder) == [(0.1, 1), (0.3, 1), (1.0, 1), (1.0, 2), (1.0, 5)]
 
 
-def test_without_folds_to_judge_by_there_are_more_fractions() -> None:
-    ladder = build_ladder(rows=30_000, folds=1, fraction=0.1, lowest=0.1, rung_rows=1000, reduction_factor=3)
-    assert fractions(ladder) == [(0.1, 1), (0.3, 1), (1.0, 1)]
+@pytest.mark.parametrize("folds", [1, 2, 3])
+def test_one_and_two_folds_come_before_all(folds: int) -> None:
+    ladder = build_ladder(rows=300, folds=folds, fraction=1.0, lowest=1.0, rung_rows=1000, reduction_factor=3)
+    assert fractions(ladder) == [(1.0, count) for count in range(1, folds + 1)]
 
 
 def test_a_rung_close_to_all_rows_is_left_out() -> None:
@@ -30,7 +31,7 @@ def test_a_rung_close_to_all_rows_is_left_out() -> None:
 
 def test_presets_start_lower_where_the_data_allow() -> None:
     assert fractions(EfficiencyConfig.fast().ladder_for(rows=100_000, folds=3, has_fidelity=True))[0] == (0.1, 1)
-    assert fractions(EfficiencyConfig.balanced().ladder_for(rows=300, folds=3, has_fidelity=True))[0] == (0.5, 1)
+    assert fractions(EfficiencyConfig.balanced().ladder_for(rows=1_400, folds=3, has_fidelity=True))[0] == (0.5, 1)
 
 
 def test_the_lowest_rung_never_has_too_few_rows() -> None:

@@ -1,0 +1,73 @@
+"""Draw the figures of docs/benchmarks.md from the results that are kept.
+
+python benchmarks/plots.py
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+
+from measuring.results import RESULTS
+
+IMAGES = Path(__file__).parents[1] / "docs" / "images"
+OURS = "trialfleet"
+
+
+def _results(topic: str) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads((RESULTS / f"{topic}.json").read_text())
+    return document
+
+
+def _save(name: str) -> None:
+    plt.tight_layout()
+    plt.savefig(IMAGES / f"{name}.svg", metadata={"Date": None})
+    plt.close()
+
+
+def anytime_regret() -> None:
+    """Regret on the published surrogates over the share of the budget, by workers."""
+    document = _results("yahpo")
+    grid = document["settings"]["curve"]
+    _, axes = plt.subplots(1, 3, figsize=(12, 4), sharey=True)
+    axis: Axes
+    for axis, (workers, tables) in zip(axes, document["results"].items(), strict=True):
+        for name, figures in sorted(tables[0]["optimizers"].items()):
+            ours = name == OURS
+            axis.plot(grid, figures["curve"], label=name, linewidth=2.5 if ours else 1, color="black" if ours else None)
+        axis.set(xscale="log", title=f"{workers} worker{'s' * (workers != '1')}", xlabel="share of the budget")
+        axis.legend(fontsize=7)
+    axes[0].set_ylabel("mean normalised regret")
+    _save("benchmark-yahpo")
+
+
+def sampler_quality() -> None:
+    """How far ahead of Optuna's TPE the sampler is, by evaluations in flight."""
+    runs = _results("sampler_quality")["results"]["in_flight"]
+    counts = sorted(runs, key=int)
+    _, axis = plt.subplots(figsize=(6, 4))
+    for name, label in (("optuna", "against Optuna TPE, univariate"), ("optuna-mv", "against multivariate, group")):
+        means = [runs[count]["against"][name]["mean"] for count in counts]
+        bounds = [runs[count]["against"][name]["interval"] for count in counts]
+        errors = [[mean - low for mean, (low, _) in zip(means, bounds, strict=True)],
+                  [high - mean for mean, (_, high) in zip(means, bounds, strict=True)]]  # fmt: skip
+        axis.errorbar(counts, means, yerr=errors, marker="o", capsize=4, label=label)
+    axis.axhline(0, color="grey", linewidth=1)
+    axis.set(xlabel="evaluations in flight", ylabel="difference of log10 regret (below 0: ahead)")
+    axis.legend()
+    _save("benchmark-sampler")
+
+
+def main() -> None:
+    """Draw all."""
+    mpl.use("svg")
+    plt.rcParams["svg.hashsalt"] = "trialfleet"
+    anytime_regret()
+    sampler_quality()
+
+
+if __name__ == "__main__":
+    main()
