@@ -33,11 +33,12 @@ def anytime_regret() -> None:
     document = _results("yahpo")
     grid = document["settings"]["curve"]
     _, axes = plt.subplots(1, 3, figsize=(12, 4), sharey=True)
+    names = sorted({name for tables in document["results"].values() for name in tables[0]["optimizers"]} - {OURS})
+    colours = {OURS: "black"} | {name: f"C{place}" for place, name in enumerate(names)}
     axis: Axes
     for axis, (workers, tables) in zip(axes, document["results"].items(), strict=True):
         for name, figures in sorted(tables[0]["optimizers"].items()):
-            ours = name == OURS
-            axis.plot(grid, figures["curve"], label=name, linewidth=2.5 if ours else 1, color="black" if ours else None)
+            axis.plot(grid, figures["curve"], label=name, linewidth=2.5 if name == OURS else 1, color=colours[name])
         axis.set(xscale="log", title=f"{workers} worker{'s' * (workers != '1')}", xlabel="share of the budget")
         axis.legend(fontsize=7)
     axes[0].set_ylabel("mean normalised regret")
