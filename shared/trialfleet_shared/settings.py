@@ -148,7 +148,6 @@ PRESETS: Mapping[str, dict[str, Any]] = {
         "lowest_fraction": 0.1,
         "cache_size": 500,
         "max_workers": 16,
-        "reduction_factor": 4.0,
         "pruning_threshold": 0.05,
         "batch_size": 200,
     },
