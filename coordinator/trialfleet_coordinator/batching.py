@@ -16,6 +16,8 @@ SLOW_SECONDS = 5.0
 MESSAGE_SECONDS = 0.05
 #: What is kept in flight beyond two for each slot, over the evaluations answered so far.
 SHARE_IN_FLIGHT = 0.25
+#: How long a tick waits for more results after its first, in seconds, where evaluations take less than that.
+GATHERING_SECONDS = 0.005
 #: Weight of the newest duration in the running mean.
 WEIGHT = 0.1
 
@@ -39,6 +41,11 @@ class Pacing:
             self._mean = wall_seconds
         else:
             self._mean += WEIGHT * (wall_seconds - self._mean)
+
+    @property
+    def gathering_seconds(self) -> float:
+        """How long to wait for more results after the first: not at all, unless evaluations are quick."""
+        return GATHERING_SECONDS if self._mean is not None and self._mean < GATHERING_SECONDS else 0.0
 
     def in_flight(self, slots: int) -> int:
         """Evaluations to keep in flight on `slots` slots."""

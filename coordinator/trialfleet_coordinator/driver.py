@@ -46,7 +46,7 @@ from trialfleet_coordinator.study import StudyState
 from trialfleet_shared.caching import CachedResult, ResultCache
 from trialfleet_shared.clock import Clock
 from trialfleet_shared.fingerprint import result_key
-from trialfleet_shared.fleet import Fleet
+from trialfleet_shared.fleet import Fleet, LostEvaluation
 from trialfleet_shared.messages import Evaluation, EvaluationResult, Outcome, StudySpec
 from trialfleet_shared.settings import EfficiencyConfig
 from trialfleet_shared.space import Params
@@ -131,6 +131,8 @@ class _Session:
         self._records: list[Record] = []
         self._entries: dict[bytes, CachedResult] = {}
         self._misses: list[Evaluation] = []
+        #: Trials that the study has asked for.
+        self._wanted: range | None = None
 
     def run(self, on_progress: Callable[[Progress], None], stop: Callable[[], str | None]) -> StudyReport:
         fleet = self._outside.fleet
@@ -150,11 +152,23 @@ class _Session:
                     fleet=fleet.report(),
                     coordinator_pss_bytes=self._outside.memory(),
                 )
-            if events:
+            if events or self._wanted is not None:
                 continue
-            results, lost = fleet.poll(TICK_SECONDS)
+            results, lost = self._gather()
             events.extend(EvaluationFinished(result) for result in results)
             events.extend(EvaluationLost(*entry) for entry in lost)
+
+    def _gather(self) -> tuple[list[EvaluationResult], list[LostEvaluation]]:
+        """Wait for the fleet; where evaluations are quick, a little longer, so that a tick's cost is many results'."""
+        fleet, clock = self._outside.fleet, self._outside.clock
+        results, lost = fleet.poll(TICK_SECONDS)
+        end = clock.monotonic() + self._state.pacing.gathering_seconds
+        # The other half in flight keeps the slots busy meanwhile, and while the tick is carried out.
+        while results and 2 * len(results) < len(self._state.pending) and (left := end - clock.monotonic()) > 0:
+            more, more_lost = fleet.poll(left)
+            results += more
+            lost += more_lost
+        return results, lost
 
     def _restart_clock(self) -> None:
         """Time that the fleet took to get ready is not the study's: nothing could be evaluated."""
@@ -176,8 +190,9 @@ class _Session:
 
     def _take_in(self, events: deque[Event]) -> None:
         """Handle events, and those that their commands lead to at once, until there are none or the tick is full."""
-        while events and len(self._records) < TICK_RECORDS:
-            event = events.popleft()
+        while (events or self._wanted is not None) and len(self._records) < TICK_RECORDS:
+            # Draws come last: they are then few and large, and the sampler has been told of all that is known.
+            event = events.popleft() if events else self._drawn()
             if isinstance(event, EvaluationFinished):
                 self._keep(event.result, events)
             for command in self._state.handle(event):
@@ -190,10 +205,15 @@ class _Session:
             case Observe(observation):
                 self._outside.sampler.tell([observation])
             case DrawTrials(numbers):
-                # Before anything else: the study counts on the trials it has asked for.
-                events.appendleft(TrialsDrawn(self._outside.sampler.ask(numbers)))
+                self._wanted = numbers
             case StartEvaluations(evaluations):
                 self._look_up(evaluations, events)
+
+    def _drawn(self) -> TrialsDrawn:
+        """The trials that the study has asked for; it asks for no others before it has them."""
+        assert self._wanted is not None
+        numbers, self._wanted = self._wanted, None
+        return TrialsDrawn(self._outside.sampler.ask(numbers))
 
     def _look_up(self, evaluations: Sequence[Evaluation], events: deque[Event]) -> None:
         """Answer from the cache what it has, or what an equal evaluation will bring; the rest is for the fleet."""
