@@ -3,17 +3,22 @@
     python benchmarks/throughput.py [--quick]
 
 Five parameters of mixed kinds, two evaluating processes on this machine. trialfleet runs embedded, through `optimize`; its
-store is synced to disk at each commit. The peers are Optuna's TPE on its SQLite and journal storages, two processes on one
+store is synced to disk at each commit. Over RabbitMQ it runs on a private node, with confirmed messages, two workers of one
+slot each, and the same store. The peers are Optuna's TPE on its SQLite and journal storages, two processes on one
 study, as one would run it on a machine. A study grows to each size, then so many further trials are timed; opening the
-study is not. Over RabbitMQ the loop is not measured here yet.
+study is not.
 """
 
 import argparse
 import multiprocessing
+import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +28,12 @@ from optuna.storages.journal import JournalFileBackend
 
 import trialfleet
 from measuring.results import save
+from trialfleet.engine import Home, open_study
+from trialfleet.environment import BROKER_URL
+from trialfleet.rabbitmq_node import RabbitNode
+from trialfleet.study_file import StudyRequest
+from trialfleet_coordinator.budget import Budget
+from trialfleet_shared.space import SearchSpace
 
 SPACE = {
     "rate": trialfleet.Float(1e-5, 1.0, log=True),
@@ -38,6 +49,8 @@ PEER_SIZES = (1_000, 5_000)
 TIMED, REPEATS = 3_000, 3
 PEER_TIMED = 60
 PROCESSES = 2
+#: What workers elsewhere import; it does what `evaluate` does.
+OBJECTIVE = 'def evaluate(params):\n    return float(params["share"])\n'
 
 
 def evaluate(params: dict[str, Any]) -> float:
@@ -45,8 +58,8 @@ def evaluate(params: dict[str, Any]) -> float:
     return float(params["share"])
 
 
-def trialfleet_rates(folder: Path, sizes: tuple[int, ...]) -> dict[int, list[float]]:
-    """Trials per second beyond each size."""
+def embedded(folder: Path) -> Callable[[int], float]:
+    """Takes the study to so many trials; the seconds that it ran so far."""
 
     def run(trials: int) -> float:
         result = trialfleet.optimize(
@@ -54,6 +67,60 @@ def trialfleet_rates(folder: Path, sizes: tuple[int, ...]) -> dict[int, list[flo
         )
         return result["efficiency_metrics"]["total_time_seconds"]
 
+    return run
+
+
+@contextmanager
+def over_rabbitmq(folder: Path) -> Iterator[Callable[[int], float]]:
+    """As `embedded`, on workers that are started here."""
+    base = folder / "objectives"
+    base.mkdir()
+    (base / "nothing.py").write_text(OBJECTIVE)
+    with ExitStack() as stack:
+        node = stack.enter_context(RabbitNode(folder / "rabbitmq"))
+        for number in range(PROCESSES):
+            stack.callback(_end, _start_worker(node.url, base, folder / f"worker{number}"))
+
+        def run(trials: int) -> float:
+            request = StudyRequest(
+                name="loop",
+                direction="maximize",
+                space=SearchSpace(SPACE),
+                objective="nothing.py:evaluate",
+                base=base,
+                config=trialfleet.EfficiencyConfig(),
+                budget=Budget(trials=trials),
+            )
+            with open_study(request, Home(folder / "home"), broker_url=node.url) as study:
+                report = study.run(lambda _: None, lambda: None)
+            return report.efficiency_metrics.total_time_seconds
+
+        yield run
+
+
+def _start_worker(url: str, base: Path, home: Path) -> subprocess.Popen[bytes]:
+    command = [
+        sys.executable,
+        "-m",
+        "trialfleet",
+        "worker",
+        "--home",
+        str(home),
+        "--slots",
+        "1",
+        "--objective-path",
+        str(base),
+    ]
+    return subprocess.Popen(command, env={**os.environ, BROKER_URL: url}, stderr=subprocess.DEVNULL)
+
+
+def _end(worker: subprocess.Popen[bytes]) -> None:
+    worker.terminate()
+    worker.wait()
+
+
+def trialfleet_rates(run: Callable[[int], float], sizes: tuple[int, ...]) -> dict[int, list[float]]:
+    """Trials per second beyond each size."""
     rates: dict[int, list[float]] = {}
     trials, seconds = 0, 0.0
     for size in sizes:
@@ -118,13 +185,19 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="up to 10,000 trials, nothing kept")
     quick = parser.parse_args().quick
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    sizes = QUICK_SIZES if quick else SIZES
+    ours: dict[str, dict[int, list[float]]] = {}
     with tempfile.TemporaryDirectory(prefix="throughput-") as scratch:
-        ours = trialfleet_rates(Path(scratch), QUICK_SIZES if quick else SIZES)
-    for size, rates in ours.items():
-        print(
-            f"trialfleet, embedded    {size:>7} trials  {statistics.median(rates):8.0f}/s  "
-            f"({min(rates):.0f} to {max(rates):.0f})"
-        )
+        ours["embedded"] = trialfleet_rates(embedded(Path(scratch)), sizes)
+    with tempfile.TemporaryDirectory(prefix="throughput-") as scratch, over_rabbitmq(Path(scratch)) as run:
+        ours["rabbitmq"] = trialfleet_rates(run, sizes)
+    for way, measured in ours.items():
+        for size, rates in measured.items():
+            print(
+                f"trialfleet, {way:<10}  {size:>7} trials  {statistics.median(rates):8.0f}/s  "
+                f"({min(rates):.0f} to {max(rates):.0f})",
+                flush=True,
+            )
     peers: dict[str, dict[int, float]] = {}
     for storage in (sqlite, journal):
         peers[storage.__name__] = {}
