@@ -16,8 +16,9 @@ SLOW_SECONDS = 5.0
 MESSAGE_SECONDS = 0.05
 #: What is kept in flight beyond two for each slot, over the evaluations answered so far.
 SHARE_IN_FLIGHT = 0.25
-#: How long a tick waits for more results after its first, in seconds, where evaluations take less than that.
-GATHERING_SECONDS = 0.005
+#: How long a tick waits for more results after its first, in seconds, where evaluations take less than that: longer than
+#: the way of a message to a worker and back, or small ticks would make small messages for ever; well below `AHEAD_SECONDS`.
+GATHERING_SECONDS = 0.02
 #: Weight of the newest duration in the running mean.
 WEIGHT = 0.1
 
