@@ -38,6 +38,14 @@ class StudyChangedError(ConfigurationError):
     """A study of this name exists with another space, objective or data."""
 
 
+class UnknownStudyError(ConfigurationError):
+    """There is no study of this name."""
+
+
+class StudyBusyError(TrialfleetError):
+    """The study's state does not allow this now."""
+
+
 class DecodeError(TrialfleetError):
     """A message is not one of ours; `payload` keeps it as it came."""
 
