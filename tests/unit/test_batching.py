@@ -1,6 +1,6 @@
 """How much is in flight, and in how large messages."""
 
-from trialfleet_coordinator.batching import Pacing
+from trialfleet_coordinator.batching import GATHERING_SECONDS, Pacing
 
 
 def paced(seconds: float, *, largest: int = 100, answered: int = 10_000) -> Pacing:
@@ -45,3 +45,9 @@ def test_the_pace_follows_the_evaluations() -> None:
 def test_no_slots_and_no_time_are_no_division_by_zero() -> None:
     assert paced(0.0).in_flight(0) == 0
     assert paced(0.0).batch(5, 0) == 5
+
+
+def test_results_are_gathered_only_where_evaluations_take_less_than_the_wait() -> None:
+    assert Pacing(100).gathering_seconds == 0.0, "nothing is known"
+    assert paced(GATHERING_SECONDS / 2).gathering_seconds == GATHERING_SECONDS
+    assert paced(GATHERING_SECONDS * 2).gathering_seconds == 0.0

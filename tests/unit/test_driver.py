@@ -31,8 +31,12 @@ class Points:
         self._points = list(points)
         self._random = random.Random(seed)
         self.told: list[Observation] = []
+        #: Draws of each time it was asked.
+        self.asked: list[int] = []
 
     def ask(self, numbers: range) -> list[Draw]:
+        self.asked.append(len(numbers))
+
         def point() -> float:
             return self._points.pop(0) if self._points else self._random.random()
 
@@ -50,15 +54,24 @@ def quadratic(evaluation: Evaluation) -> float:
 class World:
     """Everything a study needs; `run` may be called again, as a resumed session on the same store and cache."""
 
-    def __init__(self, *, trials: int = 30, slots: int = 2, cache: ResultCache | None = None) -> None:
+    def __init__(
+        self, *, trials: int = 30, slots: int = 2, seconds: float = 1.0, cache: ResultCache | None = None
+    ) -> None:
         self.clock = SimulatedClock()
         self.disk = MemoryStudies()
         self.cache = cache
         self.slots = slots
+        #: What an evaluation takes on all rows.
+        self.seconds = seconds
         self.budget = Budget(trials=trials)
         self.definition = StudyDefinition("s", "maximize", {}, "f", "ab", "", LADDER, 0)
         self.progress: list[Progress] = []
-        self.fleet = SimulatedFleet(self.clock, quadratic, slots=slots)
+        self.fleet = self._fleet(quadratic)
+
+    def _fleet(self, function: Callable[[Evaluation], float]) -> SimulatedFleet:
+        return SimulatedFleet(
+            self.clock, function, slots=self.slots, seconds=lambda evaluation: self.seconds * evaluation.fraction
+        )
 
     def run(
         self,
@@ -68,7 +81,7 @@ class World:
         stop: Callable[[], str | None] = lambda: None,
         store: MemoryStudyStore | None = None,
     ) -> StudyReport:
-        self.fleet = SimulatedFleet(self.clock, function, slots=self.slots)
+        self.fleet = self._fleet(function)
         store = store or MemoryStudyStore(self.disk)
         record = store.open(self.definition)
         plan = StudyPlan(
@@ -117,6 +130,20 @@ def test_progress_ends_with_every_trial_decided() -> None:
     assert (last.complete + last.pruned, last.trials, last.in_flight) == (30, 30, 0)
     assert sum(last.rung_mix) == 30
     assert world.progress[0].best_value is None
+
+
+def test_quick_results_are_committed_and_drawn_for_many_at_a_time() -> None:
+    world, sampler = World(trials=1000, seconds=0.002), Points()
+    report = world.run(sampler=sampler)
+    assert report.complete + report.pruned == sum(sampler.asked) == 1000
+    assert len(sampler.asked) < 200
+    assert world.fleet.acknowledged < report.evaluations / 5
+
+
+def test_slow_results_are_committed_as_they_come() -> None:
+    world = World(trials=100)
+    report = world.run()
+    assert world.fleet.acknowledged >= report.evaluations
 
 
 def test_repeated_params_are_answered_by_the_cache_and_never_reach_the_fleet() -> None:
