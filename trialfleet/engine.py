@@ -14,6 +14,7 @@ from trialfleet.study_file import StudyRequest
 from trialfleet_coordinator.adapters.lmdb_store import LmdbStudyStore
 from trialfleet_coordinator.adapters.optuna_samplers import OptunaSampler
 from trialfleet_coordinator.budget import Budget
+from trialfleet_coordinator.capped_fleet import CappedFleet
 from trialfleet_coordinator.commands import TrialState
 from trialfleet_coordinator.driver import Outside, StudyPlan, run_study
 from trialfleet_coordinator.events import TimePassed
@@ -26,7 +27,7 @@ from trialfleet_coordinator.study import StudyState
 from trialfleet_shared.adapters.lmdb_results import LmdbResultCache
 from trialfleet_shared.clock import SystemClock
 from trialfleet_shared.data import DataInfo
-from trialfleet_shared.errors import ConfigurationError
+from trialfleet_shared.errors import ConfigurationError, UnknownStudyError
 from trialfleet_shared.fingerprint import digest_bytes
 from trialfleet_shared.fleet import Fleet, FleetReport
 from trialfleet_shared.messages import StudySpec
@@ -132,6 +133,7 @@ def open_study(
     broker_url: str | None = None,
     warm_start: str | None = None,
     on_rows: Callable[[int], None] | None = None,
+    most_slots: Callable[[], int] | None = None,
 ) -> Iterator[OpenStudy]:
     """Open the study, new or recorded.
 
@@ -142,19 +144,25 @@ def open_study(
         broker_url: evaluate on the workers that listen there; None: on this machine.
         warm_start: a study of the home's store whose record seeds the sampler.
         on_rows: told now and then how many rows of a data file are imported.
+        most_slots: how many of the workers' slots it may use at a moment, where it shares them with other studies; its
+            objective is then not imported here, if its source says how it is to be called.
 
     Raises:
         TrialfleetError: of the kind that the part at fault raises.
     """
     with ExitStack() as stack:
         with _naming(request.origin):
-            objective, digest, imported = _objective(request, may_read=broker_url is None)
+            objective, digest, imported = _objective(request, may_read=broker_url is None or most_slots is not None)
             info = _import(request, home, on_rows)
             plan = _plan(request, objective, digest, info)
             if broker_url is not None:
                 plan = msgspec.structs.replace(plan, spec=_abroad(plan.spec, request.base))
             sampler = make_sampler(request)
-            fleet = None if imported else _fleet(request, home, broker_url, with_data=info is not None)
+            fleet = (
+                None
+                if imported or broker_url is not None
+                else _fleet(request, home, broker_url, with_data=info is not None)
+            )
             if fleet is not None:
                 # Its processes are the first to import the objective, so they find what is wrong with it: before the
                 # store knows of the study.
@@ -175,7 +183,9 @@ def open_study(
             store=store,
             cache=cache,
             sampler=sampler,
-            make_fleet=lambda: fleet or _fleet(request, home, broker_url, with_data=info is not None),
+            make_fleet=lambda: _capped(
+                fleet or _fleet(request, home, broker_url, with_data=info is not None), most_slots
+            ),
             memory=_memory if request.config.use_process_pool or broker_url is not None else lambda: 0,
         )
 
@@ -197,7 +207,7 @@ def load_record(store: LmdbStudyStore, name: str) -> StudyRecord:
     if record is None:
         names = store.names()
         hint = nearest(name, names) if names else "; there are no studies yet"
-        raise ConfigurationError(f"there is no study {name!r}{hint}")
+        raise UnknownStudyError(f"there is no study {name!r}{hint}")
     return record
 
 
@@ -388,6 +398,10 @@ def _fleet(request: StudyRequest, home: Home, broker_url: str | None, *, with_da
         use_processes=config.use_process_pool,
         clock=SystemClock(),
     )
+
+
+def _capped(fleet: Fleet, most_slots: Callable[[], int] | None) -> Fleet:
+    return fleet if most_slots is None else CappedFleet(fleet, most_slots)
 
 
 def _abroad(spec: StudySpec, base: Path) -> StudySpec:

@@ -106,8 +106,26 @@ def load_study(path: Path, settings: Mapping[str, Sequence[Setting]] | None = No
     Raises:
         ConfigurationError: see the module's docstring.
     """
-    where = str(path)
-    tables = _read_toml(path)
+    return read_study(read_toml(path), str(path), path.resolve().parent, settings)
+
+
+def read_study(
+    tables: Mapping[str, Any],
+    where: str,
+    base: Path,
+    settings: Mapping[str, Sequence[Setting]] | None = None,
+) -> StudyRequest:
+    """The study that the tables of a study file describe.
+
+    Args:
+        tables: what the file holds.
+        where: what messages start with.
+        base: folder that paths in it are relative to.
+        settings: as of `load_study`.
+
+    Raises:
+        ConfigurationError: see the module's docstring.
+    """
     for section in tables:
         if section not in SECTIONS:
             raise ConfigurationError(f"{where}: {section}: unknown table or key{nearest(section, SECTIONS)}")
@@ -118,7 +136,6 @@ def load_study(path: Path, settings: Mapping[str, Sequence[Setting]] | None = No
             f"{where}: study.trials, study.seconds and study.cpu_seconds are missing; give at least one of them"
         )
     check_finite(study.target, f"{where}: study.target")
-    base = path.resolve().parent
     return StudyRequest(
         name=study.name or base.name or "study",
         direction=study.direction,
@@ -176,7 +193,8 @@ def _distribution(values: object, where: str, key: str) -> Distribution:
     return read_table(_DISTRIBUTIONS[kind], rest, where, prefix=f"{key}.")
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def read_toml(path: Path) -> dict[str, Any]:
+    """What the file at `path` holds. Raises ConfigurationError, which names the file."""
     try:
         with path.open("rb") as file:
             return tomllib.load(file)

@@ -44,6 +44,11 @@ class Pacing:
             self._mean += WEIGHT * (wall_seconds - self._mean)
 
     @property
+    def mean_seconds(self) -> float:
+        """Mean seconds of the latest evaluations; 0 before the first."""
+        return self._mean or 0.0
+
+    @property
     def gathering_seconds(self) -> float:
         """How long to wait for more results after the first: not at all, unless evaluations are quick."""
         return GATHERING_SECONDS if self._mean is not None and self._mean < GATHERING_SECONDS else 0.0

@@ -299,6 +299,7 @@ class _Session:
             seconds_left=self._seconds_left(elapsed, rate),
             slots=self._slots or 0,
             in_flight=len(state.pending),
+            evaluation_seconds=state.pacing.mean_seconds,
             closing=state.ended.value if state.ended else None,
         )
 

@@ -59,6 +59,8 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     seconds_left: float | None
     slots: int
     in_flight: int
+    #: Mean seconds of the latest evaluations; 0 before the first.
+    evaluation_seconds: float
     #: Why the study takes up no new trials; None while it does.
     closing: str | None
 

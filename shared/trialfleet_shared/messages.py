@@ -203,6 +203,8 @@ class Heartbeat(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="he
     available_slot_seconds: Seconds = 0.0
     #: Proportional set size of the worker and its slots, in bytes.
     pss_bytes: Count = 0
+    #: host:port where the worker serves metrics; empty when it does not.
+    metrics_address: Annotated[str, Meta(max_length=300)] = ""
     version: int = SCHEMA_VERSION
 
 

@@ -33,6 +33,7 @@ PROGRESS = Progress(
     seconds_left=188.0,
     slots=2,
     in_flight=4,
+    evaluation_seconds=1.0,
     closing=None,
 )
 REPORT = StudyReport(

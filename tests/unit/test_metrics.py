@@ -28,6 +28,7 @@ PROGRESS = Progress(
     seconds_left=None,
     slots=2,
     in_flight=3,
+    evaluation_seconds=1.0,
     closing=None,
 )
 

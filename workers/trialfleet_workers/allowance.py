@@ -68,23 +68,46 @@ def find(reference: str, base: Path, allowance: Allowance) -> Found:
     return _candidates_or_refusal(reference, base, allowance)[0]
 
 
+def require_allowed(reference: str, base: Path, allowance: Allowance) -> None:
+    """See that a function may run here, as it stands: not another copy of it.
+
+    Raises:
+        ObjectiveError: it may not, or is not here.
+    """
+    place, _ = parse_reference(reference)
+    if place.endswith(".py"):
+        allowed = any(_is_below(base / place, folder) for folder in allowance.folders)
+    else:
+        found = _candidates(reference, base, Allowance((base,), allowance.modules))
+        folders = [folder.resolve() for folder in allowance.folders]
+        allowed = _is_allowed_module(place, allowance) or (
+            any(base.resolve().is_relative_to(folder) for folder in folders) and next(found, None) is not None
+        )
+    if not allowed:
+        raise _refusal(reference, allowance)
+
+
 def _candidates_or_refusal(reference: str, base: Path, allowance: Allowance | None) -> list[Found]:
     """Where the function may be, at least one place. Raises ObjectiveError when there is none."""
     candidates = [Found(reference, base)] if allowance is None else list(_candidates(reference, base, allowance))
     if not candidates:
         assert allowance is not None
-        folders = ", ".join(map(str, allowance.folders)) or "none"
-        modules = ", ".join(allowance.modules) or "none"
-        raise ObjectiveError(
-            f"objective {reference!r} is not allowed here; allowed are files below {folders} and modules {modules}"
-        )
+        raise _refusal(reference, allowance)
     return candidates
+
+
+def _refusal(reference: str, allowance: Allowance) -> ObjectiveError:
+    folders = ", ".join(map(str, allowance.folders)) or "none"
+    modules = ", ".join(allowance.modules) or "none"
+    return ObjectiveError(
+        f"objective {reference!r} is not allowed here; allowed are files below {folders} and modules {modules}"
+    )
 
 
 def _candidates(reference: str, base: Path, allowance: Allowance) -> Iterator[Found]:
     place, attribute = parse_reference(reference)
     if not place.endswith(".py"):
-        if any(place == module or place.startswith(f"{module}.") for module in allowance.modules):
+        if _is_allowed_module(place, allowance):
             yield Found(reference, base)
         parts = place.split(".")
         for folder in allowance.folders:
@@ -100,6 +123,10 @@ def _candidates(reference: str, base: Path, allowance: Allowance) -> Iterator[Fo
         for folder in allowance.folders:
             if _is_below(folder.joinpath(*tail), folder):
                 yield Found(f"{'/'.join(tail)}:{attribute}", folder)
+
+
+def _is_allowed_module(place: str, allowance: Allowance) -> bool:
+    return any(place == module or place.startswith(f"{module}.") for module in allowance.modules)
 
 
 def _is_below(file: Path, folder: Path) -> bool:

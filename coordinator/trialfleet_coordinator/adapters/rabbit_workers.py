@@ -1,0 +1,126 @@
+"""The workers of a fleet, as their heartbeats tell: `WorkerWatch`."""
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from trialfleet_coordinator.leases import MISSED_HEARTBEATS
+from trialfleet_coordinator.serving import WorkerState, WorkerStatus
+from trialfleet_shared.adapters.rabbit import BROKER_FAILURES, HEARTBEATS, FleetBroker, connect, redact
+from trialfleet_shared.clock import Clock
+from trialfleet_shared.codec import decode
+from trialfleet_shared.errors import DecodeError, TrialfleetError
+from trialfleet_shared.messages import Heartbeat
+
+#: Seconds after which a worker that is not heard of any more is forgotten.
+FORGET_SECONDS = 300.0
+#: Seconds between two looks at whether to end.
+_LOOK_SECONDS = 0.5
+#: Seconds to wait before connecting again.
+_PAUSE_SECONDS = 2.0
+
+_LOG = logging.getLogger("trialfleet.workers")
+
+
+class WorkerWatch:
+    """Listens to every worker of the broker, in a thread of its own, from `start` to `close`.
+
+    Args:
+        url: the broker.
+        clock: measures silence.
+    """
+
+    def __init__(self, url: str, *, clock: Clock) -> None:
+        self._url = url
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._heard: dict[str, tuple[Heartbeat, float]] = {}
+        self._trouble = "not connected yet"
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="trialfleet-watch", daemon=True)
+
+    def start(self) -> None:
+        """Begin to listen; a broker that is not there is waited for."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """End. May be called twice."""
+        self._ending.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def workers(self) -> list[WorkerStatus]:
+        """The workers heard of within the last minutes, by name."""
+        now = self._clock.monotonic()
+        with self._lock:
+            self._heard = {name: heard for name, heard in self._heard.items() if now - heard[1] < FORGET_SECONDS}
+            heard = sorted(self._heard.items())
+        return [_status(heartbeat, now - at) for _, (heartbeat, at) in heard]
+
+    def trouble(self) -> str:
+        """What is wrong with the connection; empty when nothing is."""
+        with self._lock:
+            return self._trouble
+
+    # In the thread.
+
+    def _run(self) -> None:
+        while not self._ending.is_set():
+            try:
+                self._listen(connect(self._url, patience=0.0))
+            except TrialfleetError as error:
+                self._set_trouble(str(error))
+            except BROKER_FAILURES as error:
+                self._set_trouble(f"lost the broker at {redact(self._url)} ({type(error).__name__})")
+            self._ending.wait(_PAUSE_SECONDS)
+
+    def _listen(self, broker: FleetBroker) -> None:
+        try:
+            broker.declare_heartbeats()
+            connection, channel = broker.connection, broker.channel
+            queue = channel.queue_declare("", exclusive=True, auto_delete=True).method.queue
+            channel.queue_bind(queue, HEARTBEATS)
+            channel.basic_consume(queue, self._on_heartbeat, auto_ack=True)
+            self._set_trouble("")
+            while not self._ending.is_set():
+                connection.process_data_events(time_limit=_LOOK_SECONDS)
+        finally:
+            broker.drop_connection()
+
+    def _on_heartbeat(self, _channel: Any, _method: Any, _properties: Any, body: bytes) -> None:
+        try:
+            heartbeat = decode(body)
+        except DecodeError as error:
+            _LOG.debug("a heartbeat can not be read: %s", error)
+            return
+        if isinstance(heartbeat, Heartbeat):
+            with self._lock:
+                self._heard[heartbeat.worker] = (heartbeat, self._clock.monotonic())
+
+    def _set_trouble(self, trouble: str) -> None:
+        with self._lock:
+            changed, self._trouble = trouble != self._trouble, trouble
+        if changed:
+            log: Callable[..., None] = _LOG.warning if trouble else _LOG.info
+            log("%s", trouble or "connected to the broker")
+
+
+def _status(heartbeat: Heartbeat, age: float) -> WorkerStatus:
+    if age > MISSED_HEARTBEATS * heartbeat.interval_seconds:
+        state = WorkerState.LOST
+    elif heartbeat.draining or not heartbeat.slots:
+        state = WorkerState.DRAINING
+    else:
+        state = WorkerState.LIVE
+    return WorkerStatus(
+        worker=heartbeat.worker,
+        state=state,
+        slots=heartbeat.slots,
+        busy=heartbeat.busy,
+        heartbeat_age_seconds=age,
+        busy_slot_seconds=heartbeat.busy_slot_seconds,
+        available_slot_seconds=heartbeat.available_slot_seconds,
+        pss_bytes=heartbeat.pss_bytes,
+        metrics_address=heartbeat.metrics_address,
+    )

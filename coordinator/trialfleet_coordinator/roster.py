@@ -1,0 +1,37 @@
+"""The studies of a coordinator that serves many, as it remembers them from one start to the next."""
+
+from typing import Protocol
+
+import msgspec
+
+from trialfleet_coordinator.serving import ServiceState, Submission
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """One study of the roster."""
+
+    study: str
+    submission: Submission
+    mode: str
+    direction: str
+    state: ServiceState
+    #: Why it is in this state, one sentence; empty while it runs.
+    because: str
+    #: Seconds since the epoch.
+    submitted_at: float
+
+
+class RosterStore(Protocol):
+    """Keeps the entries durably."""
+
+    def load(self) -> list[Entry]:
+        """All entries, in any order. Raises StoreError when one can not be read."""
+        ...
+
+    def save(self, entry: Entry) -> None:
+        """Write an entry, in place of the one of the same study, whole or not at all. Raises StoreError."""
+        ...
+
+    def remove(self, study: str) -> None:
+        """Forget an entry, if there is one. Raises StoreError."""
+        ...

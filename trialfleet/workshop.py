@@ -1,0 +1,98 @@
+"""Opens the studies of a coordinator that serves many: `HomeWorkshop`."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from trialfleet.engine import Home, OpenStudy, open_study, recorded_report
+from trialfleet.study_file import StudyRequest, read_study
+from trialfleet_coordinator.adapters.lmdb_store import LmdbStudyStore
+from trialfleet_coordinator.daemon import Described
+from trialfleet_coordinator.report import StudyReport
+from trialfleet_coordinator.roster import Entry
+from trialfleet_coordinator.serving import Submission
+from trialfleet_shared.clock import SystemClock
+from trialfleet_shared.errors import ConfigurationError, StoreError, UnknownStudyError
+from trialfleet_workers.allowance import Allowance, require_allowed
+
+
+class HomeWorkshop:
+    """Implements `trialfleet_coordinator.daemon.Workshop` on a home and a broker.
+
+    Args:
+        home: where studies, results and data are kept.
+        broker_url: where the workers listen.
+        allowance: whose code may be read and, where reading does not tell enough, imported here.
+    """
+
+    def __init__(self, home: Home, broker_url: str, allowance: Allowance) -> None:
+        self._home = home
+        self._broker_url = broker_url
+        self._allowance = allowance
+
+    def describe(self, submission: Submission) -> Described:
+        """See `Workshop.describe`."""
+        request = self._request(submission)
+        return Described(request.name, _mode(submission), request.direction)
+
+    @contextmanager
+    def open(self, entry: Entry, most_slots: Callable[[], int]) -> Iterator[OpenStudy]:
+        """See `Workshop.open`."""
+        with open_study(
+            self._request(entry.submission),
+            self._home,
+            broker_url=self._broker_url,
+            warm_start=entry.submission.warm_start,
+            most_slots=most_slots,
+        ) as study:
+            yield study
+
+    def report(self, study: str) -> StudyReport | None:
+        """See `Workshop.report`."""
+        try:
+            return recorded_report(self._home, study)[0]
+        except UnknownStudyError:
+            return None
+
+    def delete(self, study: str) -> None:
+        """See `Workshop.delete`."""
+        store = LmdbStudyStore(self._home.store, clock=SystemClock())
+        try:
+            if store.load(study) is not None:
+                store.delete(study)
+        finally:
+            store.close()
+
+    def trouble(self) -> str:
+        """See `Workshop.trouble`."""
+        try:
+            store = LmdbStudyStore(self._home.store, clock=SystemClock())
+            try:
+                store.names()
+            finally:
+                store.close()
+        except StoreError as error:
+            return str(error)
+        return ""
+
+    def _request(self, submission: Submission) -> StudyRequest:
+        base = Path(submission.base)
+        if not base.is_absolute():
+            raise ConfigurationError(f"base = {submission.base!r}: the whole path of a folder is needed")
+        tables = submission.tables
+        study = tables.get("study")
+        if isinstance(study, dict):
+            # Before anything of it is imported.
+            for key in ("objective", "space"):
+                if isinstance(study.get(key), str):
+                    require_allowed(study[key], base, self._allowance)
+        request = read_study(tables, "the submission", base)
+        name = submission.name or request.name
+        return replace(request, name=name, origin=f"study {name}")
+
+
+def _mode(submission: Submission) -> str:
+    mode = submission.tables["study"].get("mode", "balanced")
+    assert isinstance(mode, str)
+    return mode
