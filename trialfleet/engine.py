@@ -152,7 +152,9 @@ def open_study(
     """
     with ExitStack() as stack:
         with _naming(request.origin):
-            objective, digest, imported = _objective(request, may_read=broker_url is None or most_slots is not None)
+            objective, digest, imported = _objective(
+                request, may_read=broker_url is None or most_slots is not None, own=most_slots is not None
+            )
             info = _import(request, home, on_rows)
             plan = _plan(request, objective, digest, info)
             if broker_url is not None:
@@ -266,13 +268,14 @@ def _recorded_state(record: StudyRecord) -> StudyState:
     )
 
 
-def _objective(request: StudyRequest, *, may_read: bool) -> tuple[Objective, str, bool]:
+def _objective(request: StudyRequest, *, may_read: bool, own: bool) -> tuple[Objective, str, bool]:
     """The objective, the digest of its code, and whether it is imported; else only its signature is known.
 
     Args:
         request: the study.
         may_read: whether the signature, read from its source, will do, because a fleet of processes is at hand that
             imports it.
+        own: as of `load_function`: somebody else chose the function.
     """
     declared: Callable[..., object] | None = None
     if request.objective.startswith(MEMORY_PREFIX):
@@ -281,7 +284,7 @@ def _objective(request: StudyRequest, *, may_read: bool) -> tuple[Objective, str
     else:
         if may_read and request.config.use_process_pool:
             declared = declared_function(request.objective, request.base)
-        function = declared or load_function(request.objective, request.base)
+        function = declared or load_function(request.objective, request.base, own=own)
         digest = code_digest(request.objective, request.base)
     objective = Objective(function, request.objective)
     objective.check(has_data=request.data is not None)

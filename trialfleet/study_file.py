@@ -114,6 +114,8 @@ def read_study(
     where: str,
     base: Path,
     settings: Mapping[str, Sequence[Setting]] | None = None,
+    *,
+    own: bool = False,
 ) -> StudyRequest:
     """The study that the tables of a study file describe.
 
@@ -122,6 +124,7 @@ def read_study(
         where: what messages start with.
         base: folder that paths in it are relative to.
         settings: as of `load_study`.
+        own: as of `load_function`, for a space that is a function.
 
     Raises:
         ConfigurationError: see the module's docstring.
@@ -139,7 +142,7 @@ def read_study(
     return StudyRequest(
         name=study.name or base.name or "study",
         direction=study.direction,
-        space=_space(tables, study.space, where, base),
+        space=_space(tables, study.space, where, base, own=own),
         objective=study.objective,
         base=base,
         config=_efficiency(tables, study.mode, where, beside),
@@ -252,7 +255,7 @@ def _data(tables: Mapping[str, Any], seed: int, where: str, beside: Mapping[str,
     return read_table(DataSpec, {**data, "resampling": read, "seed": seed}, where, prefix="data.")
 
 
-def _space(tables: Mapping[str, Any], reference: str | None, where: str, base: Path) -> Space:
+def _space(tables: Mapping[str, Any], reference: str | None, where: str, base: Path, *, own: bool) -> Space:
     if reference is None:
         if "space" not in tables:
             raise ConfigurationError(
@@ -262,7 +265,7 @@ def _space(tables: Mapping[str, Any], reference: str | None, where: str, base: P
     if "space" in tables:
         raise ConfigurationError(f"{where}: study.space = {show(reference)}: [space.NAME] stands there too; keep one")
     try:
-        return FunctionSpace(load_function(reference, base), digest=code_digest(reference, base))
+        return FunctionSpace(load_function(reference, base, own=own), digest=code_digest(reference, base))
     except ConfigurationError as error:
         raise ConfigurationError(f"{where}: study.space: {error}") from error
 

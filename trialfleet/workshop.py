@@ -1,9 +1,10 @@
 """Opens the studies of a coordinator that serves many: `HomeWorkshop`."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from trialfleet.engine import Home, OpenStudy, open_study, recorded_report
 from trialfleet.study_file import StudyRequest, read_study
@@ -14,6 +15,7 @@ from trialfleet_coordinator.roster import Entry
 from trialfleet_coordinator.serving import Submission
 from trialfleet_shared.clock import SystemClock
 from trialfleet_shared.errors import ConfigurationError, StoreError, UnknownStudyError
+from trialfleet_workers.adapters.sources import is_function
 from trialfleet_workers.allowance import Allowance, require_allowed
 
 
@@ -80,16 +82,20 @@ class HomeWorkshop:
         base = Path(submission.base)
         if not base.is_absolute():
             raise ConfigurationError(f"base = {submission.base!r}: the whole path of a folder is needed")
-        tables = submission.tables
-        study = tables.get("study")
-        if isinstance(study, dict):
-            # Before anything of it is imported.
-            for key in ("objective", "space"):
-                if isinstance(study.get(key), str):
-                    require_allowed(study[key], base, self._allowance)
-        request = read_study(tables, "the submission", base)
+        for reference in _code(submission.tables):  # before any of it is imported
+            require_allowed(reference, base, self._allowance)
+        request = read_study(submission.tables, "the submission", base, own=True)
         name = submission.name or request.name
         return replace(request, name=name, origin=f"study {name}")
+
+
+def _code(tables: Mapping[str, Any]) -> Iterator[str]:
+    """The functions that a study refers to, as far as its tables are what they should be."""
+    for table, key in (("study", "objective"), ("study", "space"), ("data", "source")):
+        values = tables.get(table)
+        value = values.get(key) if isinstance(values, Mapping) else None
+        if isinstance(value, str) and (key != "source" or is_function(value)):
+            yield value
 
 
 def _mode(submission: Submission) -> str:

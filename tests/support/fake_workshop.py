@@ -1,0 +1,166 @@
+"""Studies that do nothing but wait to be told how they end, for tests of the daemon."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import msgspec
+
+from trialfleet_coordinator.budget import Budget
+from trialfleet_coordinator.daemon import Described
+from trialfleet_coordinator.report import Progress, StudyReport, build_report
+from trialfleet_coordinator.roster import Entry
+from trialfleet_coordinator.serving import Submission, WorkerState, WorkerStatus
+from trialfleet_coordinator.study import StudyState
+from trialfleet_shared.errors import ConfigurationError
+from trialfleet_shared.fleet import FleetReport
+from trialfleet_shared.ladder import Ladder, Rung
+from trialfleet_shared.settings import EfficiencyConfig
+
+_LADDER = Ladder((Rung(1.0, 1),))
+
+
+def a_report(study: str, ended: str, because: str = "so it was asked") -> StudyReport:
+    """The report of a study without trials."""
+    state = StudyState(
+        ladder=_LADDER, maximize=True, config=EfficiencyConfig(), budget=Budget(trials=1), has_test=False
+    )
+    fleet = FleetReport(slots=0, workers=0, busy_slot_seconds=0, available_slot_seconds=0, pss_bytes=0)
+    report = build_report(state, study=study, elapsed_seconds=0.0, fleet=fleet, coordinator_pss_bytes=0)
+    return msgspec.structs.replace(report, ended=ended, ended_because=because)
+
+
+def a_progress(study: str, *, in_flight: int = 0, closing: str | None = None) -> Progress:
+    """The progress of a study that has just begun."""
+    return Progress(
+        study=study,
+        direction="maximize",
+        elapsed_seconds=1.0,
+        trials=0,
+        trials_budget=10,
+        seconds_budget=None,
+        complete=0,
+        pruned=0,
+        failed=0,
+        cached=0,
+        evaluations=0,
+        best_value=None,
+        best_trial=None,
+        rung_mix=(0,),
+        trials_per_second=0.0,
+        seconds_left=None,
+        slots=1,
+        in_flight=in_flight,
+        evaluation_seconds=0.0,
+        closing=closing,
+    )
+
+
+class FakeStudy:
+    """One opening of a study; it runs until `end` says how it ends, or it is stopped."""
+
+    def __init__(self, entry: Entry, most_slots: Callable[[], int]) -> None:
+        self.entry = entry
+        self.most_slots = most_slots
+        self.closed = threading.Event()
+        #: What `finished` answers.
+        self.done: StudyReport | None = None
+        self._ends: StudyReport | Exception | None = None
+        self._may_go = threading.Event()
+
+    def end(self, how: StudyReport | Exception) -> None:
+        """Have `run` return or raise it."""
+        self._ends = how
+        self._may_go.set()
+
+    def finished(self) -> StudyReport | None:
+        return self.done
+
+    def run(self, on_progress: Callable[[Progress], None], stop: Callable[[], str | None]) -> StudyReport:
+        while not self._may_go.wait(0.005):
+            on_progress(a_progress(self.entry.study))
+            if stop() is not None:
+                return a_report(self.entry.study, "stopped")
+        if isinstance(self._ends, Exception):
+            raise self._ends
+        assert self._ends is not None
+        return self._ends
+
+
+class FakeWorkshop:
+    """Implements `trialfleet_coordinator.daemon.Workshop`."""
+
+    def __init__(self) -> None:
+        self.opened: list[FakeStudy] = []
+        self.deleted: list[str] = []
+        #: What opening a study raises, by name.
+        self.failures: dict[str, Exception] = {}
+
+    def describe(self, submission: Submission) -> Described:
+        name = submission.name or submission.tables["study"].get("name")
+        if not name:
+            raise ConfigurationError("study.name is missing")
+        return Described(name, "fast", "maximize")
+
+    @contextmanager
+    def open(self, entry: Entry, most_slots: Callable[[], int]) -> Iterator[FakeStudy]:
+        if entry.study in self.failures:
+            raise self.failures[entry.study]
+        study = FakeStudy(entry, most_slots)
+        self.opened.append(study)
+        try:
+            yield study
+        finally:
+            study.closed.set()
+
+    def report(self, study: str) -> StudyReport | None:
+        known = any(opened.entry.study == study for opened in self.opened)
+        return a_report(study, "open") if known else None
+
+    def delete(self, study: str) -> None:
+        self.deleted.append(study)
+
+    def trouble(self) -> str:
+        return ""
+
+
+class FakeWatch:
+    """Implements `trialfleet_coordinator.daemon.Watch` for one worker of so many slots."""
+
+    def __init__(self, slots: int) -> None:
+        self.slots = slots
+        self.state = WorkerState.LIVE
+
+    def workers(self) -> list[WorkerStatus]:
+        return [
+            WorkerStatus(
+                worker="w",
+                state=self.state,
+                slots=self.slots,
+                busy=0,
+                heartbeat_age_seconds=0.5,
+                busy_slot_seconds=0.0,
+                available_slot_seconds=0.0,
+                pss_bytes=0,
+                metrics_address="",
+            )
+        ]
+
+    def trouble(self) -> str:
+        return "the broker is away"
+
+
+class MemoryRoster:
+    """Implements `trialfleet_coordinator.roster.RosterStore`; passes the same contract suite as the files."""
+
+    def __init__(self) -> None:
+        self.entries: dict[str, Entry] = {}
+
+    def load(self) -> list[Entry]:
+        return list(self.entries.values())
+
+    def save(self, entry: Entry) -> None:
+        self.entries[entry.study] = entry
+
+    def remove(self, study: str) -> None:
+        self.entries.pop(study, None)

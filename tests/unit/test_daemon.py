@@ -1,0 +1,246 @@
+"""Many studies in one coordinator: their states, their starts and ends, their shares."""
+
+from collections.abc import Iterator
+
+import pytest
+from support.fake_workshop import FakeStudy, FakeWatch, FakeWorkshop, MemoryRoster, a_report
+from support.simulated import SimulatedClock
+from support.waiting import wait_until
+
+from trialfleet_coordinator.daemon import RETRY_SECONDS, Daemon
+from trialfleet_coordinator.serving import ServiceState, Submission, WorkerState
+from trialfleet_shared.errors import (
+    BrokerError,
+    ConfigurationError,
+    DataError,
+    StoreError,
+    StudyBusyError,
+    StudyLockedError,
+    UnknownStudyError,
+)
+
+QUEUED, RUNNING, PAUSED = ServiceState.QUEUED, ServiceState.RUNNING, ServiceState.PAUSED
+DONE, FAILED, CANCELLED = ServiceState.DONE, ServiceState.FAILED, ServiceState.CANCELLED
+
+
+class Service:
+    """A daemon and its fakes."""
+
+    def __init__(self, *, slots: int = 4, most_running: int = 8) -> None:
+        self.workshop, self.watch, self.roster = FakeWorkshop(), FakeWatch(slots), MemoryRoster()
+        self.clock = SimulatedClock()
+        self.most_running = most_running
+        self.daemon = self.start()
+
+    def start(self) -> Daemon:
+        self.daemon = Daemon(self.workshop, self.watch, self.roster, self.clock, most_running=self.most_running)
+        return self.daemon
+
+    def submit(self, name: str, *, priority: int = 0, weight: float = 1.0) -> None:
+        self.daemon.submit(Submission(tables={}, base="/", name=name, priority=priority, weight=weight))
+
+    def state(self, name: str) -> ServiceState:
+        return self.daemon.status(name).state
+
+    def tick_until(self, name: str, state: ServiceState) -> None:
+        def reached() -> bool:
+            self.daemon.tick()
+            return self.state(name) is state
+
+        wait_until(reached, f"{name} to be {state}")
+
+    def running(self, name: str) -> FakeStudy:
+        """Have it run, and be the one that is open."""
+        self.tick_until(name, RUNNING)
+
+        def opened() -> list[FakeStudy]:
+            return [s for s in self.workshop.opened if s.entry.study == name and not s.closed.is_set()]
+
+        wait_until(lambda: self.daemon.status(name).progress is not None and bool(opened()), f"{name} to run")
+        return opened()[-1]
+
+
+@pytest.fixture
+def service() -> Iterator[Service]:
+    service = Service()
+    yield service
+    service.daemon.close()
+
+
+def test_a_study_is_queued_runs_and_is_done(service: Service) -> None:
+    service.submit("a")
+    assert service.state("a") is QUEUED
+    service.running("a").end(a_report("a", "trials", "all trials are done"))
+    service.tick_until("a", DONE)
+    status = service.daemon.status("a")
+    assert status.because == "all trials are done"
+    assert status.progress is not None, "what it came to stays to be seen"
+    assert service.roster.entries["a"].state is DONE
+
+
+@pytest.mark.parametrize(
+    ("outcome", "state", "because"),
+    [
+        (a_report("a", "failed", "its first trials failed"), FAILED, "its first trials failed"),
+        (DataError("no such file"), FAILED, "no such file"),
+        (StudyLockedError("somebody runs it"), FAILED, "somebody runs it"),
+        (StoreError("the disk is full"), PAUSED, "the disk is full"),
+        (BrokerError("nobody answers"), QUEUED, "waits for the broker: nobody answers"),
+        (KeyError("x"), FAILED, "unexpected KeyError: 'x'; this is a bug"),
+    ],
+)
+def test_what_ends_a_study_is_told_in_its_state(
+    service: Service, outcome: Exception, state: ServiceState, because: str
+) -> None:
+    service.submit("a")
+    service.running("a").end(outcome)
+    service.tick_until("a", state)
+    assert service.daemon.status("a").because == because
+
+
+def test_a_study_that_can_not_be_opened_fails_and_the_others_go_on(service: Service) -> None:
+    service.workshop.failures["a"] = ConfigurationError("no objective")
+    service.submit("a")
+    service.submit("b")
+    service.running("b")
+    service.tick_until("a", FAILED)
+    assert service.state("b") is RUNNING
+
+
+def test_a_study_whose_broker_was_away_is_tried_again_after_a_while(service: Service) -> None:
+    service.submit("a")
+    service.running("a").end(BrokerError("nobody answers"))
+    service.tick_until("a", QUEUED)
+    service.daemon.tick()
+    assert service.state("a") is QUEUED
+    service.clock.now += RETRY_SECONDS
+    service.running("a")
+
+
+def test_a_paused_study_closes_and_goes_on_when_it_is_resumed(service: Service) -> None:
+    service.submit("a")
+    first = service.running("a")
+    assert service.daemon.pause("a").state is PAUSED
+    wait_until(first.closed.is_set, "the study to close")
+    service.daemon.tick()
+    assert (service.state("a"), service.daemon.status("a").because) == (PAUSED, "by request")
+    assert service.daemon.resume("a").state is QUEUED
+    assert service.running("a") is not first
+
+
+def test_a_study_that_is_resumed_while_it_still_closes_goes_on_afterwards(service: Service) -> None:
+    service.submit("a")
+    first = service.running("a")
+    service.daemon.pause("a")
+    service.daemon.resume("a")
+    wait_until(first.closed.is_set, "the study to close")
+    assert service.running("a") is not first
+
+
+def test_a_cancelled_study_ends_and_its_name_is_free_again(service: Service) -> None:
+    service.submit("a")
+    first = service.running("a")
+    assert service.daemon.cancel("a").state is CANCELLED
+    wait_until(first.closed.is_set, "the study to close")
+    service.daemon.tick()
+    assert service.daemon.cancel("a").state is CANCELLED, "once more changes nothing"
+    service.submit("a")
+    assert service.running("a") is not first
+
+
+def test_what_has_ended_can_not_be_paused_and_what_has_not_can_not_be_submitted_or_deleted(service: Service) -> None:
+    service.submit("a")
+    with pytest.raises(StudyBusyError, match="queued"):
+        service.submit("a")
+    with pytest.raises(StudyBusyError, match="cancel it first"):
+        service.daemon.delete("a")
+    service.daemon.cancel("a")
+    for verb in (service.daemon.pause, service.daemon.resume):
+        with pytest.raises(StudyBusyError, match="cancelled"):
+            verb("a")
+    service.daemon.delete("a")
+    assert service.workshop.deleted == ["a"]
+    assert not service.daemon.studies()
+    assert not service.roster.entries
+
+
+def test_an_unknown_study_is_named_with_the_nearest_one(service: Service) -> None:
+    service.submit("census")
+    for verb in (service.daemon.status, service.daemon.pause, service.daemon.cancel, service.daemon.report):
+        with pytest.raises(UnknownStudyError, match="census"):
+            verb("censu")
+
+
+def test_a_submission_that_is_not_usable_leaves_nothing_behind(service: Service) -> None:
+    with pytest.raises(ConfigurationError):
+        service.daemon.submit(Submission(tables={"study": {}}, base="/"))
+    assert not service.roster.entries
+
+
+def test_no_more_studies_run_than_may_and_the_highest_priority_is_next() -> None:
+    service = Service(most_running=1)
+    for name, priority in (("a", 0), ("b", 0), ("c", 5)):
+        service.submit(name, priority=priority)
+    service.running("c").end(a_report("c", "trials"))
+    assert (service.state("a"), service.state("b")) == (QUEUED, QUEUED)
+    service.tick_until("c", DONE)
+    service.running("a")
+    assert service.state("b") is QUEUED
+    service.daemon.close()
+
+
+def test_a_restarted_coordinator_goes_on_with_what_ran_and_leaves_paused_what_was(service: Service) -> None:
+    for name in "abc":
+        service.submit(name)
+    service.running("a")
+    service.daemon.pause("b")
+    service.daemon.cancel("c")
+    service.daemon.close()
+    assert {name: entry.state for name, entry in service.roster.entries.items()} == {
+        "a": RUNNING,
+        "b": PAUSED,
+        "c": CANCELLED,
+    }
+    service.start()
+    service.running("a")
+    assert (service.state("b"), service.state("c")) == (PAUSED, CANCELLED)
+
+
+def test_closing_leaves_no_study_open(service: Service) -> None:
+    for name in "abc":
+        service.submit(name)
+    opened = [service.running(name) for name in "abc"]
+    service.daemon.close()
+    assert all(study.closed.is_set() for study in opened)
+    service.daemon.tick()
+    assert len(service.workshop.opened) == 3, "a closed daemon starts nothing"
+
+
+def test_slots_are_shared_by_weight_and_go_to_the_highest_priority(service: Service) -> None:
+    service.submit("a")
+    service.submit("b", weight=3.0)
+    a, b = service.running("a"), service.running("b")
+    service.daemon.tick()
+    assert (a.most_slots(), b.most_slots()) == (1, 3)
+    service.watch.slots = 40
+    service.submit("c", priority=1)
+    c = service.running("c")
+    service.daemon.tick()
+    assert (a.most_slots(), b.most_slots(), c.most_slots()) == (1, 3, 36)
+    service.watch.state = WorkerState.LOST
+    service.daemon.tick()
+    assert (a.most_slots(), b.most_slots(), c.most_slots()) == (0, 0, 0)
+
+
+def test_what_is_wrong_with_the_broker_is_told(service: Service) -> None:
+    readiness = service.daemon.readiness()
+    assert not readiness.ready
+    assert (readiness.broker, readiness.store) == ("the broker is away", "")
+
+
+def test_a_report_needs_a_record(service: Service) -> None:
+    service.submit("a")
+    with pytest.raises(StudyBusyError, match="no record"):
+        service.daemon.report("a")
+    service.running("a")
+    assert service.daemon.report("a").study == "a"
