@@ -213,6 +213,17 @@ def report(study: str, *, as_json: bool, home: Path | None, verbose: bool) -> No
     report_command(study, _begin(home, verbose=verbose), as_json=as_json)
 
 
+@cli.command()
+@click.option(
+    "--url", default="http://127.0.0.1:8765", show_default=True, metavar="URL", help="Where the coordinator listens."
+)
+def health(url: str) -> int:
+    """Ask a coordinator whether it can do its work: exit status 0 when it can, 1 when not."""
+    from trialfleet.commands.health import health_command  # noqa: PLC0415  # see _EPILOG
+
+    return health_command(url)
+
+
 @dataclass
 class _Invocation:
     """What `main` knows of the command that it runs."""

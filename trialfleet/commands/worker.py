@@ -1,5 +1,6 @@
 """`trialfleet worker`."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,7 +8,9 @@ from trialfleet.commands.output import error_console
 from trialfleet.engine import Home, cores
 from trialfleet.environment import BROKER_URL, BROKER_URL_FILE, Environment
 from trialfleet.metrics import metrics_served
+from trialfleet.notifying import Notifier
 from trialfleet_shared.errors import ConfigurationError
+from trialfleet_shared.messages import Heartbeat
 from trialfleet_shared.settings import layered
 from trialfleet_workers.adapters.actors import run_worker
 from trialfleet_workers.adapters.prometheus import HeartbeatCollector
@@ -34,6 +37,17 @@ def worker_command(
         folders = (Path.cwd(),)
         error_console().print(f"objectives below {folders[0]} may run here", highlight=False)
     collector = HeartbeatCollector()
+    notifier = Notifier.from_environment(os.environ)
+
+    def on_heartbeat(heartbeat: Heartbeat) -> None:
+        # The loop that owns the slots beats, so what is told here is about the work, not about some thread.
+        collector.update(heartbeat)
+        if heartbeat.draining:
+            notifier.stopping()
+        else:
+            notifier.ready()
+        notifier.alive()
+
     with metrics_served(collector, metrics_port):
         return run_worker(
             broker_url,
@@ -45,5 +59,5 @@ def worker_command(
             cache_size=config.cache_size,
             cache_ttl_hours=config.cache_ttl_hours,
             burst=burst,
-            on_heartbeat=collector.update,
+            on_heartbeat=on_heartbeat,
         )
