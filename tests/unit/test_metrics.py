@@ -6,12 +6,14 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from trialfleet_coordinator.adapters.prometheus import ProgressCollector
 from trialfleet_coordinator.report import Progress
+from trialfleet_shared.ladder import Ladder, Rung
 from trialfleet_shared.messages import Heartbeat
 from trialfleet_workers.adapters.prometheus import HeartbeatCollector
 
 PROGRESS = Progress(
     study="s",
     direction="maximize",
+    ladder=Ladder((Rung(0.5, 1), Rung(1.0, 1))),
     elapsed_seconds=9.5,
     trials=7,
     trials_budget=20,
@@ -50,12 +52,10 @@ def test_a_study_is_told_by_states_and_sources() -> None:
     assert told["trialfleet_trials_total", frozenset({"s", "complete"})] == 1
     assert told["trialfleet_trials_total", frozenset({"s", "pruned"})] == 3
     assert told["trialfleet_trials_total", frozenset({"s", "fail"})] == 2
-    assert told["trialfleet_evaluations_total", frozenset({"s", "fleet"})] == 7
-    assert told["trialfleet_evaluations_total", frozenset({"s", "cache"})] == 4
     assert told["trialfleet_study_best_value", frozenset({"s"})] == 0.75
     assert told["trialfleet_study_trials_target", frozenset({"s"})] == 20
     assert told["trialfleet_evaluations_in_flight", frozenset({"s"})] == 3
-    assert told["trialfleet_slots", frozenset({"s"})] == 2
+    assert told["trialfleet_study_slots", frozenset({"s"})] == 2
     assert told["trialfleet_study_elapsed_seconds", frozenset({"s"})] == 9.5
 
 

@@ -36,10 +36,6 @@ class ProgressCollector(Collector):
         ):
             trials.add_metric([study, state.value], count)
         yield trials
-        evaluations = _counter(instruments.EVALUATIONS)
-        evaluations.add_metric([study, "fleet"], progress.evaluations - progress.cached)
-        evaluations.add_metric([study, "cache"], progress.cached)
-        yield evaluations
         for instrument, value in (
             (instruments.IN_FLIGHT, progress.in_flight),
             (instruments.TRIALS_TARGET, progress.trials_budget),
