@@ -282,7 +282,7 @@ class _Run:
     def _run(self, study: OpenStudy, check: Callable[[], None]) -> StudyReport:
         if not self._show_progress:
             return study.run(lambda _: None, check)
-        with progress_view(Console(stderr=True), study.plan.definition.ladder, SystemClock()) as view:
+        with progress_view(Console(stderr=True), SystemClock()) as view:
             return study.run(view, check)
 
 

@@ -1,8 +1,9 @@
 """What trialfleet reads from the environment, all of it here and strictly.
 
 Each key of [study] and [efficiency] that holds one value can be set as TRIALFLEET_<KEY>, and beside these
-TRIALFLEET_HOME, TRIALFLEET_BROKER_URL and TRIALFLEET_BROKER_URL_FILE. A variable of that prefix which is none of them
-is an error: a program that quietly runs with its defaults because of a typing error is worse than one that stops.
+TRIALFLEET_HOME, TRIALFLEET_URL (of a coordinator), and TRIALFLEET_BROKER_URL and TRIALFLEET_TOKEN, which are secret and
+may be the contents of files: TRIALFLEET_BROKER_URL_FILE, TRIALFLEET_TOKEN_FILE. A variable of that prefix which is none of
+them is an error: a program that quietly runs with its defaults because of a typing error is worse than one that stops.
 """
 
 import re
@@ -20,6 +21,9 @@ PREFIX = "TRIALFLEET_"
 HOME = f"{PREFIX}HOME"
 BROKER_URL = f"{PREFIX}BROKER_URL"
 BROKER_URL_FILE = f"{PREFIX}BROKER_URL_FILE"
+URL = f"{PREFIX}URL"
+TOKEN = f"{PREFIX}TOKEN"
+TOKEN_FILE = f"{PREFIX}TOKEN_FILE"
 
 #: Keys that the environment can not set: what a study is, and what holds more than one value.
 _FILE_ONLY = {"objective", "space", "ladder"}
@@ -42,11 +46,15 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     home: Path
     #: The broker's URL, which may hold a password: never shown.
     broker_url: str | None
+    #: Where a coordinator listens.
+    url: str | None
+    #: What is shown to a coordinator, or what it wants to be shown: never shown elsewhere.
+    token: str | None
     #: Settings of studies, by section.
     settings: dict[str, list[Setting]]
 
     def __repr__(self) -> str:
-        """Without the broker's URL."""
+        """Without what is secret."""
         return f"Environment(home={self.home})"
 
 
@@ -54,9 +62,9 @@ def read_environment(variables: Mapping[str, str]) -> Environment:
     """What `variables` say; a variable with an empty value counts as not set.
 
     Raises:
-        ConfigurationError: a variable with our prefix is unknown, or the file with the broker's URL can not be read.
+        ConfigurationError: a variable with our prefix is unknown, or the file with a secret can not be read.
     """
-    known = (*VARIABLES, HOME, BROKER_URL, BROKER_URL_FILE)
+    known = (*VARIABLES, HOME, BROKER_URL, BROKER_URL_FILE, URL, TOKEN, TOKEN_FILE)
     settings: dict[str, list[Setting]] = {"study": [], "efficiency": []}
     for name, value in variables.items():
         if not name.startswith(PREFIX) or not value or _KUBERNETES.search(name):
@@ -66,7 +74,13 @@ def read_environment(variables: Mapping[str, str]) -> Environment:
         if name in VARIABLES:
             section, key = VARIABLES[name]
             settings[section].append(Setting(key, value, name, is_text=True))
-    return Environment(home=default_home(variables), broker_url=_broker_url(variables), settings=settings)
+    return Environment(
+        home=default_home(variables),
+        broker_url=_secret(variables, BROKER_URL, BROKER_URL_FILE),
+        url=variables.get(URL) or None,
+        token=_secret(variables, TOKEN, TOKEN_FILE),
+        settings=settings,
+    )
 
 
 def default_home(variables: Mapping[str, str]) -> Path:
@@ -81,16 +95,17 @@ def default_home(variables: Mapping[str, str]) -> Path:
     return (data if data.is_absolute() else Path.home() / ".local" / "share") / "trialfleet"
 
 
-def _broker_url(variables: Mapping[str, str]) -> str | None:
-    url, file = variables.get(BROKER_URL), variables.get(BROKER_URL_FILE)
-    if url and file:
-        raise ConfigurationError(f"environment: {BROKER_URL} and {BROKER_URL_FILE} are both set; keep one")
+def _secret(variables: Mapping[str, str], name: str, file_name: str) -> str | None:
+    """The variable `name`, or the content of the file that `file_name` names."""
+    value, file = variables.get(name), variables.get(file_name)
+    if value and file:
+        raise ConfigurationError(f"environment: {name} and {file_name} are both set; keep one")
     if not file:
-        return url or None
+        return value or None
     try:
-        url = Path(file).expanduser().read_text(encoding="utf-8").strip()
+        value = Path(file).expanduser().read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"environment: {BROKER_URL_FILE} = {file}: {error}") from error
-    if not url:
-        raise ConfigurationError(f"environment: {BROKER_URL_FILE} = {file}: the file is empty")
-    return url
+        raise ConfigurationError(f"environment: {file_name} = {file}: {error}") from error
+    if not value:
+        raise ConfigurationError(f"environment: {file_name} = {file}: the file is empty")
+    return value

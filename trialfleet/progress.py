@@ -34,17 +34,16 @@ class ProgressView(Protocol):
         ...
 
 
-def progress_view(console: Console, ladder: Ladder, clock: Clock) -> ProgressView:
+def progress_view(console: Console, clock: Clock) -> ProgressView:
     """The view that suits the console."""
-    return LiveView(console, ladder, clock) if console.is_terminal else PlainView(console, ladder, clock)
+    return LiveView(console, clock) if console.is_terminal else PlainView(console, clock)
 
 
 class PlainView:
     """One line every few seconds, and one for the last state."""
 
-    def __init__(self, console: Console, ladder: Ladder, clock: Clock) -> None:
+    def __init__(self, console: Console, clock: Clock) -> None:
         self._console = console
-        self._ladder = ladder
         self._clock = clock
         self._drawn_at = -math.inf
         self._last: Progress | None = None
@@ -68,15 +67,14 @@ class PlainView:
             self._last = None
 
     def _draw(self, progress: Progress) -> None:
-        line = ", ".join(f"{name} {value}" for name, value in facts(progress, self._ladder))
+        line = ", ".join(f"{name} {value}" for name, value in facts(progress))
         self._console.print(f"{progress.study}: {line}", soft_wrap=True, markup=False, highlight=False)
 
 
 class LiveView:
     """A bar and a table, drawn in place."""
 
-    def __init__(self, console: Console, ladder: Ladder, clock: Clock) -> None:
-        self._ladder = ladder
+    def __init__(self, console: Console, clock: Clock) -> None:
         self._clock = clock
         self._drawn_at = -math.inf
         self._last: Progress | None = None
@@ -103,10 +101,10 @@ class LiveView:
             self._draw(progress)
 
     def _draw(self, progress: Progress) -> None:
-        self._live.update(render_progress(progress, self._ladder), refresh=True)
+        self._live.update(render_progress(progress), refresh=True)
 
 
-def render_progress(progress: Progress, ladder: Ladder) -> Group:
+def render_progress(progress: Progress) -> Group:
     """The live view of one moment."""
     head = Table.grid(padding=(0, 1))
     head.add_row(
@@ -115,20 +113,20 @@ def render_progress(progress: Progress, ladder: Ladder) -> Group:
         Text(_state(progress), style="dim"),
     )
     body = Table.grid(padding=(0, 2))
-    for name, value in facts(progress, ladder):
+    for name, value in facts(progress):
         body.add_row(Text(name, style="dim"), Text(value))
     return Group(head, body)
 
 
-def facts(progress: Progress, ladder: Ladder) -> list[tuple[str, str]]:
+def facts(progress: Progress) -> list[tuple[str, str]]:
     """What is worth saying of a moment, as names and values."""
     decided = progress.complete + progress.pruned + progress.failed
     budget = f" of {progress.trials_budget}" if progress.trials_budget is not None else ""
     states = f"{progress.complete} complete, {progress.pruned} pruned, {progress.failed} failed"
     rungs = [
-        f"{count} at {rung_name(ladder, rung)}"
+        f"{count} at {rung_name(progress.ladder, rung)}"
         for rung, count in enumerate(progress.rung_mix)
-        if count or len(ladder.rungs) == 1
+        if count or len(progress.ladder.rungs) == 1
     ]
     told = [
         ("trials", f"{decided}{budget} decided ({states})"),

@@ -283,6 +283,7 @@ class _Session:
         return Progress(
             study=self._plan.definition.name,
             direction=self._plan.definition.direction,
+            ladder=self._plan.definition.ladder,
             elapsed_seconds=elapsed,
             trials=len(state.trials),
             trials_budget=state.budget.trials,

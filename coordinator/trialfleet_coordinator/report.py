@@ -36,6 +36,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
 
     study: str
     direction: str
+    ladder: Ladder
     #: Seconds that the study has run, over all its sessions.
     elapsed_seconds: float
     #: Trials started, and the number to start at most (None: no such budget).

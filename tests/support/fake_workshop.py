@@ -35,6 +35,7 @@ def a_progress(study: str, *, in_flight: int = 0, closing: str | None = None) ->
     return Progress(
         study=study,
         direction="maximize",
+        ladder=_LADDER,
         elapsed_seconds=1.0,
         trials=0,
         trials_budget=10,

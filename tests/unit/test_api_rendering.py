@@ -17,6 +17,7 @@ LADDER = Ladder((Rung(0.1, 1), Rung(1.0, 1), Rung(1.0, 5)))
 PROGRESS = Progress(
     study="s[bold]",
     direction="maximize",
+    ladder=LADDER,
     elapsed_seconds=75.0,
     trials=12,
     trials_budget=100,
@@ -161,7 +162,7 @@ def test_plain_lines_come_every_few_seconds_and_at_the_end() -> None:
     clock = SimulatedClock()
     console = Console(file=io.StringIO(), width=40)
 
-    view = progress_view(console, LADDER, clock)
+    view = progress_view(console, clock)
     assert isinstance(view, PlainView)
     with view:
         for _ in range(100):
@@ -190,7 +191,7 @@ def test_plain_lines_come_every_few_seconds_and_at_the_end() -> None:
     ],
 )
 def test_the_state_of_a_study_is_told(changes: dict[str, object], told: str) -> None:
-    assert dict(facts(msgspec.structs.replace(PROGRESS, **changes), LADDER))["time"] == f"1:15, {told}"
+    assert dict(facts(msgspec.structs.replace(PROGRESS, **changes)))["time"] == f"1:15, {told}"
 
 
 def test_the_share_done_is_of_the_budget_that_ends_first() -> None:

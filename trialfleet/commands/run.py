@@ -99,7 +99,7 @@ def _run(study: OpenStudy, notes: Console, metrics_port: int | None, check: Call
     with (
         metrics_served(collector, metrics_port),
         StopSignals(_say_how_to_stop(notes)) as signals,
-        progress_view(notes, definition.ladder, SystemClock()) as view,
+        progress_view(notes, SystemClock()) as view,
     ):
 
         def stop() -> str | None:
