@@ -1,0 +1,251 @@
+"""The broker as ops/rabbitmq sets it up: who may do what on it, tried on a real node."""
+
+import base64
+import json
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pika
+import pika.exceptions
+import pytest
+from pika.adapters.blocking_connection import BlockingChannel
+from support.commands import PATIENCE, document, start_trialfleet, trialfleet
+from support.rabbit_node import OPS, VHOST, OpsNode
+from support.waiting import wait_until
+
+from trialfleet_shared.adapters.rabbit import DEAD, EVALUATIONS, HEARTBEATS, FleetBroker, connect, results_queue
+from trialfleet_shared.errors import BrokerError
+
+DEFINITIONS = json.loads((OPS / "rabbitmq" / "definitions.json").read_text())
+RESULTS = results_queue("somebody's")
+STUDY = """
+[study]
+name = "parabola"
+objective = "objective.py:parabola"
+direction = "minimize"
+trials = 30
+[space.x]
+type = "float"
+min = -1.0
+max = 1.0
+"""
+OBJECTIVE = """
+def parabola(params):
+    return params["x"] ** 2
+"""
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory, rabbitmq: str) -> Iterator[OpsNode]:  # as that: fails or skips alike
+    with OpsNode(tmp_path_factory.mktemp("ops-node")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def results(node: OpsNode) -> str:
+    """A queue of results, with one in it, as a coordinator has it."""
+    broker = connect(node.url_of("coordinator"), patience=5.0)
+    broker.declare_queue(RESULTS, ensure=True)
+    broker.publish(RESULTS, b"{}")
+    broker.close()
+    return RESULTS
+
+
+@contextmanager
+def channel_of(node: OpsNode, user: str) -> Iterator[BlockingChannel]:
+    """A channel of one of the definitions' users."""
+    connection = pika.BlockingConnection(pika.URLParameters(node.url_of(user)))
+    try:
+        yield connection.channel()
+    finally:
+        connection.close()
+
+
+def ask(node: OpsNode, path: str, user: str, password: str) -> Any:
+    """The management API's answer. Raises HTTPError."""
+    credentials = base64.b64encode(f"{user}:{password}".encode()).decode()
+    request = urllib.request.Request(f"{node.management}{path}", headers={"Authorization": f"Basic {credentials}"})
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        return json.load(answer)
+
+
+def test_the_definitions_hold_no_secret() -> None:
+    assert {user["name"]: user["password_hash"] for user in DEFINITIONS["users"]} == {
+        "coordinator": "",
+        "worker": "",
+        "monitor": "",
+    }
+
+
+def test_the_definitions_queues_are_those_of_the_code() -> None:
+    queues = {queue["name"]: queue["arguments"] for queue in DEFINITIONS["queues"]}
+
+    assert queues[EVALUATIONS] == FleetBroker("amqp://localhost")._build_queue_arguments(EVALUATIONS)
+    assert queues.keys() == {EVALUATIONS, DEAD}
+    assert [(one["name"], one["type"], one["durable"]) for one in DEFINITIONS["exchanges"]] == [
+        (HEARTBEATS, "fanout", True)
+    ]
+
+
+def test_secrets_stay_when_they_are_made_again(tmp_path: Path) -> None:
+    def make() -> dict[str, str]:
+        subprocess.run([sys.executable, OPS / "make-secrets", tmp_path / "secrets"], check=True, capture_output=True)
+        return {file.name: file.read_text() for file in (tmp_path / "secrets").iterdir()}
+
+    first = make()
+    (tmp_path / "secrets" / "worker-password").unlink()
+    second = make()
+
+    assert (tmp_path / "secrets").stat().st_mode & 0o777 == 0o700
+    changed = {name for name in first if first[name] != second[name]}
+    assert changed == {"worker-password", "worker-broker-url", "rabbitmq-definitions"}  # salts are new each time
+
+
+@pytest.mark.rabbitmq
+def test_a_study_finishes_with_a_user_for_each_role(node: OpsNode, tmp_path: Path) -> None:
+    (tmp_path / "objective.py").write_text(OBJECTIVE)
+    (tmp_path / "study.toml").write_text(STUDY)
+    worker = start_trialfleet(
+        ["worker", "--slots", "1", "--objective-path", tmp_path],
+        tmp_path / "worker",
+        TRIALFLEET_BROKER_URL_FILE=str(node.secrets / "worker-broker-url"),
+    )
+    try:
+        done = trialfleet(
+            ["run", tmp_path / "study.toml", "--json"],
+            tmp_path / "coordinator",
+            TRIALFLEET_BROKER_URL_FILE=str(node.secrets / "coordinator-broker-url"),
+        )
+        assert done.returncode == 0, done.stderr
+        report = document(done.stdout)
+        assert (report["complete"] + report["pruned"], report["failed"], report["undecided"]) == (30, 0, 0)
+        # Work that is none goes to the dead letters, and the worker lives on.
+        with channel_of(node, "coordinator") as channel:
+            channel.confirm_delivery()
+            channel.basic_publish("", EVALUATIONS, b"poison", mandatory=True)
+            wait_until(
+                lambda: channel.queue_declare(DEAD, passive=True).method.message_count == 1, "a dead letter", PATIENCE
+            )
+        assert worker.poll() is None
+    finally:
+        worker.terminate()
+        _, errors = worker.communicate(timeout=PATIENCE)
+    assert worker.returncode == 0, errors
+    for user in ("coordinator", "worker"):
+        assert node.password_of(user) not in done.stderr + errors
+
+
+#: What a role may do that others may not: who, a word for it, the operation.
+_ALLOWED: list[tuple[str, str, Callable[[BlockingChannel], Any]]] = [
+    ("coordinator", "give work", lambda channel: channel.basic_publish("", EVALUATIONS, b"?", mandatory=True)),
+    ("coordinator", "read results", lambda channel: channel.basic_get(RESULTS)),
+    ("worker", "take work", lambda channel: channel.basic_get(EVALUATIONS)),
+    ("worker", "send results", lambda channel: channel.basic_publish("", RESULTS, b"?", mandatory=True)),
+    ("worker", "beat", lambda channel: channel.basic_publish(HEARTBEATS, "", b"?")),
+]
+_REFUSED: list[tuple[str, str, Callable[[BlockingChannel], Any]]] = [
+    ("worker", "read results", lambda channel: channel.basic_get(RESULTS)),
+    ("worker", "consume results", lambda channel: channel.basic_consume(RESULTS, lambda *_: None)),
+    ("worker", "drop results", lambda channel: channel.queue_purge(RESULTS)),
+    ("worker", "remove results", lambda channel: channel.queue_delete(RESULTS)),
+    ("worker", "have results redirected", lambda channel: channel.queue_declare(results_queue("mine"), durable=True)),
+    ("worker", "read dead letters", lambda channel: channel.basic_get(DEAD)),
+    ("worker", "have a queue of its own", lambda channel: channel.queue_declare("", exclusive=True)),
+    ("worker", "hear heartbeats", lambda channel: channel.queue_bind(EVALUATIONS, HEARTBEATS)),
+    ("worker", "use another exchange", lambda channel: publish(channel, "amq.topic", "any")),
+    ("coordinator", "take work", lambda channel: channel.basic_get(EVALUATIONS)),
+    ("coordinator", "drop work", lambda channel: channel.queue_purge(EVALUATIONS)),
+    ("coordinator", "beat", lambda channel: publish(channel, HEARTBEATS, "")),
+    ("coordinator", "have any queue", lambda channel: channel.queue_declare("other", durable=True)),
+]
+
+
+def publish(channel: BlockingChannel, exchange: str, key: str) -> None:
+    """Publish, and learn whether it was refused."""
+    channel.confirm_delivery()
+    channel.basic_publish(exchange, key, b"?")
+
+
+@pytest.mark.rabbitmq
+@pytest.mark.parametrize(("user", "what", "do"), _ALLOWED, ids=[f"{user}-{what}" for user, what, _ in _ALLOWED])
+def test_a_role_may_do_its_work(
+    user: str, what: str, do: Callable[[BlockingChannel], Any], node: OpsNode, results: str
+) -> None:
+    with channel_of(node, user) as channel:
+        channel.confirm_delivery()
+        do(channel)
+
+
+@pytest.mark.rabbitmq
+@pytest.mark.parametrize(("user", "what", "do"), _REFUSED, ids=[f"{user}-{what}" for user, what, _ in _REFUSED])
+def test_a_role_may_do_nothing_else(
+    user: str, what: str, do: Callable[[BlockingChannel], Any], node: OpsNode, results: str
+) -> None:
+    with channel_of(node, user) as channel:
+        with pytest.raises(pika.exceptions.ChannelClosedByBroker) as refused:
+            do(channel)
+        assert refused.value.reply_code == 403
+
+
+@pytest.mark.rabbitmq
+@pytest.mark.parametrize(
+    ("user", "password"), [("guest", "guest"), ("worker", "wrong"), ("worker", ""), ("nobody", "anything")]
+)
+def test_a_stranger_does_not_get_in(user: str, password: str, node: OpsNode) -> None:
+    with pytest.raises(BrokerError, match="user or password is wrong"):
+        connect(f"amqp://{user}:{password}@{node.address}/{VHOST}", patience=5.0)
+
+
+@pytest.mark.rabbitmq
+def test_who_watches_may_publish_and_read_nothing(node: OpsNode, results: str) -> None:
+    url = f"amqp://monitor:{node.password_of('monitor')}@{node.address}/{VHOST}"
+    for do in (
+        lambda channel: publish(channel, "", EVALUATIONS),
+        lambda channel: channel.basic_get(RESULTS),
+        lambda channel: channel.queue_declare("", exclusive=True),
+    ):
+        connection = pika.BlockingConnection(pika.URLParameters(url))
+        try:
+            with pytest.raises(pika.exceptions.ChannelClosedByBroker, match="403"):
+                do(connection.channel())
+        finally:
+            connection.close()
+
+
+@pytest.mark.rabbitmq
+def test_who_watches_sees_depths_and_no_users(node: OpsNode) -> None:
+    def queue() -> Any:
+        return ask(node, f"/queues/{VHOST}/{EVALUATIONS}", "monitor", node.password_of("monitor"))
+
+    # As KEDA asks; the figures are gathered every five seconds.
+    wait_until(lambda: {"messages", "messages_unacknowledged"} <= queue().keys(), "figures", 30.0)
+    for user in ("monitor", "worker", "coordinator"):
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            ask(node, "/users", user, node.password_of(user))
+
+
+@pytest.mark.rabbitmq
+def test_policies_hold_for_the_queues_they_are_meant_for(node: OpsNode, results: str) -> None:
+    def policies() -> dict[str, str]:
+        queues = ask(node, f"/queues/{VHOST}", "monitor", node.password_of("monitor"))
+        return {queue["name"]: queue.get("policy") for queue in queues}
+
+    expected = {EVALUATIONS: "trialfleet-work", RESULTS: "trialfleet-work", DEAD: "trialfleet-dead"}
+    wait_until(lambda: expected.items() <= policies().items(), f"{expected}", 30.0)
+    detail = ask(node, f"/queues/{VHOST}/{EVALUATIONS}", "monitor", node.password_of("monitor"))
+    assert detail["effective_policy_definition"]["dead-letter-strategy"] == "at-least-once"
+
+
+@pytest.mark.rabbitmq
+def test_prometheus_is_told_of_each_queue(node: OpsNode) -> None:
+    path = "/metrics/detailed?family=queue_coarse_metrics&family=queue_consumer_count&vhost=trialfleet"
+    with urllib.request.urlopen(f"http://{node.prometheus}{path}", timeout=10) as answer:
+        text = answer.read().decode()
+    for metric in ("messages_ready", "messages_unacked", "consumers"):
+        assert f'rabbitmq_detailed_queue_{metric}{{vhost="{VHOST}",queue="{EVALUATIONS}"}}' in text
