@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import click
 import msgspec
 
-from trialfleet.environment import Environment, read_environment
+from trialfleet.environment import URL, Environment, read_environment
 from trialfleet.flags import StudyFlags
 from trialfleet.signals import Interrupted
 from trialfleet_shared.errors import TrialfleetError
@@ -215,7 +215,12 @@ def report(study: str, *, as_json: bool, home: Path | None, verbose: bool) -> No
 
 @cli.command()
 @click.option(
-    "--url", default="http://127.0.0.1:8765", show_default=True, metavar="URL", help="Where the coordinator listens."
+    "--url",
+    envvar=URL,
+    default="http://127.0.0.1:8765",
+    show_default=True,
+    metavar="URL",
+    help=f"Where the coordinator listens; also {URL}.",
 )
 def health(url: str) -> int:
     """Ask a coordinator whether it can do its work: exit status 0 when it can, 1 when not."""
