@@ -65,7 +65,14 @@ class Ladder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def build_ladder(
-    *, rows: int, folds: int, fraction: float, lowest: float, rung_rows: int, reduction_factor: float
+    *,
+    rows: int,
+    folds: int,
+    fraction: float,
+    lowest: float,
+    rung_rows: int,
+    reduction_factor: float,
+    fold_halving: bool = True,
 ) -> Ladder:
     """The ladder from `fraction` of the rows on one fold up to all rows on all folds.
 
@@ -80,6 +87,7 @@ def build_ladder(
         lowest: rung 0 may start as low as this where it keeps `rung_rows` rows.
         rung_rows: rows that make a rung below `fraction` worth having.
         reduction_factor: eta, the ratio between the fractions of neighbouring rungs.
+        fold_halving: whether there are rungs of fewer than all folds on all rows.
     """
     if rows < 1:
         raise ConfigurationError(f"a ladder needs training rows, got {rows}")
@@ -88,4 +96,5 @@ def build_ladder(
     while start * SMALLEST_STEP <= 1.0:
         rungs.append(Rung(round(start, 6), 1))
         start *= reduction_factor
-    return Ladder((*rungs, *(Rung(1.0, count) for count in sorted({1, min(2, folds), folds}))))
+    counts = {1, min(2, folds), folds} if fold_halving else {folds}
+    return Ladder((*rungs, *(Rung(1.0, count) for count in sorted(counts))))

@@ -81,6 +81,8 @@ class EfficiencyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     lowest_fraction: float | None = None
     #: Rows that a rung below `subsample_fraction` needs.
     rung_rows: int = 1000
+    #: Halve over folds too: on all rows there are rungs of one and of two folds; off: of all folds alone.
+    fold_halving: bool = True
     #: On the last rung, stop a trial that can no longer beat the incumbent on the same folds.
     fold_racing: bool = True
 
@@ -104,7 +106,7 @@ class EfficiencyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
     @classmethod
     def thorough(cls) -> Self:
-        """The baseline's own answer for less: all rows always, only racing and caching save work."""
+        """The baseline's own answer for less: all rows always, only folds and the cache save work."""
         return cls(**PRESETS["thorough"])
 
     def slots(self, cores: int) -> int:
@@ -121,23 +123,25 @@ class EfficiencyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
             folds: folds of the resampling; 1 without data.
             has_fidelity: whether the objective can use a fraction (it takes `data` or `budget`).
         """
-        if not has_fidelity or not self.enable_data_subsampling:
+        if not has_fidelity:
             return Ladder((Rung(1.0, folds),))
-        if not self.adaptive_subsampling:
+        if self.enable_data_subsampling and not self.adaptive_subsampling:
             return Ladder((Rung(self.subsample_fraction, folds),))
-        if self.ladder is not None:
+        if self.enable_data_subsampling and self.ladder is not None:
             if self.ladder[-1] != Rung(1.0, folds):
                 raise ConfigurationError(
                     f"ladder: the last rung is {self.ladder[-1]}; it must be all rows on all folds, {Rung(1.0, folds)}"
                 )
             return Ladder(self.ladder)
+        fraction = self.subsample_fraction if self.enable_data_subsampling else 1.0
         return build_ladder(
             rows=rows if rows is not None else 10**9,
             folds=folds,
-            fraction=self.subsample_fraction,
-            lowest=self.lowest_fraction or self.subsample_fraction,
+            fraction=fraction,
+            lowest=(self.enable_data_subsampling and self.lowest_fraction) or fraction,
             rung_rows=self.rung_rows,
             reduction_factor=self.reduction_factor,
+            fold_halving=self.fold_halving,
         )
 
 
@@ -167,6 +171,7 @@ PRESETS: Mapping[str, dict[str, Any]] = {
         "max_workers": 4,
         "enable_aggressive_pruning": False,
         "batch_size": 50,
+        "reduction_factor": 2.0,
     },
 }
 

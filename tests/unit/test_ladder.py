@@ -50,8 +50,10 @@ def test_few_rows_make_a_ladder_of_folds_alone() -> None:
 @pytest.mark.parametrize(
     ("config", "expected"),
     [
-        (EfficiencyConfig.thorough(), [(1.0, 5)]),
-        (EfficiencyConfig(enable_data_subsampling=False), [(1.0, 5)]),
+        (EfficiencyConfig.thorough(), [(1.0, 1), (1.0, 2), (1.0, 5)]),
+        (EfficiencyConfig(enable_data_subsampling=False), [(1.0, 1), (1.0, 2), (1.0, 5)]),
+        (EfficiencyConfig(enable_data_subsampling=False, fold_halving=False), [(1.0, 5)]),
+        (EfficiencyConfig(fold_halving=False), [(0.3, 1), (1.0, 5)]),
         (EfficiencyConfig(adaptive_subsampling=False), [(0.3, 5)]),
     ],
 )

@@ -272,7 +272,7 @@ def fold_score(params: dict[str, Any], data: Any) -> float:
 def test_racing_stops_trials_between_folds(optimize: Optimize, racing: bool) -> None:
     result = optimize(
         fold_score,
-        settings={"fold_racing": racing, "enable_data_subsampling": False},
+        settings={"fold_racing": racing, "enable_data_subsampling": False, "fold_halving": False},
         trials=15,
         data=table(),
         resampling={"kind": "kfold", "folds": 4},
@@ -280,6 +280,20 @@ def test_racing_stops_trials_between_folds(optimize: Optimize, racing: bool) -> 
 
     assert ("racing" in reasons(result)) == racing
     assert (result["report"].evaluations < 15 * 4) == racing
+
+
+@pytest.mark.parametrize("halving", [True, False])
+def test_halving_over_folds_spares_poor_trials_the_other_folds(optimize: Optimize, halving: bool) -> None:
+    result = optimize(
+        fold_score,
+        settings={"fold_halving": halving, "fold_racing": False, "enable_data_subsampling": False},
+        trials=15,
+        data=table(),
+        resampling={"kind": "kfold", "folds": 4},
+    )
+
+    assert ("halving" in reasons(result)) == halving
+    assert (result["report"].evaluations < 15 * 4) == halving
 
 
 # Sampling
