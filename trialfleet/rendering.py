@@ -12,6 +12,7 @@ from rich.text import Text
 
 from trialfleet.progress import duration, rung_name
 from trialfleet_coordinator.report import EfficiencyMetrics, StudyReport
+from trialfleet_coordinator.serving import ServiceState, StudyStatus
 
 
 class CacheFigures(msgspec.Struct, frozen=True, kw_only=True):
@@ -110,6 +111,32 @@ def render_studies(studies: Sequence[StudySummary]) -> RenderableType:
     if all(study.best_is_complete or study.best_value is None for study in studies):
         return table
     return Group(table, Text(_NOT_COMPLETE, style="dim"))
+
+
+def render_statuses(statuses: Sequence[StudyStatus]) -> RenderableType:
+    """The studies of a coordinator as a table."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for name in ("study", "state", "mode", "priority", "trials", "best", "trials/s", "slots", "time", ""):
+        table.add_column(
+            name, justify="left" if name in ("study", "state", "mode", "") else "right", no_wrap=bool(name)
+        )
+    for status in statuses:
+        progress = status.progress
+        cells = [""] * 5
+        if progress is not None:
+            decided = progress.complete + progress.pruned + progress.failed
+            budget = f"/{progress.trials_budget}" if progress.trials_budget is not None else ""
+            running = status.state is ServiceState.RUNNING
+            cells = [
+                f"{decided}{budget}",
+                "" if progress.best_value is None else _number(progress.best_value),
+                f"{progress.trials_per_second:.3g}" if running else "",
+                str(progress.slots) if running else "",
+                duration(progress.elapsed_seconds),
+            ]
+        because = Text(first_line(status.because))
+        table.add_row(Text(status.study), status.state, status.mode, str(status.priority), *cells, because)
+    return table
 
 
 _ESTIMATED = "* estimated from measured durations, against the same trials one by one on all rows and all folds"

@@ -68,6 +68,15 @@ class StudySection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     space: Annotated[str, Meta(min_length=1)] | None = None
 
 
+#: By section whose keys can be set outside the file: the types of their values.
+_TYPES: Mapping[str, Mapping[str, Any]] = {
+    "study": field_types(StudySection),
+    "data": {name: kind for name, kind in field_types(DataSpec).items() if name not in _ELSEWHERE},
+    "resampling": field_types(Resampling),
+    "efficiency": field_types(EfficiencyConfig),
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class StudyRequest:
     """A study as somebody asks for it, by a study file or through the API."""
@@ -133,7 +142,7 @@ def read_study(
         if section not in SECTIONS:
             raise ConfigurationError(f"{where}: {section}: unknown table or key{nearest(section, SECTIONS)}")
     beside = settings or {}
-    study = read_table(StudySection, _merged(tables, "study", StudySection, where, beside), where, prefix="study.")
+    study = read_table(StudySection, _merged(tables, "study", where, beside), where, prefix="study.")
     if study.trials is None and study.seconds is None and study.cpu_seconds is None:
         raise ConfigurationError(
             f"{where}: study.trials, study.seconds and study.cpu_seconds are missing; give at least one of them"
@@ -160,6 +169,29 @@ def read_study(
         memory_mb=study.memory_mb,
         origin=where,
     )
+
+
+def with_settings(tables: Mapping[str, Any], settings: Mapping[str, Sequence[Setting]]) -> dict[str, Any]:
+    """The tables of a study file with other settings laid over them, as JSON can hold them.
+
+    Args:
+        tables: what the file holds.
+        settings: as of `load_study`.
+
+    Raises:
+        ConfigurationError: a setting has an unknown key, or a value of the wrong type.
+    """
+    merged = {section: dict(table) if isinstance(table, Mapping) else table for section, table in tables.items()}
+    for section, values in settings.items():
+        types = _TYPES[section]
+        for setting in values:
+            if setting.key not in types:
+                raise ConfigurationError(f"{setting.origin}: unknown key{nearest(setting.key, types)}")
+            value = read_value(types[setting.key], setting.value, setting.origin, is_text=setting.is_text)
+            table = merged.setdefault(section, {})
+            if isinstance(table, dict):  # what is none is for `read_study` to refuse
+                table[setting.key] = msgspec.to_builtins(value)
+    return merged
 
 
 def read_space(values: object, where: str, *, prefix: str = "space.") -> SearchSpace:
@@ -214,7 +246,6 @@ def read_toml(path: Path) -> dict[str, Any]:
 def _merged(
     tables: Mapping[str, Any],
     section: str,
-    table: type[msgspec.Struct],
     where: str,
     beside: Mapping[str, Sequence[Setting]],
 ) -> Any:
@@ -222,7 +253,7 @@ def _merged(
     values = tables.get(section, {})
     if not isinstance(values, Mapping):
         raise ConfigurationError(f"{where}: {section} = {show(values)}: expected a table")
-    types = {name: kind for name, kind in field_types(table).items() if table is not DataSpec or name not in _ELSEWHERE}
+    types = _TYPES[section]
     merged = dict(values)
     for key in merged:
         if key not in types:
@@ -245,8 +276,8 @@ def _efficiency(
 
 
 def _data(tables: Mapping[str, Any], seed: int, where: str, beside: Mapping[str, Sequence[Setting]]) -> DataSpec | None:
-    data = _merged(tables, "data", DataSpec, where, beside)
-    resampling = _merged(tables, "resampling", Resampling, where, beside)
+    data = _merged(tables, "data", where, beside)
+    resampling = _merged(tables, "resampling", where, beside)
     if not data:
         if resampling:
             raise ConfigurationError(f"{where}: resampling needs a data set; give data.source")
