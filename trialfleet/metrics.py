@@ -1,17 +1,26 @@
 """Serves metrics to Prometheus, on this machine only."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry, ProcessCollector, start_http_server
 from prometheus_client.registry import Collector
 
 from trialfleet_shared.errors import ConfigurationError
 
 
+def metrics_registry(collectors: Sequence[Collector]) -> CollectorRegistry:
+    """What the collectors give, and the figures of this process (CPU seconds, resident memory, open files)."""
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    for collector in collectors:
+        registry.register(collector)
+    return registry
+
+
 @contextmanager
-def metrics_served(collector: Collector, port: int | None) -> Iterator[None]:
-    """Serve what `collector` gives at http://127.0.0.1:`port`/metrics; without a port, nothing.
+def metrics_served(collectors: Sequence[Collector], port: int | None) -> Iterator[None]:
+    """Serve what the collectors give at http://127.0.0.1:`port`/metrics; without a port, nothing.
 
     Raises:
         ConfigurationError: the port can not be listened on.
@@ -19,10 +28,8 @@ def metrics_served(collector: Collector, port: int | None) -> Iterator[None]:
     if port is None:
         yield
         return
-    registry = CollectorRegistry()
-    registry.register(collector)
     try:
-        server, thread = start_http_server(port, addr="127.0.0.1", registry=registry)
+        server, thread = start_http_server(port, addr="127.0.0.1", registry=metrics_registry(collectors))
     except OSError as error:
         raise ConfigurationError(f"--metrics-port {port}: {error.strerror}") from error
     try:

@@ -68,7 +68,7 @@ LABELS: dict[str, tuple[str, tuple[str, ...]]] = {
 TRIAL_STATES = ("complete", "pruned", "fail")
 STUDY_STATES = ("queued", "running", "paused", "done", "failed", "cancelled")
 WORKER_STATES = ("live", "draining", "lost")
-DISCARD_REASONS = ("duplicate", "unknown")
+DISCARD_REASONS = ("duplicate", "late", "unknown")
 RESTART_REASONS = ("timeout", "memory", "crash", "zygote")
 
 # Of both.
@@ -130,7 +130,7 @@ LOST = Instrument(
 DISCARDED = Instrument(
     "trialfleet_results_discarded",
     "counter",
-    "Results that changed nothing: second copies, and answers to nothing that was asked.",
+    "Results that changed nothing: second copies, answers that came late, answers to nothing that was asked.",
     ("study", "reason"),
 )
 REDELIVERIES = Instrument(

@@ -1,4 +1,5 @@
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 import pytest
 from support.simulated import SimulatedClock
@@ -39,6 +40,7 @@ class FakePool:
     def queued(self) -> int:
         return len(self._queue)
 
+    restarts: Mapping[str, int] = MappingProxyType({})
     busy_slot_seconds = 0.0
     available_slot_seconds = 0.0
 

@@ -97,7 +97,7 @@ def _run(study: OpenStudy, notes: Console, metrics_port: int | None, check: Call
         say(notes, f"{definition.name}: goes on after {trials} trials")
     collector = ProgressCollector()
     with (
-        metrics_served(collector, metrics_port),
+        metrics_served([collector], metrics_port),
         StopSignals(_say_how_to_stop(notes)) as signals,
         progress_view(notes, SystemClock()) as view,
     ):

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from trialfleet.commands.output import error_console
@@ -9,11 +10,13 @@ from trialfleet.engine import Home, cores
 from trialfleet.environment import BROKER_URL, BROKER_URL_FILE, Environment
 from trialfleet.metrics import metrics_served
 from trialfleet.notifying import Notifier
+from trialfleet_shared.clock import SystemClock
 from trialfleet_shared.errors import ConfigurationError
 from trialfleet_shared.messages import Heartbeat
 from trialfleet_shared.settings import layered
 from trialfleet_workers.adapters.actors import run_worker
-from trialfleet_workers.adapters.prometheus import HeartbeatCollector
+from trialfleet_workers.adapters.data_format import cache_bytes
+from trialfleet_workers.adapters.prometheus import WorkerMetrics
 from trialfleet_workers.allowance import Allowance
 
 
@@ -36,19 +39,18 @@ def worker_command(
     if not paths and not references:
         folders = (Path.cwd(),)
         error_console().print(f"objectives below {folders[0]} may run here", highlight=False)
-    collector = HeartbeatCollector()
+    metrics = WorkerMetrics(SystemClock(), data_bytes=partial(cache_bytes, home.data))
     notifier = Notifier.from_environment(os.environ)
 
     def on_heartbeat(heartbeat: Heartbeat) -> None:
         # The loop that owns the slots beats, so what is told here is about the work, not about some thread.
-        collector.update(heartbeat)
         if heartbeat.draining:
             notifier.stopping()
         else:
             notifier.ready()
         notifier.alive()
 
-    with metrics_served(collector, metrics_port):
+    with metrics_served([metrics], metrics_port):
         return run_worker(
             broker_url,
             slots=slots or config.slots(cores()),
@@ -60,4 +62,5 @@ def worker_command(
             cache_ttl_hours=config.cache_ttl_hours,
             burst=burst,
             on_heartbeat=on_heartbeat,
+            metrics=metrics,
         )

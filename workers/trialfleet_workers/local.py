@@ -11,6 +11,7 @@ from trialfleet_shared.fleet import FleetReport, LostEvaluation
 from trialfleet_shared.messages import Evaluation, EvaluationResult, StudySpec
 from trialfleet_workers.adapters.evaluator import data_opener
 from trialfleet_workers.slots import SlotPool
+from trialfleet_workers.telemetry import NO_TELEMETRY, PoolFigures, WorkerTelemetry
 from trialfleet_workers.threads import ThreadPool
 
 
@@ -25,6 +26,7 @@ class LocalFleet:
         use_processes: slots are processes (deadline, memory limit, crash isolation); else threads, see `threads.py`.
         clock: measures deadlines and utilisation.
         name: who evaluates, as results say it.
+        telemetry: watches.
     """
 
     def __init__(
@@ -37,7 +39,9 @@ class LocalFleet:
         use_processes: bool = True,
         clock: Clock,
         name: str = "local",
+        telemetry: WorkerTelemetry = NO_TELEMETRY,
     ) -> None:
+        self._telemetry = telemetry
         if use_processes:
             self._pool: SlotPool | ThreadPool = SlotPool(
                 slots=slots, base=base, data_path=data_path, functions=functions, name=name, clock=clock
@@ -77,7 +81,10 @@ class LocalFleet:
 
     def poll(self, timeout: float) -> tuple[list[EvaluationResult], list[LostEvaluation]]:
         """What came to its end, waiting up to `timeout` seconds for the first; this fleet loses nothing."""
-        return [result for _, result in self._pool.poll(timeout)], []
+        results = [result for _, result in self._pool.poll(timeout)]
+        self._telemetry.answered(results)
+        self._telemetry.turned(PoolFigures.of(self._pool))
+        return results, []
 
     def acknowledge(self) -> None:
         """Nothing to do: results are delivered once."""

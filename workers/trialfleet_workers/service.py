@@ -26,6 +26,7 @@ from trialfleet_shared.messages import (
     ResultBatch,
     StudySpec,
 )
+from trialfleet_workers.telemetry import NO_TELEMETRY, MeteredPool, PoolFigures, WorkerTelemetry
 
 #: Seconds between two heartbeats.
 HEARTBEAT_SECONDS = 1.0
@@ -39,30 +40,8 @@ STALL_SECONDS = 5.0
 RETRY_SECONDS = 1.0
 
 
-class Pool(Protocol):
+class Pool(MeteredPool, Protocol):
     """The slots; see `trialfleet_workers.slots.SlotPool`."""
-
-    slots: int
-
-    @property
-    def busy(self) -> int:
-        """Slots that have an evaluation."""
-        ...
-
-    @property
-    def queued(self) -> int:
-        """Evaluations that wait for a slot."""
-        ...
-
-    @property
-    def busy_slot_seconds(self) -> float:
-        """Seconds that slots spent evaluating."""
-        ...
-
-    @property
-    def available_slot_seconds(self) -> float:
-        """Seconds that slots were there."""
-        ...
 
     def submit(self, spec: StudySpec, evaluation: Evaluation) -> None:
         """Queue an evaluation."""
@@ -74,10 +53,6 @@ class Pool(Protocol):
 
     def take_back(self) -> list[tuple[StudySpec, Evaluation]]:
         """The evaluations that no slot has started."""
-        ...
-
-    def pss_bytes(self) -> int:
-        """Proportional set size of this process and the slots."""
         ...
 
     def wake(self) -> None:
@@ -154,14 +129,25 @@ class WorkerService:
         name: what the worker calls itself, unique in the fleet.
         clock: paces heartbeats.
         patience: seconds without any work after which `run` ends by itself; None: never.
+        telemetry: watches.
     """
 
-    def __init__(self, pool: Pool, sink: Sink, *, name: str, clock: Clock, patience: float | None = None) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        sink: Sink,
+        *,
+        name: str,
+        clock: Clock,
+        patience: float | None = None,
+        telemetry: WorkerTelemetry = NO_TELEMETRY,
+    ) -> None:
         self._pool = pool
         self._sink = sink
         self._name = name
         self._clock = clock
         self._patience = patience
+        self._telemetry = telemetry
         #: What other threads want done by the thread of `run`.
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._draining = threading.Event()
@@ -229,6 +215,7 @@ class WorkerService:
             for spec, result in self._pool.poll(self._pause()):
                 self._moved_at = self._clock.monotonic()
                 self._gather(spec, result)
+            self._telemetry.turned(PoolFigures.of(self._pool, draining=self.draining))
             self._send_results()
             self._send_heartbeat()
         self._farewell()
@@ -288,6 +275,7 @@ class WorkerService:
         return max(due - now, 0.0)
 
     def _gather(self, spec: StudySpec, result: EvaluationResult) -> None:
+        self._telemetry.answered([result])
         self._outbox.setdefault(spec, []).append(result)
         if self._send_at is None:
             self._send_at = self._clock.monotonic() + GATHER_SECONDS

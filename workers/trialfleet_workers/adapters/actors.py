@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import dramatiq
 
@@ -35,9 +36,11 @@ from trialfleet_shared.clock import SystemClock
 from trialfleet_shared.errors import DecodeError, TrialfleetError
 from trialfleet_shared.messages import EvaluationBatch, Heartbeat, ResultBatch, StudySpec
 from trialfleet_workers.adapters.importing import import_apart
+from trialfleet_workers.adapters.prometheus import WorkerMetrics
 from trialfleet_workers.allowance import Allowance, resolve
 from trialfleet_workers.service import Ticket, WorkerService
 from trialfleet_workers.slots import SlotPool
+from trialfleet_workers.telemetry import NO_TELEMETRY, WorkerTelemetry
 
 _LOG = logging.getLogger("trialfleet.worker")
 
@@ -61,11 +64,15 @@ class RabbitSink:
     Args:
         broker: where messages go.
         on_heartbeat: is shown every heartbeat as well, be the broker there or not.
+        telemetry: watches.
     """
 
-    def __init__(self, broker: FleetBroker, on_heartbeat: Callable[[Heartbeat], None]) -> None:
+    def __init__(
+        self, broker: FleetBroker, on_heartbeat: Callable[[Heartbeat], None], telemetry: WorkerTelemetry
+    ) -> None:
         self._broker = broker
         self._on_heartbeat = on_heartbeat
+        self._telemetry = telemetry
         self._away = False
 
     def stop_taking(self) -> None:
@@ -100,6 +107,7 @@ class RabbitSink:
             else:
                 if self._away:
                     _LOG.warning("the broker is back")
+                    self._telemetry.reconnected()
                 self._away = False
                 return True
         if not self._away:
@@ -115,12 +123,14 @@ class StudyData:
         path: the data cache.
         base: folder that data sources given as paths are relative to.
         allowance: which objectives, and functions that give data, may run.
+        telemetry: watches.
     """
 
-    def __init__(self, path: Path, base: Path, allowance: Allowance) -> None:
+    def __init__(self, path: Path, base: Path, allowance: Allowance, telemetry: WorkerTelemetry) -> None:
         self._path = path
         self._base = base
         self._allowance = allowance
+        self._telemetry = telemetry
         self._lock = threading.Lock()
         self._known: set[str] = set()
 
@@ -136,9 +146,15 @@ class StudyData:
         resolve(spec.objective, spec.objective_digest, self._base, self._allowance)
         with self._lock:
             if spec.data_digest in self._known:
+                self._telemetry.data_found()
                 return
-            import_apart(spec, self._path, self._base, self._allowance)
+            started = time.monotonic()
+            size = import_apart(spec, self._path, self._base, self._allowance)
             self._known.add(spec.data_digest)
+        if size:
+            self._telemetry.data_imported(time.monotonic() - started, size)
+        else:
+            self._telemetry.data_found()
 
 
 def run_worker(
@@ -154,6 +170,7 @@ def run_worker(
     burst: bool = False,
     patience: float = 30.0,
     on_heartbeat: Callable[[Heartbeat], None] = lambda _: None,
+    metrics: WorkerMetrics | None = None,
 ) -> int:
     """Evaluate for every study on the broker until a signal ends it; the exit status.
 
@@ -172,25 +189,34 @@ def run_worker(
         burst: leave after `BURST_SECONDS` without work.
         patience: seconds to try to reach the broker at the start.
         on_heartbeat: is shown every heartbeat.
+        metrics: watches.
 
     Raises:
         BrokerError: nobody answered at the start, or the server refused.
     """
     clock = SystemClock()
     name = f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
+    telemetry = metrics or NO_TELEMETRY
     broker = connect(url, patience=patience)
     cache = LmdbResultCache(results_path, size=cache_size, ttl_hours=cache_ttl_hours, clock=clock)
     pool = SlotPool(
         slots=slots, base=base, data_path=data_path, name=name, allowance=allowance, cache=cache, clock=clock
     )
     service = WorkerService(
-        pool, RabbitSink(broker, on_heartbeat), name=name, clock=clock, patience=BURST_SECONDS if burst else None
+        pool,
+        RabbitSink(broker, on_heartbeat, telemetry),
+        name=name,
+        clock=clock,
+        patience=BURST_SECONDS if burst else None,
+        telemetry=telemetry,
     )
+    if metrics is not None:
+        metrics.watch_cache(cache.stats)
     gone = threading.Event()
     consumers = _consumers(broker, slots)
     try:
         with _signals(service) as received:
-            _declare_actor(broker, service, StudyData(data_path, base, allowance), gone)
+            _declare_actor(broker, service, StudyData(data_path, base, allowance, telemetry), telemetry, gone)
             pool.start()
             consumers.start()
             _LOG.info("worker %s serves %s with %d slots", name, redact(url), slots)
@@ -211,13 +237,28 @@ def _consumers(broker: FleetBroker, slots: int) -> dramatiq.Worker:
     return worker
 
 
-def _declare_actor(broker: FleetBroker, service: WorkerService, data: StudyData, gone: threading.Event) -> None:
+class _Redeliveries(dramatiq.Middleware):
+    """Tells of messages that RabbitMQ delivered before, to this worker or another."""
+
+    def __init__(self, telemetry: WorkerTelemetry) -> None:
+        self._telemetry = telemetry
+
+    def before_process_message(self, _broker: dramatiq.Broker, message: Any) -> None:
+        """See `dramatiq.Middleware`."""
+        if message.redelivered:
+            self._telemetry.redelivered()
+
+
+def _declare_actor(
+    broker: FleetBroker, service: WorkerService, data: StudyData, telemetry: WorkerTelemetry, gone: threading.Event
+) -> None:
     def evaluate(payload: str) -> None:
         """Settle one batch; returning acknowledges it, raising sends it to the dead letters."""
         try:
             batch = unpack(payload)
         except DecodeError as error:
             _LOG.warning("a message goes to the dead letters: %s", error)
+            telemetry.unreadable()
             raise
         ticket = service.take(batch)
         try:
@@ -228,6 +269,7 @@ def _declare_actor(broker: FleetBroker, service: WorkerService, data: StudyData,
             service.begin(ticket)
         _settle(service, ticket, gone)
 
+    broker.add_middleware(_Redeliveries(telemetry))
     dramatiq.actor(actor_name=EVALUATE, queue_name=EVALUATIONS, broker=broker)(evaluate)
 
 

@@ -1,5 +1,6 @@
 """How a data set is described in its file, for the side that writes it and the side that reads it."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -14,6 +15,15 @@ FORMAT = 2
 def data_file(folder: Path, digest: str) -> Path:
     """The file of the data set with this digest (`DataInfo.digest`), be it there or not."""
     return folder / f"{digest}.mdb"
+
+
+def cache_bytes(folder: Path) -> int:
+    """Bytes of all data sets in the folder."""
+    size = 0
+    for file in folder.glob("*.mdb"):
+        with suppress(FileNotFoundError):  # somebody removed it just now
+            size += file.stat().st_size
+    return size
 
 
 class StoredArray(msgspec.Struct, frozen=True):

@@ -33,11 +33,13 @@ class _Answer(msgspec.Struct, frozen=True):
     """What it answers."""
 
     digest: str = ""
+    #: Bytes brought into the cache; 0 when all was there.
+    imported_bytes: int = 0
     error: str = ""
 
 
-def import_apart(spec: StudySpec, path: Path, base: Path, allowance: Allowance) -> None:
-    """Have the study's data in the data cache.
+def import_apart(spec: StudySpec, path: Path, base: Path, allowance: Allowance) -> int:
+    """Have the study's data in the data cache; the bytes that were brought in, 0 when all was there.
 
     Args:
         spec: a study with data.
@@ -56,12 +58,13 @@ def import_apart(spec: StudySpec, path: Path, base: Path, allowance: Allowance) 
         data, base = msgspec.structs.replace(data, source=found.reference), found.base
     else:
         data = msgspec.structs.replace(data, source=_find_file(data.source, base, allowance))
-    digest = _run(_Order(data, str(path), str(base), sys.path, os.getpid()))
-    if digest != spec.data_digest:
+    answer = _run(_Order(data, str(path), str(base), sys.path, os.getpid()))
+    if answer.digest != spec.data_digest:
         raise DataError(
-            f"data {data.source!r} are {digest[:_SHOWN]} on this worker and {spec.data_digest[:_SHOWN]} in the study; "
+            f"data {data.source!r} are {answer.digest[:_SHOWN]} on this worker and {spec.data_digest[:_SHOWN]} in the study; "
             "bring the worker's copy up to date"
         )
+    return answer.imported_bytes
 
 
 def _find_file(source: str, base: Path, allowance: Allowance) -> str:
@@ -77,7 +80,7 @@ def _find_file(source: str, base: Path, allowance: Allowance) -> str:
     return source
 
 
-def _run(order: _Order) -> str:
+def _run(order: _Order) -> _Answer:
     code = "from trialfleet_workers.adapters.importing import main; main()"
     done = subprocess.run(  # our own interpreter and code
         [sys.executable, "-c", code],
@@ -94,7 +97,7 @@ def _run(order: _Order) -> str:
         ) from None
     if answer.error:
         raise DataError(answer.error)
-    return answer.digest
+    return answer
 
 
 def main() -> None:
@@ -105,7 +108,9 @@ def main() -> None:
     from trialfleet_workers.adapters.lmdb_data import DataCache  # noqa: PLC0415  # found by way of the path just set
 
     try:
-        answer = _Answer(digest=DataCache(Path(order.path)).import_data(order.data, base=Path(order.base)).digest)
+        cache = DataCache(Path(order.path))
+        digest = cache.import_data(order.data, base=Path(order.base)).digest
+        answer = _Answer(digest=digest, imported_bytes=cache.imported_bytes)
     except TrialfleetError as error:
         answer = _Answer(error=str(error))
     sys.stdout.flush()

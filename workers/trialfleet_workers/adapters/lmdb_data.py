@@ -61,6 +61,8 @@ class DataCache:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        #: Bytes that this object's imports brought in.
+        self.imported_bytes = 0
 
     def import_data(self, spec: DataSpec, *, base: Path, progress: Callable[[int], None] | None = None) -> DataInfo:
         """Bring the data set that `spec` names into the cache, unless it is there.
@@ -198,6 +200,7 @@ class DataCache:
             )
             _write(folder / "data.mdb", arrays, msgspec.json.encode(meta))
             (folder / "data.mdb").rename(file)
+            self.imported_bytes += info.size_bytes
         return info
 
 
