@@ -10,13 +10,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pika
 import pika.exceptions
 import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 from support.commands import PATIENCE, document, start_trialfleet, trialfleet
-from support.rabbit_node import OPS, VHOST, OpsNode
+from support.deployed import OPS
+from support.rabbit_node import VHOST, OpsNode
 from support.waiting import wait_until
 
 from trialfleet_shared.adapters.rabbit import DEAD, EVALUATIONS, HEARTBEATS, FleetBroker, connect, results_queue
@@ -219,15 +221,29 @@ def test_who_watches_may_publish_and_read_nothing(node: OpsNode, results: str) -
 
 
 @pytest.mark.rabbitmq
-def test_who_watches_sees_depths_and_no_users(node: OpsNode) -> None:
-    def queue() -> Any:
-        return ask(node, f"/queues/{VHOST}/{EVALUATIONS}", "monitor", node.password_of("monitor"))
+def test_who_scales_sees_what_workers_hold_as_well(node: OpsNode) -> None:
+    """As KEDA asks, with the URL that it is given."""
+    given = urlsplit((node.secrets / "monitor-management-url").read_text().strip())
+    assert given.password == node.password_of("monitor")
 
-    # As KEDA asks; the figures are gathered every five seconds.
-    wait_until(lambda: {"messages", "messages_unacknowledged"} <= queue().keys(), "figures", 30.0)
-    for user in ("monitor", "worker", "coordinator"):
-        with pytest.raises(urllib.error.HTTPError, match="401"):
-            ask(node, "/users", user, node.password_of(user))
+    def messages() -> int:
+        depth = ask(node, f"/queues{given.path}/{EVALUATIONS}", str(given.username), str(given.password))
+        return int(depth.get("messages", 0))  # gathered every five seconds
+
+    with channel_of(node, "worker") as channel:
+        channel.queue_purge(EVALUATIONS)
+        for _ in range(3):
+            channel.basic_publish("", EVALUATIONS, b"?")
+        wait_until(lambda: channel.basic_get(EVALUATIONS)[0], "a message")
+        wait_until(lambda: messages() == 3, "2 that wait and 1 that is held", 30.0)
+        channel.queue_purge(EVALUATIONS)
+
+
+@pytest.mark.rabbitmq
+@pytest.mark.parametrize("user", ["monitor", "worker", "coordinator"])
+def test_nobody_sees_users(user: str, node: OpsNode) -> None:
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        ask(node, "/users", user, node.password_of(user))
 
 
 @pytest.mark.rabbitmq
@@ -240,12 +256,3 @@ def test_policies_hold_for_the_queues_they_are_meant_for(node: OpsNode, results:
     wait_until(lambda: expected.items() <= policies().items(), f"{expected}", 30.0)
     detail = ask(node, f"/queues/{VHOST}/{EVALUATIONS}", "monitor", node.password_of("monitor"))
     assert detail["effective_policy_definition"]["dead-letter-strategy"] == "at-least-once"
-
-
-@pytest.mark.rabbitmq
-def test_prometheus_is_told_of_each_queue(node: OpsNode) -> None:
-    path = "/metrics/detailed?family=queue_coarse_metrics&family=queue_consumer_count&vhost=trialfleet"
-    with urllib.request.urlopen(f"http://{node.prometheus}{path}", timeout=10) as answer:
-        text = answer.read().decode()
-    for metric in ("messages_ready", "messages_unacked", "consumers"):
-        assert f'rabbitmq_detailed_queue_{metric}{{vhost="{VHOST}",queue="{EVALUATIONS}"}}' in text

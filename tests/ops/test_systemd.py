@@ -1,15 +1,11 @@
 """The units of ops/systemd, as systemd itself reads them."""
 
-import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.rabbit_node import OPS
-
-from trialfleet.environment import read_environment
-from trialfleet_shared.errors import ConfigurationError
+from support.deployed import OPS, check_arguments, check_variables
+from support.programs import need
 
 UNITS = OPS / "systemd"
 SERVICES = ("trialfleet-coordinator.service", "trialfleet-worker@.service")
@@ -18,11 +14,9 @@ COMMAND = "/opt/trialfleet/bin/trialfleet"
 #: Tenths of systemd's exposure level, 0 to 100, up to which it says OK and somewhat below that.
 MOST_EXPOSED = 25
 
-pytestmark = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
-
 
 @pytest.fixture
-def units(tmp_path: Path) -> Iterator[Path]:
+def units(tmp_path: Path) -> Path:
     """The units, with a command that is there."""
     for unit in UNITS.iterdir():
         (tmp_path / unit.name).write_text(unit.read_text().replace(COMMAND, "/bin/true"))
@@ -33,7 +27,7 @@ def verify(units: Path) -> str:
     """What systemd has to say: nothing, when all is well. It exits with 0 on many mistakes."""
     names = [str(path).replace("@.", "@9401.") for path in units.iterdir()]
     done = subprocess.run(
-        ["systemd-analyze", "verify", "--man=no", *names],
+        [need("systemd-analyze"), "verify", "--man=no", *names],
         env={"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "SYSTEMD_UNIT_PATH": f"{units}:"},
         capture_output=True,
         text=True,
@@ -71,7 +65,7 @@ def test_a_mistake_is_noticed(right: str, wrong: str, units: Path) -> None:
 @pytest.mark.parametrize("unit", SERVICES)
 def test_a_service_is_hardened(unit: str) -> None:
     done = subprocess.run(
-        ["systemd-analyze", "security", "--offline=true", f"--threshold={MOST_EXPOSED}", UNITS / unit],
+        [need("systemd-analyze"), "security", "--offline=true", f"--threshold={MOST_EXPOSED}", UNITS / unit],
         capture_output=True,
         text=True,
         check=False,
@@ -97,27 +91,12 @@ def test_secrets_are_credentials(unit: str) -> None:
 
 
 @pytest.mark.parametrize("unit", SERVICES)
-def test_the_environment_is_one_that_trialfleet_knows(unit: str, tmp_path: Path) -> None:
-    secret = tmp_path / "secret"
-    secret.write_text("amqp://localhost/")
-    variables = dict(value.split("=", 1) for value in settings(unit)["Environment"])
-    filled = {name: str(secret) if name.endswith("_FILE") else value for name, value in variables.items()}
-
-    read_environment(filled)
-    with pytest.raises(ConfigurationError, match="unknown variable"):
-        read_environment({**filled, "TRIALFLEET_HOMES": "/"})
-
-
-@pytest.mark.parametrize("unit", SERVICES)
-def test_the_command_line_is_one_that_trialfleet_knows(unit: str) -> None:
-    from trialfleet.cli import cli
-
-    program, name, *arguments = settings(unit)["ExecStart"][0].split()
-    command = cli.commands[name]  # type: ignore[attr-defined]  # it is a group
-    known = {option for parameter in command.params for option in parameter.opts}
+def test_a_unit_says_what_trialfleet_understands(unit: str, tmp_path: Path) -> None:
+    program, *arguments = settings(unit)["ExecStart"][0].replace("%i", "9401").split()
 
     assert program == COMMAND
-    assert {argument for argument in arguments if argument.startswith("--")} <= known
+    check_arguments(arguments)
+    check_variables(dict(value.split("=", 1) for value in settings(unit)["Environment"]), tmp_path)
 
 
 def test_a_worker_is_not_stopped_by_one_evaluation() -> None:

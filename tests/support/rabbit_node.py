@@ -5,9 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from support.deployed import OPS
 from trialfleet.rabbitmq_node import RabbitNode, _free_ports
 
-OPS = Path(__file__).parents[2] / "ops"
 VHOST = "trialfleet"
 
 
