@@ -2,6 +2,7 @@
 
 import base64
 import json
+import socket
 import subprocess
 import sys
 import urllib.error
@@ -256,3 +257,41 @@ def test_policies_hold_for_the_queues_they_are_meant_for(node: OpsNode, results:
     wait_until(lambda: expected.items() <= policies().items(), f"{expected}", 30.0)
     detail = ask(node, f"/queues/{VHOST}/{EVALUATIONS}", "monitor", node.password_of("monitor"))
     assert detail["effective_policy_definition"]["dead-letter-strategy"] == "at-least-once"
+
+
+@pytest.mark.rabbitmq
+def test_a_worker_bears_a_broker_that_takes_nothing(node: OpsNode, tmp_path: Path) -> None:
+    """A broker short of memory is as one that is away: the loop goes round, and what was done is sent later."""
+    (tmp_path / "objective.py").write_text(OBJECTIVE)
+    (tmp_path / "study.toml").write_text(STUDY.replace("parabola", "patience", 1))
+    (tmp_path / "url").write_text(node.url_of("worker").replace("timeout=30", "timeout=1"))
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    listening.bind(str(tmp_path / "notify"))
+    listening.settimeout(PATIENCE)
+    with listening:
+        worker = start_trialfleet(
+            ["worker", "--slots", "1", "--objective-path", tmp_path],
+            tmp_path / "worker",
+            TRIALFLEET_BROKER_URL_FILE=str(tmp_path / "url"),
+            NOTIFY_SOCKET=str(tmp_path / "notify"),
+            WATCHDOG_USEC="4000000",
+        )
+        try:
+            assert listening.recv(100) == b"READY=1"
+            node.control("set_vm_memory_high_watermark", "absolute", "1")
+            for _ in range(8):  # of one each second at most, while each heartbeat waits for two
+                assert listening.recv(100) == b"WATCHDOG=1"
+            node.control("set_vm_memory_high_watermark", "0.6")
+            done = trialfleet(
+                ["run", tmp_path / "study.toml", "--json"],
+                tmp_path / "coordinator",
+                TRIALFLEET_BROKER_URL_FILE=str(node.secrets / "coordinator-broker-url"),
+            )
+            assert done.returncode == 0, done.stderr
+        finally:
+            node.control("set_vm_memory_high_watermark", "0.6")
+            worker.terminate()
+            _, errors = worker.communicate(timeout=PATIENCE)
+    assert worker.returncode == 0, errors
+    assert "the broker is away; trying again" in errors
+    assert "the broker is back" in errors

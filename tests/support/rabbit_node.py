@@ -41,6 +41,11 @@ class OpsNode(RabbitNode):
         """host:port of the figures for Prometheus."""
         return f"127.0.0.1:{self._prometheus_port}"
 
+    def control(self, *arguments: str) -> None:
+        """Run rabbitmqctl."""
+        command = [str(Path(self._program).with_name("rabbitmqctl")), *arguments]
+        subprocess.run(command, env=self._environment(), check=True, capture_output=True, timeout=60)
+
     def _make_secrets(self) -> list[str]:
         return [sys.executable, str(OPS / "make-secrets"), str(self.secrets), "--broker", self.address]
 
