@@ -60,8 +60,9 @@ class Measured:
             "import_cpu_seconds": run["import_cpu_seconds"],
             "evaluations_cpu_seconds": metrics["spent_cpu_seconds"],
             "other_cpu_seconds": run["cpu_seconds"] - metrics["spent_cpu_seconds"],
-            "estimate_baseline_cpu": metrics["baseline_cpu_seconds"] / base["cpu_seconds"],
-            "estimate_speedup": metrics["speedup_factor"] / (base["wall_seconds"] / run["wall_seconds"]),
+            # The report speaks of the trials alone, from the first one on: so is the baseline counted here.
+            "estimate_baseline_cpu": metrics["baseline_cpu_seconds"] / _trials_cpu(base),
+            "estimate_speedup": metrics["speedup_factor"] * metrics["total_time_seconds"] / _trials_cpu(base),
         }
 
     def _ratio(self, task: str, value: float, reference: float) -> float:
@@ -107,6 +108,13 @@ class Measured:
             | {"value": result["best_value"], "test_value": result["test_value"]}
             for run, result in self._runs.items()
         ]
+
+
+def _trials_cpu(base: Mapping[str, Any]) -> float:
+    """CPU seconds of the baseline's trials without its start, which the first one's count includes."""
+    first, *_, last = (trial["cpu_seconds"] for trial in base["trials"])
+    count = len(base["trials"])
+    return float(last - first) * count / (count - 1)
 
 
 def _incumbent(trials: Sequence[Mapping[str, Any]], cpu_seconds: float, *, maximize: bool) -> dict[str, Any]:

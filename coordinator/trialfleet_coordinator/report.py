@@ -114,7 +114,7 @@ class TrialSummary(msgspec.Struct, frozen=True, kw_only=True):
     #: Evaluations, and how many of them a cache answered.
     evaluations: int
     cached: int
-    #: Means over the folds of the highest rung of further metrics that the objective returned.
+    #: Means of further metrics that the objective returned, over the folds it has at the highest fraction it has seen.
     metrics: dict[str, float]
 
 
@@ -298,15 +298,17 @@ def build_report(
             coordinator_pss_bytes=coordinator_pss_bytes,
         ),
         failures=tuple(state.failures),
-        trials=tuple(_summary(trial) for trial in state.trials),
+        trials=tuple(_summary(trial, state.ladder) for trial in state.trials),
     )
 
 
-def _summary(trial: Trial) -> TrialSummary:
+def _summary(trial: Trial, ladder: Ladder) -> TrialSummary:
     executed = [result for result in trial.results if not result.cached]
+    scored = [result for result in trial.results if result.fold != TEST_FOLD]
+    highest = max((ladder.rungs[result.rung].fraction for result in scored), default=0.0)
     named: dict[str, list[float]] = {}
-    for result in trial.results:
-        if result.rung == trial.rung and result.fold >= 0:
+    for result in scored:
+        if ladder.rungs[result.rung].fraction == highest:
             for name, value in result.metrics.items():
                 named.setdefault(name, []).append(value)
     return TrialSummary(

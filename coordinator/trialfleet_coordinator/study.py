@@ -129,8 +129,8 @@ class StudyState:
         self._backlog: deque[Trial] = deque()
         self._rung_mix = [0] * len(ladder.rungs)
         self._evaluations_ok = 0
-        #: The trial whose test evaluation failed: it is not tried twice.
-        self._untestable: int | None = None
+        #: Trials whose test evaluation failed: it is not tried twice.
+        self._untestable: set[int] = set()
         #: Trials after the best one, by number, that have a value or failed.
         self._judged_since = 0
         #: CPU seconds of the evaluations that ran.
@@ -215,7 +215,7 @@ class StudyState:
         elif attempt + 1 >= LOSSES:
             if key.fold == TEST_FOLD:
                 del self.pending[key]
-                self._untestable = key.trial
+                self._untestable.add(key.trial)
             else:
                 self._fail(self.trials[key.trial], f"lost: {LOSSES} times, the last time because {reason}")
         else:
@@ -227,7 +227,7 @@ class StudyState:
             self.test = (trial.number, result.value)
             self._commands.append(RecordTest(trial.number, result.value))
         else:
-            self._untestable = trial.number
+            self._untestable.add(trial.number)
             self.failures.append(f"trial {trial.number} on the test part: {result.outcome.value}: {result.error}")
 
     # One trial
@@ -441,7 +441,7 @@ class StudyState:
 
     def _start_test(self) -> bool:
         best = self._best
-        if not self.has_test or best is None or best.trial == self._untestable:
+        if not self.has_test or best is None or best.trial in self._untestable:
             return False
         if self.test is not None and self.test[0] == best.trial:
             return False
@@ -596,6 +596,8 @@ class StudyState:
             trial.results.append(result)
             self._count(result)
             if result.fold == TEST_FOLD:
+                if result.outcome is not Outcome.OK:
+                    self._untestable.add(trial.number)
                 continue
             trial.rung = max(trial.rung, result.rung)
             if result.outcome is Outcome.OK and result.value is not None:

@@ -10,8 +10,6 @@ import msgspec
 
 from trialfleet_shared.errors import ConfigurationError
 
-#: Below this many training rows a score says nothing: the lowest rung never has fewer.
-FEWEST_ROWS = 100
 #: A rung below another must save at least this factor of the rows to be worth its own decision.
 SMALLEST_STEP = 1.5
 
@@ -71,6 +69,7 @@ def build_ladder(
     fraction: float,
     lowest: float,
     rung_rows: int,
+    fewest_rows: int,
     reduction_factor: float,
     fold_halving: bool = True,
 ) -> Ladder:
@@ -86,12 +85,13 @@ def build_ladder(
         fraction: share of the rows on rung 0.
         lowest: rung 0 may start as low as this where it keeps `rung_rows` rows.
         rung_rows: rows that make a rung below `fraction` worth having.
+        fewest_rows: rows that rung 0 has at least.
         reduction_factor: eta, the ratio between the fractions of neighbouring rungs.
         fold_halving: whether there are rungs of fewer than all folds on all rows.
     """
     if rows < 1:
         raise ConfigurationError(f"a ladder needs training rows, got {rows}")
-    start = max(min(fraction, max(lowest, rung_rows / rows)), min(1.0, FEWEST_ROWS / rows))
+    start = max(min(fraction, max(lowest, rung_rows / rows)), min(1.0, fewest_rows / rows))
     rungs = []
     while start * SMALLEST_STEP <= 1.0:
         rungs.append(Rung(round(start, 6), 1))

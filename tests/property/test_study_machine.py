@@ -239,7 +239,9 @@ class StudyMachine(RuleBasedStateMachine):
             assert len(self.record.trials) == self.budget.trials
             assert all(trial.state.decided for trial in self.record.trials)
         if self.has_test and self.state.best is not None and self.state.best.complete:
-            assert self.record.test is not None
+            untested = self.record.trials[self.state.best.trial].results[-1]
+            failed = untested.fold == TEST_FOLD and untested.outcome is not Outcome.OK
+            assert failed or self.record.test is not None
         restored = self.new_state()
         assert restored.rung_mix() == self.state.rung_mix() or any(t.reason == "racing" for t in restored.trials)
         assert sorted(map(repr, restored.observations())) == sorted(map(repr, self.state.observations()))

@@ -123,6 +123,25 @@ def test_data_as_frame_arrays_mapping_and_file(home: Path, tmp_path: Path) -> No
         assert found["report"].ladder.rungs[-1].folds == 4
 
 
+def fold_number(params: dict[str, Any], data: Any) -> dict[str, float]:
+    return {"value": float(params["x"]), "fold": float(data.fold)}
+
+
+def test_metrics_are_means_over_all_folds_whichever_rung_they_were_run_on(home: Path) -> None:
+    found = trialfleet.optimize(
+        fold_number,
+        X,
+        4,
+        data=(np.zeros((200, 1)), np.arange(200) % 2),
+        resampling=Resampling("kfold", folds=4),
+        config=EfficiencyConfig.thorough(),
+        home=home,
+    )
+    complete = [trial for trial in found["results"] if trial["state"] == "complete"]
+    assert complete
+    assert all(trial["metrics"]["fold"] == 1.5 for trial in complete)
+
+
 def test_direction_and_target(home: Path) -> None:
     found = trialfleet.optimize(
         lambda params: abs(params["x"] - 0.5), X, 2000, direction="minimize", target_value=0.2, home=home

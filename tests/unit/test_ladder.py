@@ -3,7 +3,7 @@
 import pytest
 
 from trialfleet_shared.errors import ConfigurationError
-from trialfleet_shared.ladder import FEWEST_ROWS, Ladder, Rung, build_ladder
+from trialfleet_shared.ladder import Ladder, Rung, build_ladder
 from trialfleet_shared.settings import EfficiencyConfig
 
 
@@ -12,13 +12,17 @@ def fractions(ladder: Ladder) -> list[tuple[float, int]]:
 
 
 def test_the_ladder_of_the_evidence() -> None:
-    ladder = build_ladder(rows=30_000, folds=5, fraction=0.1, lowest=0.1, rung_rows=1000, reduction_factor=3)
+    ladder = build_ladder(
+        rows=30_000, folds=5, fraction=0.1, lowest=0.1, rung_rows=1000, fewest_rows=100, reduction_factor=3
+    )
     assert fractions(ladder) == [(0.1, 1), (0.3, 1), (1.0, 1), (1.0, 2), (1.0, 5)]
 
 
 @pytest.mark.parametrize("folds", [1, 2, 3])
 def test_one_and_two_folds_come_before_all(folds: int) -> None:
-    ladder = build_ladder(rows=300, folds=folds, fraction=1.0, lowest=1.0, rung_rows=1000, reduction_factor=3)
+    ladder = build_ladder(
+        rows=300, folds=folds, fraction=1.0, lowest=1.0, rung_rows=1000, fewest_rows=100, reduction_factor=3
+    )
     assert fractions(ladder) == [(1.0, count) for count in range(1, folds + 1)]
 
 
@@ -35,8 +39,13 @@ def test_presets_start_lower_where_the_data_allow() -> None:
 
 
 def test_the_lowest_rung_never_has_too_few_rows() -> None:
-    first = EfficiencyConfig.fast().ladder_for(rows=400, folds=1, has_fidelity=True).rungs[0]
-    assert first.fraction * 400 >= FEWEST_ROWS
+    for config, rows, fewest in (
+        (EfficiencyConfig.fast(), 2000, 500),
+        (EfficiencyConfig.fast(), 400, 400),
+        (EfficiencyConfig(), 250, 100),
+    ):
+        first = config.ladder_for(rows=rows, folds=1, has_fidelity=True).rungs[0]
+        assert first.fraction * rows == pytest.approx(fewest)
 
 
 def test_few_rows_make_a_ladder_of_folds_alone() -> None:

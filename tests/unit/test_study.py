@@ -335,6 +335,9 @@ def test_a_failing_test_evaluation_does_not_fail_the_trial() -> None:
     assert bench.state.test is None
     assert bench.state.counts[TrialState.COMPLETE] == 1
     assert "test part" in bench.state.failures[-1]
+    resumed = bench.resumed()
+    assert not [command for command in resumed.handle(TimePassed(0.0)) if isinstance(command, StartEvaluations)]
+    assert resumed.finished, "nor is it tried again by a later session"
 
 
 def test_a_lost_evaluation_is_published_again_and_fails_its_trial_only_in_the_end() -> None:
