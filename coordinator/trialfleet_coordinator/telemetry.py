@@ -89,3 +89,64 @@ class _NoTelemetry:
 
 #: For who is not watched.
 NO_TELEMETRY: Telemetry = _NoTelemetry()
+
+
+class Watchers:
+    """Several that watch the same study; implements `Telemetry`.
+
+    Args:
+        watchers: are told one after the other.
+    """
+
+    def __init__(self, *watchers: Telemetry) -> None:
+        self._watchers = watchers
+
+    def published(self, evaluations: Sequence[Evaluation]) -> None:
+        """See `Telemetry.published`."""
+        for watcher in self._watchers:
+            watcher.published(evaluations)
+
+    def received(self, results: Sequence[EvaluationResult], lost: Sequence[LostEvaluation]) -> None:
+        """See `Telemetry.received`."""
+        for watcher in self._watchers:
+            watcher.received(results, lost)
+
+    def looked_up(self, hits: int, misses: int) -> None:
+        """See `Telemetry.looked_up`."""
+        for watcher in self._watchers:
+            watcher.looked_up(hits, misses)
+
+    def drew(self, seconds: float) -> None:
+        """See `Telemetry.drew`."""
+        for watcher in self._watchers:
+            watcher.drew(seconds)
+
+    def learned(self, seconds: float) -> None:
+        """See `Telemetry.learned`."""
+        for watcher in self._watchers:
+            watcher.learned(seconds)
+
+    def committed(self, records: Sequence[Record], seconds: float) -> None:
+        """See `Telemetry.committed`."""
+        for watcher in self._watchers:
+            watcher.committed(records, seconds)
+
+    def progressed(self, progress: Progress, discarded: Mapping[str, int]) -> None:
+        """See `Telemetry.progressed`."""
+        for watcher in self._watchers:
+            watcher.progressed(progress, discarded)
+
+    def reconnected(self) -> None:
+        """See `Telemetry.reconnected`."""
+        for watcher in self._watchers:
+            watcher.reconnected()
+
+    def redelivered(self) -> None:
+        """See `Telemetry.redelivered`."""
+        for watcher in self._watchers:
+            watcher.redelivered()
+
+    def unreadable(self) -> None:
+        """See `Telemetry.unreadable`."""
+        for watcher in self._watchers:
+            watcher.unreadable()

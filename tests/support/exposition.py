@@ -161,7 +161,7 @@ def busy_worker(*, alone: bool = True) -> WorkerMetrics:
     """Metrics of a worker that has done a bit of everything."""
     metrics = WorkerMetrics(SimulatedClock(), data_bytes=lambda: 2**30, alone=alone)
     metrics.watch_cache(cache_stats)
-    metrics.answered([a_result(0), a_result(1, 2, outcome=Outcome.CRASH)])
+    metrics.answered("s", [a_result(0), a_result(1, 2, outcome=Outcome.CRASH)])
     metrics.turned(PoolFigures(4, 2, 1, 3.0, 8.0, 2**20, {"crash": 1}, draining=False))
     metrics.data_found()
     metrics.data_imported(2.5, 2**30)

@@ -67,12 +67,12 @@ def test_every_outcome_of_the_usual_rungs_is_there_from_the_start(worker: Worker
 
 
 def test_a_longer_ladder_has_its_series_too(worker: Worker) -> None:
-    worker.metrics.answered([a_result(0, FIRST_RUNGS)])
+    worker.metrics.answered("s", [a_result(0, FIRST_RUNGS)])
     assert told(worker.metrics)["trialfleet_worker_evaluations_total", "ok", str(FIRST_RUNGS)] == 1
 
 
 def test_what_a_cache_answered_took_no_time_here(worker: Worker) -> None:
-    worker.metrics.answered([a_result(0, cached=True)])
+    worker.metrics.answered("s", [a_result(0, cached=True)])
     figures = told(worker.metrics)
     assert figures["trialfleet_worker_evaluations_total", "ok", "0"] == 1
     assert figures["trialfleet_worker_evaluation_seconds_count", "0"] == 0

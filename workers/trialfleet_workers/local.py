@@ -82,7 +82,8 @@ class LocalFleet:
     def poll(self, timeout: float) -> tuple[list[EvaluationResult], list[LostEvaluation]]:
         """What came to its end, waiting up to `timeout` seconds for the first; this fleet loses nothing."""
         results = [result for _, result in self._pool.poll(timeout)]
-        self._telemetry.answered(results)
+        if self._spec is not None:
+            self._telemetry.answered(self._spec.study, results)
         self._telemetry.turned(PoolFigures.of(self._pool))
         return results, []
 

@@ -275,7 +275,7 @@ class WorkerService:
         return max(due - now, 0.0)
 
     def _gather(self, spec: StudySpec, result: EvaluationResult) -> None:
-        self._telemetry.answered([result])
+        self._telemetry.answered(spec.study, [result])
         self._outbox.setdefault(spec, []).append(result)
         if self._send_at is None:
             self._send_at = self._clock.monotonic() + GATHER_SECONDS

@@ -73,8 +73,8 @@ class PoolFigures(NamedTuple):
 class WorkerTelemetry(Protocol):
     """Watches a worker. Its methods are called from any thread, return at once, and raise nothing."""
 
-    def answered(self, results: Sequence[EvaluationResult]) -> None:
-        """These evaluations came to an end here."""
+    def answered(self, study: str, results: Sequence[EvaluationResult]) -> None:
+        """These evaluations of a study came to an end here."""
         ...
 
     def turned(self, figures: PoolFigures) -> None:
@@ -105,7 +105,7 @@ class WorkerTelemetry(Protocol):
 class _NoTelemetry:
     """Watches nothing."""
 
-    def answered(self, results: Sequence[EvaluationResult]) -> None:
+    def answered(self, study: str, results: Sequence[EvaluationResult]) -> None:
         """See `WorkerTelemetry.answered`."""
 
     def turned(self, figures: PoolFigures) -> None:
@@ -129,3 +129,49 @@ class _NoTelemetry:
 
 #: For who is not watched.
 NO_TELEMETRY: WorkerTelemetry = _NoTelemetry()
+
+
+class Watchers:
+    """Several that watch the same worker; implements `WorkerTelemetry`.
+
+    Args:
+        watchers: are told one after the other.
+    """
+
+    def __init__(self, *watchers: WorkerTelemetry) -> None:
+        self._watchers = watchers
+
+    def answered(self, study: str, results: Sequence[EvaluationResult]) -> None:
+        """See `WorkerTelemetry.answered`."""
+        for watcher in self._watchers:
+            watcher.answered(study, results)
+
+    def turned(self, figures: PoolFigures) -> None:
+        """See `WorkerTelemetry.turned`."""
+        for watcher in self._watchers:
+            watcher.turned(figures)
+
+    def data_found(self) -> None:
+        """See `WorkerTelemetry.data_found`."""
+        for watcher in self._watchers:
+            watcher.data_found()
+
+    def data_imported(self, seconds: float, size: int) -> None:
+        """See `WorkerTelemetry.data_imported`."""
+        for watcher in self._watchers:
+            watcher.data_imported(seconds, size)
+
+    def reconnected(self) -> None:
+        """See `WorkerTelemetry.reconnected`."""
+        for watcher in self._watchers:
+            watcher.reconnected()
+
+    def redelivered(self) -> None:
+        """See `WorkerTelemetry.redelivered`."""
+        for watcher in self._watchers:
+            watcher.redelivered()
+
+    def unreadable(self) -> None:
+        """See `WorkerTelemetry.unreadable`."""
+        for watcher in self._watchers:
+            watcher.unreadable()

@@ -69,7 +69,7 @@ class WorkerMetrics(Collector):
 
     # What the worker tells.
 
-    def answered(self, results: Sequence[EvaluationResult]) -> None:
+    def answered(self, _study: str, results: Sequence[EvaluationResult]) -> None:
         """See `WorkerTelemetry.answered`."""
         with self._lock:
             for result in results:

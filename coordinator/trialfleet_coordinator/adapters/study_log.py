@@ -1,0 +1,99 @@
+"""A study's work as log lines: `StudyLog`."""
+
+import logging
+from collections.abc import Mapping, Sequence
+
+from trialfleet_coordinator.commands import Record, RecordDecision, RecordEvaluation
+from trialfleet_coordinator.report import Progress
+from trialfleet_shared.adapters.result_log import log_result
+from trialfleet_shared.fleet import LostEvaluation
+from trialfleet_shared.messages import Evaluation, EvaluationResult
+
+_LOG = logging.getLogger("trialfleet.study")
+
+
+class StudyLog:
+    """Logs what fails as warnings, every evaluation and decision for debugging. Implements `Telemetry`.
+
+    Args:
+        study: the study's name.
+    """
+
+    def __init__(self, study: str) -> None:
+        self._study = study
+
+    def published(self, evaluations: Sequence[Evaluation]) -> None:
+        """See `Telemetry.published`."""
+
+    def received(self, results: Sequence[EvaluationResult], lost: Sequence[LostEvaluation]) -> None:  # noqa: ARG002  # the results that count are committed
+        """See `Telemetry.received`."""
+        for key, attempt, reason in lost:
+            _LOG.warning(
+                "study %s: trial %d was lost on rung %d: %s",
+                self._study,
+                key.trial,
+                key.rung,
+                reason,
+                extra={
+                    "study": self._study,
+                    "trial": key.trial,
+                    "rung": key.rung,
+                    "fold": key.fold,
+                    "attempt": attempt,
+                    "cause": reason,
+                },
+            )
+
+    def looked_up(self, hits: int, misses: int) -> None:
+        """See `Telemetry.looked_up`."""
+
+    def drew(self, seconds: float) -> None:
+        """See `Telemetry.drew`."""
+
+    def learned(self, seconds: float) -> None:
+        """See `Telemetry.learned`."""
+
+    def committed(self, records: Sequence[Record], seconds: float) -> None:
+        """See `Telemetry.committed`."""
+        debugging = _LOG.isEnabledFor(logging.DEBUG)
+        for record in records:
+            if isinstance(record, RecordEvaluation):
+                log_result(_LOG, self._study, record.result)
+            elif debugging and isinstance(record, RecordDecision):
+                self._log_decision(record)
+        if debugging:
+            _LOG.debug(
+                "study %s: %d records took %.1f ms",
+                self._study,
+                len(records),
+                seconds * 1e3,
+                extra={"study": self._study, "records": len(records), "seconds": seconds},
+            )
+
+    def progressed(self, progress: Progress, discarded: Mapping[str, int]) -> None:
+        """See `Telemetry.progressed`."""
+
+    def reconnected(self) -> None:
+        """See `Telemetry.reconnected`; the fleet logs it."""
+
+    def redelivered(self) -> None:
+        """See `Telemetry.redelivered`."""
+
+    def unreadable(self) -> None:
+        """See `Telemetry.unreadable`; the fleet logs it."""
+
+    def _log_decision(self, decision: RecordDecision) -> None:
+        _LOG.debug(
+            "study %s: trial %d is %s: %s",
+            self._study,
+            decision.trial,
+            decision.state.value,
+            decision.reason,
+            extra={
+                "study": self._study,
+                "trial": decision.trial,
+                "state": decision.state.value,
+                "cause": decision.reason,
+                "value": decision.value,
+            },
+        )
