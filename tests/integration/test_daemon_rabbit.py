@@ -1,0 +1,158 @@
+"""Many studies over one real fleet: shared, paused, resumed, cancelled, and gone on with after the coordinator's end."""
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from support.waiting import wait_until
+from support.workers import WorkerProcesses, purge
+
+from trialfleet.engine import Home
+from trialfleet.workshop import HomeWorkshop
+from trialfleet_coordinator.adapters.rabbit_workers import WorkerWatch
+from trialfleet_coordinator.adapters.roster_files import RosterFiles
+from trialfleet_coordinator.daemon import Daemon
+from trialfleet_coordinator.serving import ServiceState, StudyStatus, Submission, WorkerState
+from trialfleet_shared.clock import SystemClock
+from trialfleet_shared.errors import ObjectiveError, StudyBusyError
+from trialfleet_workers.allowance import Allowance
+
+pytestmark = pytest.mark.rabbitmq
+
+OBJECTIVE = """
+import time
+
+def quadratic(params):
+    time.sleep(0.02)
+    return -((params["x"] - 0.3) ** 2)
+
+def broken(params):
+    raise ValueError("out of luck")
+"""
+SPACE = {"x": {"type": "float", "min": 0.0, "max": 1.0}}
+
+
+class Running:
+    """A daemon whose ticks a thread of the test makes, as the command's loop does."""
+
+    def __init__(self, url: str, folder: Path) -> None:
+        self.folder = folder
+        self.watch = WorkerWatch(url, clock=SystemClock())
+        self.watch.start()
+        workshop = HomeWorkshop(Home(folder / "home"), url, Allowance((folder / "objectives",)))
+        self.daemon = Daemon(workshop, self.watch, RosterFiles(folder / "roster"), SystemClock(), most_running=4)
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._tick)
+        self._thread.start()
+
+    def submit(self, name: str, *, trials: int = 40, objective: str = "objective.py:quadratic") -> StudyStatus:
+        study = {"objective": objective, "trials": trials, "name": name}
+        base = str(self.folder / "objectives")
+        return self.daemon.submit(Submission(tables={"study": study, "space": SPACE}, base=base))
+
+    def decided(self, name: str) -> int:
+        progress = self.daemon.status(name).progress
+        return 0 if progress is None else progress.complete + progress.pruned + progress.failed
+
+    def await_state(self, name: str, state: ServiceState) -> None:
+        wait_until(lambda: self.daemon.status(name).state is state, f"{name} is {state}", 60.0)
+
+    def await_decided(self, name: str, count: int) -> None:
+        wait_until(lambda: self.decided(name) >= count, f"{name} has {count} trials", 60.0)
+
+    def close(self) -> None:
+        self._end.set()
+        self._thread.join()
+        self.daemon.close()
+        self.watch.close()
+
+    def _tick(self) -> None:
+        while not self._end.wait(0.05):
+            self.daemon.tick()
+
+
+@pytest.fixture
+def start(rabbitmq: str, tmp_path: Path) -> Iterator[Callable[[], Running]]:
+    """Starts daemons, one after another, beside one worker of two slots."""
+    folder = tmp_path / "objectives"
+    folder.mkdir()
+    (folder / "objective.py").write_text(OBJECTIVE)
+    purge(rabbitmq)
+    started: list[Running] = []
+
+    def start() -> Running:
+        started.append(Running(rabbitmq, tmp_path))
+        return started[-1]
+
+    with WorkerProcesses(rabbitmq, tmp_path, folder) as workers:
+        workers.start()
+        yield start
+        for running in started:
+            running.close()
+
+
+def test_studies_share_the_fleet_and_all_come_to_their_end(start: Callable[[], Running]) -> None:
+    running = start()
+    for name in ("a", "b", "c"):
+        running.submit(name)
+    with pytest.raises(StudyBusyError):
+        running.submit("a")
+    for name in ("a", "b", "c"):
+        running.await_state(name, ServiceState.DONE)
+        report = running.daemon.report(name)
+        assert report.complete + report.pruned == 40
+        assert report.best_params is not None
+        assert abs(float(str(report.best_params["x"])) - 0.3) < 0.2
+    (worker,) = running.daemon.workers()
+    assert (worker.state, worker.slots) == (WorkerState.LIVE, 2)
+    assert running.daemon.readiness().ready
+
+
+def test_a_paused_study_leaves_the_fleet_to_the_others_and_goes_on_where_it_was(start: Callable[[], Running]) -> None:
+    running = start()
+    running.submit("a", trials=200)
+    running.await_decided("a", 10)
+    running.daemon.pause("a")
+    running.submit("b")
+    running.await_state("b", ServiceState.DONE)
+    paused_at = running.decided("a")
+    assert paused_at < 200
+    running.daemon.resume("a")
+    running.await_state("a", ServiceState.DONE)
+    report = running.daemon.report("a")
+    assert [trial.number for trial in report.trials] == list(range(200))
+    assert report.complete + report.pruned == 200
+
+
+def test_a_new_coordinator_goes_on_with_what_ran(start: Callable[[], Running]) -> None:
+    first = start()
+    first.submit("a", trials=150)
+    first.await_decided("a", 10)
+    first.close()
+    second = start()
+    second.await_state("a", ServiceState.DONE)
+    report = second.daemon.report("a")
+    assert report.complete + report.pruned == len(report.trials) == 150
+
+
+def test_a_failing_study_says_why_and_a_cancelled_one_can_be_run_again(start: Callable[[], Running]) -> None:
+    running = start()
+    running.submit("broken", objective="objective.py:broken")
+    running.submit("a", trials=500)
+    running.await_state("broken", ServiceState.FAILED)
+    assert "out of luck" in running.daemon.status("broken").because
+    running.await_decided("a", 5)
+    running.daemon.cancel("a")
+    wait_until(lambda: len(running.daemon.report("a").trials) > 0, "its record stays")
+    running.submit("broken", objective="objective.py:broken")
+
+
+def test_objectives_elsewhere_are_refused_before_they_are_read(start: Callable[[], Running], tmp_path: Path) -> None:
+    elsewhere = tmp_path / "objective.py"
+    elsewhere.write_text("raise SystemExit('was imported')")
+    running = start()
+    for objective in (f"{elsewhere}:quadratic", "../objective.py:quadratic", "os:getcwd"):
+        with pytest.raises(ObjectiveError, match="not allowed"):
+            running.submit("a", objective=objective)
+    assert not running.daemon.studies()
