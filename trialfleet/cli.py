@@ -55,7 +55,7 @@ def _metrics_option(command: _Command) -> _Command:
         "--metrics-port",
         type=click.IntRange(1, 65535),
         metavar="PORT",
-        help="Serve Prometheus metrics at http://127.0.0.1:PORT/metrics.",
+        help="Serve Prometheus metrics at /metrics on this port of 127.0.0.1.",
     )(command)
 
 
@@ -141,6 +141,13 @@ def run(
 )
 @click.option("--burst", is_flag=True, help="Leave when there is nothing to do.")
 @_metrics_option
+@click.option(
+    "--metrics-host",
+    default="127.0.0.1",
+    show_default=True,
+    metavar="ADDRESS",
+    help="Address to serve metrics at; 0.0.0.0 is all of this machine's, for a Prometheus elsewhere.",
+)
 @_home_option
 @_verbose_option
 def worker(  # click passes options by name
@@ -150,6 +157,7 @@ def worker(  # click passes options by name
     references: tuple[str, ...],
     burst: bool,
     metrics_port: int | None,
+    metrics_host: str,
     home: Path | None,
     verbose: bool,
 ) -> int:
@@ -170,6 +178,7 @@ def worker(  # click passes options by name
         references=references,
         burst=burst,
         metrics_port=metrics_port,
+        metrics_host=metrics_host,
     )
 
 

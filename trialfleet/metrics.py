@@ -1,12 +1,18 @@
-"""Serves metrics to Prometheus, on this machine only."""
+"""Serves metrics to Prometheus: on this machine only, unless told otherwise."""
 
+import ipaddress
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from urllib.parse import urlsplit
 
 from prometheus_client import CollectorRegistry, ProcessCollector, start_http_server
 from prometheus_client.registry import Collector
 
 from trialfleet_shared.errors import ConfigurationError
+
+#: Where metrics are served that are for this machine only.
+THIS_MACHINE = "127.0.0.1"
 
 
 def metrics_registry(collectors: Sequence[Collector]) -> CollectorRegistry:
@@ -19,22 +25,55 @@ def metrics_registry(collectors: Sequence[Collector]) -> CollectorRegistry:
 
 
 @contextmanager
-def metrics_served(collectors: Sequence[Collector], port: int | None) -> Iterator[None]:
-    """Serve what the collectors give at http://127.0.0.1:`port`/metrics; without a port, nothing.
+def metrics_served(collectors: Sequence[Collector], port: int | None, *, host: str = THIS_MACHINE) -> Iterator[None]:
+    """Serve what the collectors give at http://`host`:`port`/metrics; without a port, nothing.
 
     Raises:
-        ConfigurationError: the port can not be listened on.
+        ConfigurationError: the address can not be listened on.
     """
     if port is None:
         yield
         return
     try:
-        server, thread = start_http_server(port, addr="127.0.0.1", registry=metrics_registry(collectors))
+        server, thread = start_http_server(port, addr=host, registry=metrics_registry(collectors))
     except OSError as error:
-        raise ConfigurationError(f"--metrics-port {port}: {error.strerror}") from error
+        where = "" if host == THIS_MACHINE else f" at {host}"
+        raise ConfigurationError(f"--metrics-port {port}{where}: {error.strerror}") from error
     try:
         yield
     finally:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def metrics_address(host: str, port: int, broker_url: str) -> str:
+    """host:port at which Prometheus reaches what is served at `host`.
+
+    What listens on every address of this machine is best reached at the one from which the broker is. Empty when no way leads
+    to the broker.
+    """
+    try:
+        everywhere = ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        everywhere = False  # a name
+    if everywhere:
+        host = _address_towards(broker_url)
+    if not host:
+        return ""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _address_towards(broker_url: str) -> str:
+    """This machine's address as the broker sees it, as far as nobody between them translates it."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(
+            urlsplit(broker_url).hostname,
+            9,
+            type=socket.SOCK_DGRAM,  # any port: nothing is sent
+        )[0]
+        with socket.socket(family, kind) as way:
+            way.connect(address)
+            return str(way.getsockname()[0])
+    except (OSError, ValueError):
+        return ""

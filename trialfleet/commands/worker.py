@@ -8,7 +8,7 @@ from pathlib import Path
 from trialfleet.commands.output import error_console
 from trialfleet.engine import Home, cores
 from trialfleet.environment import BROKER_URL, BROKER_URL_FILE, Environment
-from trialfleet.metrics import metrics_served
+from trialfleet.metrics import metrics_address, metrics_served
 from trialfleet.notifying import Notifier
 from trialfleet_shared.clock import SystemClock
 from trialfleet_shared.errors import ConfigurationError
@@ -29,6 +29,7 @@ def worker_command(
     references: Sequence[str],
     burst: bool,
     metrics_port: int | None,
+    metrics_host: str,
 ) -> int:
     """Evaluate for whoever uses the broker until a signal ends it; the exit status."""
     if broker_url is None:
@@ -50,7 +51,7 @@ def worker_command(
             notifier.ready()
         notifier.alive()
 
-    with metrics_served([metrics], metrics_port):
+    with metrics_served([metrics], metrics_port, host=metrics_host):
         return run_worker(
             broker_url,
             slots=slots or config.slots(cores()),
@@ -63,4 +64,5 @@ def worker_command(
             burst=burst,
             on_heartbeat=on_heartbeat,
             metrics=metrics,
+            metrics_address="" if metrics_port is None else metrics_address(metrics_host, metrics_port, broker_url),
         )

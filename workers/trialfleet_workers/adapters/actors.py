@@ -19,6 +19,7 @@ from types import FrameType
 from typing import Any
 
 import dramatiq
+import msgspec
 
 from trialfleet_shared.adapters.lmdb_results import LmdbResultCache
 from trialfleet_shared.adapters.rabbit import (
@@ -65,14 +66,20 @@ class RabbitSink:
         broker: where messages go.
         on_heartbeat: is shown every heartbeat as well, be the broker there or not.
         telemetry: watches.
+        metrics_address: host:port where the worker serves metrics; empty when it does not.
     """
 
     def __init__(
-        self, broker: FleetBroker, on_heartbeat: Callable[[Heartbeat], None], telemetry: WorkerTelemetry
+        self,
+        broker: FleetBroker,
+        on_heartbeat: Callable[[Heartbeat], None],
+        telemetry: WorkerTelemetry,
+        metrics_address: str,
     ) -> None:
         self._broker = broker
         self._on_heartbeat = on_heartbeat
         self._telemetry = telemetry
+        self._metrics_address = metrics_address
         self._away = False
 
     def stop_taking(self) -> None:
@@ -93,7 +100,8 @@ class RabbitSink:
         return self._try(lambda: self._broker.publish(EVALUATIONS, pack(batch)))
 
     def send_heartbeat(self, heartbeat: Heartbeat) -> bool:
-        """Tell all coordinators."""
+        """Tell all coordinators, and where Prometheus finds the worker."""
+        heartbeat = msgspec.structs.replace(heartbeat, metrics_address=self._metrics_address)
         self._on_heartbeat(heartbeat)
         return self._try(lambda: self._broker.publish_heartbeat(heartbeat))
 
@@ -171,6 +179,7 @@ def run_worker(
     patience: float = 30.0,
     on_heartbeat: Callable[[Heartbeat], None] = lambda _: None,
     metrics: WorkerMetrics | None = None,
+    metrics_address: str = "",
 ) -> int:
     """Evaluate for every study on the broker until a signal ends it; the exit status.
 
@@ -190,6 +199,7 @@ def run_worker(
         patience: seconds to try to reach the broker at the start.
         on_heartbeat: is shown every heartbeat.
         metrics: watches.
+        metrics_address: host:port where they are served; empty when they are not.
 
     Raises:
         BrokerError: nobody answered at the start, or the server refused.
@@ -204,7 +214,7 @@ def run_worker(
     )
     service = WorkerService(
         pool,
-        RabbitSink(broker, on_heartbeat, telemetry),
+        RabbitSink(broker, on_heartbeat, telemetry, metrics_address),
         name=name,
         clock=clock,
         patience=BURST_SECONDS if burst else None,
