@@ -248,6 +248,20 @@ def test_trials_that_optuna_adds_can_be_read(tmp_path: Path, store: LmdbStudySto
         store.commit([trial(1)], elapsed=2.0)
 
 
+def test_a_study_that_nobody_has_open_can_be_deleted_and_made_anew(tmp_path: Path, store: LmdbStudyStore) -> None:
+    store.open(DEFINITION)
+    store.commit([trial(0), RecordEvaluation(result(0, 0, 0.5))], elapsed=1.0)
+    other = LmdbStudyStore(tmp_path, clock=SimulatedClock())
+    with pytest.raises(StudyLockedError):
+        other.delete("digits")
+    store.close()
+    other.delete("digits")
+    other.delete("digits")
+    assert other.names() == []
+    assert other.open(DEFINITION).trials == []
+    other.close()
+
+
 def test_a_study_deleted_under_its_coordinator_is_a_store_error(tmp_path: Path, store: LmdbStudyStore) -> None:
     store.open(DEFINITION)
     storage = LmdbStorage(tmp_path)

@@ -110,6 +110,18 @@ class LmdbStudyStore:
         self._lock, self._study = lock, study
         return record
 
+    def delete(self, name: str) -> None:
+        """Remove the study called `name` with all that belongs to it; nothing when there is none.
+
+        Raises:
+            StudyLockedError: a coordinator has it open.
+        """
+        lock = StudyLock(self._path, name)
+        try:
+            self._tables.environment.write(lambda transaction: self._delete(transaction, name))
+        finally:
+            lock.release()
+
     def commit(self, records: Sequence[Record], *, elapsed: float) -> None:
         """Write all records, or none, in one durable transaction.
 
@@ -139,6 +151,11 @@ class LmdbStudyStore:
             self._lock.release()
             self._lock = None
         self._tables.environment.close()
+
+    def _delete(self, transaction: Transaction, name: str) -> None:
+        study = self._tables.study_id(transaction, name)
+        if study is not None:
+            self._tables.delete_study(transaction, study)
 
     def _find_or_create(self, transaction: Transaction, definition: StudyDefinition) -> tuple[int, StudyRecord]:
         study = self._tables.study_id(transaction, definition.name)
