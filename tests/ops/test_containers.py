@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tomllib
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -141,6 +142,22 @@ def test_a_service_says_what_trialfleet_understands(service: str, tmp_path: Path
 
     check_arguments(described["command"])
     check_variables(described["environment"], tmp_path)
+
+
+def test_the_image_has_what_the_examples_need() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    wanted = compose()["services"]["worker"]["build"]["args"]["EXTRAS"]
+    (install,) = (line for line in instructions("RUN") if "pip install" in line)
+    expanded = subprocess.run(
+        ["/bin/sh", "-c", install.replace("/opt/trialfleet/bin/pip", "echo")],
+        env={"EXTRAS": wanted},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert wanted in extras
+    assert expanded.stdout.split()[-1] == f".[{wanted}]"
 
 
 def test_every_file_that_is_mounted_is_there() -> None:
