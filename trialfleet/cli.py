@@ -19,7 +19,9 @@ import msgspec
 
 from trialfleet.environment import URL, Environment, read_environment
 from trialfleet.flags import StudyFlags
+from trialfleet.logs import LogFormat, start_logging
 from trialfleet.signals import Interrupted
+from trialfleet_shared.clock import SystemClock
 from trialfleet_shared.errors import TrialfleetError
 from trialfleet_shared.settings import MODES
 
@@ -28,6 +30,7 @@ _EPILOG = (
     "Studies, results and imported data are kept below --home: TRIALFLEET_HOME, else $XDG_DATA_HOME/trialfleet, "
     "else ~/.local/share/trialfleet."
 )
+_LOG = logging.getLogger("trialfleet")
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
@@ -56,6 +59,14 @@ def _metrics_option(command: _Command) -> _Command:
         type=click.IntRange(1, 65535),
         metavar="PORT",
         help="Serve Prometheus metrics at /metrics on this port of 127.0.0.1.",
+    )(command)
+
+
+def _log_option(command: _Command) -> _Command:
+    return click.option(
+        "--log-format",
+        type=click.Choice(["json", "text"]),
+        help="How to write logs; default: text on a terminal, else JSON, one object per line.",
     )(command)
 
 
@@ -148,6 +159,7 @@ def run(
     metavar="ADDRESS",
     help="Address to serve metrics at; 0.0.0.0 is all of this machine's, for a Prometheus elsewhere.",
 )
+@_log_option
 @_home_option
 @_verbose_option
 def worker(  # click passes options by name
@@ -158,6 +170,7 @@ def worker(  # click passes options by name
     burst: bool,
     metrics_port: int | None,
     metrics_host: str,
+    log_format: LogFormat | None,
     home: Path | None,
     verbose: bool,
 ) -> int:
@@ -169,7 +182,7 @@ def worker(  # click passes options by name
     """
     from trialfleet.commands.worker import worker_command  # noqa: PLC0415  # see _EPILOG
 
-    environment = _begin(home, verbose=verbose)
+    environment = _begin(home, verbose=verbose, daemon=True, log_format=log_format)
     return worker_command(
         environment,
         broker or environment.broker_url,
@@ -243,18 +256,19 @@ class _Invocation:
     """What `main` knows of the command that it runs."""
 
     verbose: bool = False
+    #: Whether standard error has log lines in JSON, and nothing else.
+    logs_json: bool = False
 
 
-def _begin(home: Path | None, *, verbose: bool) -> Environment:
-    """What every command does first."""
+def _begin(
+    home: Path | None, *, verbose: bool, daemon: bool = False, log_format: LogFormat | None = None
+) -> Environment:
+    """What every command does first; for those that run for months, see `start_logging`."""
+    taken = start_logging(sys.stderr, SystemClock(), daemon=daemon, verbose=verbose, log_format=log_format)
     invocation = click.get_current_context().find_object(_Invocation)
     if invocation is not None:
         invocation.verbose = verbose
-    logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
+        invocation.logs_json = taken == "json"
     if not verbose:
         # They log a traceback of what our one line says.
         for noisy in ("pika", "dramatiq"):
@@ -276,7 +290,7 @@ def _status(arguments: Sequence[str], invocation: _Invocation) -> int:
         hint = ""
         if isinstance(error, click.UsageError) and error.ctx is not None:
             hint = f" (see {error.ctx.command_path} --help)"
-        _complain(f"{error.format_message()}{hint}")
+        _complain(f"{error.format_message()}{hint}", invocation)
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return 128 + signal.SIGINT
@@ -287,17 +301,21 @@ def _status(arguments: Sequence[str], invocation: _Invocation) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except TrialfleetError as error:
-        _complain(str(error))
-        if invocation.verbose:
-            traceback.print_exc()
+        _complain(str(error), invocation)
         return error.exit_status
     except Exception as error:
-        if invocation.verbose:
+        if invocation.verbose and not invocation.logs_json:
             raise
-        _complain(f"unexpected {type(error).__name__}: {error}; this is a bug in trialfleet, -v shows where")
+        where = "" if invocation.verbose else ", -v shows where"
+        _complain(f"unexpected {type(error).__name__}: {error}; this is a bug in trialfleet{where}", invocation)
         return 1
 
 
-def _complain(message: str) -> None:
-    """One line on standard error."""
+def _complain(message: str, invocation: _Invocation) -> None:
+    """One line on standard error about the error that is being handled; where it comes from, to those who want to know."""
+    if invocation.logs_json:
+        _LOG.error(message, exc_info=invocation.verbose)
+        return
     click.echo(f"error: {' '.join(message.split())}", err=True)
+    if invocation.verbose:
+        traceback.print_exc()

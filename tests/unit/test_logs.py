@@ -4,11 +4,13 @@ import io
 import json
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.commands import trialfleet
 from support.exposition import a_result, an_evaluation
 from support.simulated import SimulatedClock
 
@@ -242,3 +244,13 @@ def test_a_worker_logs_failures(logged: Logged) -> None:
     WorkerLog().answered("s", [a_result(0), a_result(1, outcome=Outcome.MEMORY)])
     (line,) = logged.lines
     assert (line["level"], line["study"], line["trial"], line["outcome"]) == ("warning", "s", 1, "memory")
+
+
+def test_a_daemon_tells_even_its_end_in_json(tmp_path: Path) -> None:
+    done = trialfleet(["worker", "--objective-path", tmp_path], tmp_path / "home")
+    assert done.returncode == 2
+    (line,) = [json.loads(line) for line in done.stderr.splitlines()]
+    assert (line["level"], line["logger"]) == ("error", "trialfleet")
+    assert "a worker needs a broker" in line["message"]
+    plain = trialfleet(["worker", "--objective-path", tmp_path, "--log-format", "text"], tmp_path / "home")
+    assert plain.stderr.startswith("error: a worker needs a broker")

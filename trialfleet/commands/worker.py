@@ -1,11 +1,11 @@
 """`trialfleet worker`."""
 
+import logging
 import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from trialfleet.commands.output import error_console
 from trialfleet.engine import Home, cores
 from trialfleet.environment import BROKER_URL, BROKER_URL_FILE, Environment
 from trialfleet.metrics import metrics_address, metrics_served
@@ -17,7 +17,11 @@ from trialfleet_shared.settings import layered
 from trialfleet_workers.adapters.actors import run_worker
 from trialfleet_workers.adapters.data_format import cache_bytes
 from trialfleet_workers.adapters.prometheus import WorkerMetrics
+from trialfleet_workers.adapters.worker_log import WorkerLog
 from trialfleet_workers.allowance import Allowance
+from trialfleet_workers.telemetry import Watchers
+
+_LOG = logging.getLogger("trialfleet.worker")
 
 
 def worker_command(
@@ -39,8 +43,9 @@ def worker_command(
     folders = tuple(path.resolve() for path in paths)
     if not paths and not references:
         folders = (Path.cwd(),)
-        error_console().print(f"objectives below {folders[0]} may run here", highlight=False)
+        _LOG.info("objectives below %s may run here", folders[0])
     metrics = WorkerMetrics(SystemClock(), data_bytes=partial(cache_bytes, home.data))
+    telemetry = Watchers(metrics, WorkerLog())
     notifier = Notifier.from_environment(os.environ)
 
     def on_heartbeat(heartbeat: Heartbeat) -> None:
@@ -63,6 +68,7 @@ def worker_command(
             cache_ttl_hours=config.cache_ttl_hours,
             burst=burst,
             on_heartbeat=on_heartbeat,
-            metrics=metrics,
+            telemetry=telemetry,
+            on_cache=metrics.watch_cache,
             metrics_address="" if metrics_port is None else metrics_address(metrics_host, metrics_port, broker_url),
         )

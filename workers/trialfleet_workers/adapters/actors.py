@@ -21,7 +21,7 @@ from typing import Any
 import dramatiq
 import msgspec
 
-from trialfleet_shared.adapters.lmdb_results import LmdbResultCache
+from trialfleet_shared.adapters.lmdb_results import CacheStats, LmdbResultCache
 from trialfleet_shared.adapters.rabbit import (
     BROKER_FAILURES,
     EVALUATE,
@@ -37,7 +37,6 @@ from trialfleet_shared.clock import SystemClock
 from trialfleet_shared.errors import DecodeError, TrialfleetError
 from trialfleet_shared.messages import EvaluationBatch, Heartbeat, ResultBatch, StudySpec
 from trialfleet_workers.adapters.importing import import_apart
-from trialfleet_workers.adapters.prometheus import WorkerMetrics
 from trialfleet_workers.allowance import Allowance, resolve
 from trialfleet_workers.service import Ticket, WorkerService
 from trialfleet_workers.slots import SlotPool
@@ -91,7 +90,7 @@ class RabbitSink:
 
         def publish() -> None:
             if not self._broker.publish_results(address, batch):
-                _LOG.info("nobody wants the results of study %r any more", batch.study)
+                _LOG.info("nobody wants the results of study %s any more", batch.study, extra={"study": batch.study})
 
         return self._try(publish)
 
@@ -178,7 +177,8 @@ def run_worker(
     burst: bool = False,
     patience: float = 30.0,
     on_heartbeat: Callable[[Heartbeat], None] = lambda _: None,
-    metrics: WorkerMetrics | None = None,
+    telemetry: WorkerTelemetry = NO_TELEMETRY,
+    on_cache: Callable[[Callable[[], CacheStats]], None] = lambda _: None,
     metrics_address: str = "",
 ) -> int:
     """Evaluate for every study on the broker until a signal ends it; the exit status.
@@ -198,7 +198,8 @@ def run_worker(
         burst: leave after `BURST_SECONDS` without work.
         patience: seconds to try to reach the broker at the start.
         on_heartbeat: is shown every heartbeat.
-        metrics: watches.
+        telemetry: watches.
+        on_cache: is handed what looks at the result cache, for any thread, until the worker ends.
         metrics_address: host:port where they are served; empty when they are not.
 
     Raises:
@@ -206,7 +207,6 @@ def run_worker(
     """
     clock = SystemClock()
     name = f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
-    telemetry = metrics or NO_TELEMETRY
     broker = connect(url, patience=patience)
     cache = LmdbResultCache(results_path, size=cache_size, ttl_hours=cache_ttl_hours, clock=clock)
     pool = SlotPool(
@@ -220,8 +220,7 @@ def run_worker(
         patience=BURST_SECONDS if burst else None,
         telemetry=telemetry,
     )
-    if metrics is not None:
-        metrics.watch_cache(cache.stats)
+    on_cache(cache.stats)
     gone = threading.Event()
     consumers = _consumers(broker, slots)
     try:
@@ -229,7 +228,9 @@ def run_worker(
             _declare_actor(broker, service, StudyData(data_path, base, allowance, telemetry), telemetry, gone)
             pool.start()
             consumers.start()
-            _LOG.info("worker %s serves %s with %d slots", name, redact(url), slots)
+            _LOG.info(
+                "worker %s serves %s with %d slots", name, redact(url), slots, extra={"worker": name, "slots": slots}
+            )
             service.run()
     finally:
         gone.set()
