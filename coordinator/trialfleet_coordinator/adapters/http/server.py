@@ -1,0 +1,74 @@
+"""Serves an ASGI application from a thread."""
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from trialfleet_shared.errors import ConfigurationError, TrialfleetError
+
+#: Seconds that requests may take to end when the server does.
+_END_SECONDS = 5
+
+
+@contextmanager
+def served(application: ASGIApp, host: str, port: int) -> Iterator[str]:
+    """Serve it while entered; gives the URL.
+
+    Args:
+        application: what is served.
+        host: address to listen on.
+        port: port to listen on; 0: any that is free.
+
+    Raises:
+        ConfigurationError: it can not be listened on.
+    """
+    listener = _listen(host, port)
+    config = uvicorn.Config(
+        application,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        lifespan="off",
+        timeout_graceful_shutdown=_END_SECONDS,
+    )
+    server = uvicorn.Server(config)
+    ready = threading.Event()
+    thread = threading.Thread(target=_run, args=(server, listener, ready), name="trialfleet-http", daemon=True)
+    thread.start()
+    if not ready.wait(_END_SECONDS * 2):
+        raise TrialfleetError("the HTTP server did not start")
+    address, bound = listener.getsockname()[:2]
+    try:
+        yield f"http://[{address}]:{bound}" if ":" in address else f"http://{address}:{bound}"
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+def _run(server: uvicorn.Server, listener: socket.socket, ready: threading.Event) -> None:
+    # The socket listens already: who connects from now on waits until the server has come up.
+    ready.set()
+    server.run(sockets=[listener])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.listen(128)
+        except OSError:
+            listener.close()
+            raise
+    except (OSError, UnicodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise ConfigurationError(f"can not listen on {host}:{port}: {reason}") from error
+    return listener

@@ -1,0 +1,254 @@
+"""Speaks to a coordinator over HTTP: `Client`, and `AsyncClient` for asyncio.
+
+Their methods are the verbs of `StudyService`; they take and return the same values and raise the same errors.
+"""
+
+import asyncio
+import http
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+from urllib.parse import quote
+
+import httpx
+import msgspec
+
+from trialfleet_coordinator.adapters.http.problems import STATUSES, Problem
+from trialfleet_coordinator.adapters.http.routes import PREFIX, BestTrial
+from trialfleet_coordinator.report import StudyReport
+from trialfleet_coordinator.serving import StudyStatus, Submission, WorkerStatus
+from trialfleet_shared.errors import ConfigurationError, TrialfleetError
+
+#: Seconds that an answer may take.
+_PATIENCE = 30.0
+#: Seconds between two looks at a study that is watched.
+WATCH_SECONDS = 0.5
+_ERRORS: Mapping[str, type[TrialfleetError]] = {kind.__name__: kind for kind in STATUSES}
+
+
+class CoordinatorError(TrialfleetError):
+    """The coordinator can not be reached, or does not answer as one."""
+
+
+class _Call(NamedTuple):
+    """One request and the kind of its answer."""
+
+    method: str
+    path: str
+    answer: Any
+    body: bytes | None = None
+
+
+def _submit(submission: Submission) -> _Call:
+    return _Call("POST", "/studies", StudyStatus, msgspec.json.encode(submission))
+
+
+def _one(study: str, verb: str = "", answer: Any = StudyStatus, method: str = "GET") -> _Call:
+    return _Call(method, f"/studies/{quote(study, safe='')}{verb}", answer)
+
+
+_STUDIES = _Call("GET", "/studies", list[StudyStatus])
+_WORKERS = _Call("GET", "/workers", list[WorkerStatus])
+
+
+class Client:
+    """A coordinator; a context manager.
+
+    Args:
+        url: http://host:port, or https://.
+        token: what the coordinator wants to be shown; None: nothing.
+
+    Raises:
+        ConfigurationError: the URL is none.
+    """
+
+    def __init__(self, url: str, *, token: str | None) -> None:
+        self._url = _checked(url)
+        self._http = httpx.Client(base_url=self._url + PREFIX, headers=_headers(token), timeout=_PATIENCE)
+
+    def __repr__(self) -> str:
+        """Without the token."""
+        return f"Client({self._url!r})"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the connections. May be called twice."""
+        self._http.close()
+
+    def submit(self, submission: Submission) -> StudyStatus:
+        """See `StudyService.submit`."""
+        return self._ask(_submit(submission))  # type: ignore[no-any-return]  # as are those below: the call says which
+
+    def studies(self) -> list[StudyStatus]:
+        """See `StudyService.studies`."""
+        return self._ask(_STUDIES)  # type: ignore[no-any-return]
+
+    def status(self, study: str) -> StudyStatus:
+        """See `StudyService.status`."""
+        return self._ask(_one(study))  # type: ignore[no-any-return]
+
+    def watch(self, study: str, *, sleep: Callable[[float], None] = time.sleep) -> Iterator[StudyStatus]:
+        """Its status every half second, the last one after it has ended."""
+        while True:
+            status = self.status(study)
+            yield status
+            if status.state.ended:
+                return
+            sleep(WATCH_SECONDS)
+
+    def pause(self, study: str) -> StudyStatus:
+        """See `StudyService.pause`."""
+        return self._ask(_one(study, "/pause", method="POST"))  # type: ignore[no-any-return]
+
+    def resume(self, study: str) -> StudyStatus:
+        """See `StudyService.resume`."""
+        return self._ask(_one(study, "/resume", method="POST"))  # type: ignore[no-any-return]
+
+    def cancel(self, study: str) -> StudyStatus:
+        """See `StudyService.cancel`."""
+        return self._ask(_one(study, "/cancel", method="POST"))  # type: ignore[no-any-return]
+
+    def delete(self, study: str) -> None:
+        """See `StudyService.delete`."""
+        self._ask(_one(study, answer=None, method="DELETE"))
+
+    def report(self, study: str) -> StudyReport:
+        """See `StudyService.report`."""
+        return self._ask(_one(study, "/report", StudyReport))  # type: ignore[no-any-return]
+
+    def best(self, study: str) -> BestTrial:
+        """The best trial of a study so far."""
+        return self._ask(_one(study, "/best", BestTrial))  # type: ignore[no-any-return]
+
+    def workers(self) -> list[WorkerStatus]:
+        """See `StudyService.workers`."""
+        return self._ask(_WORKERS)  # type: ignore[no-any-return]
+
+    def _ask(self, call: _Call) -> Any:
+        try:
+            answer = self._http.request(call.method, call.path, content=call.body)
+        except httpx.HTTPError as error:
+            raise _unreachable(self._url, error) from None
+        return _understood(call, answer, self._url)
+
+
+class AsyncClient:
+    """As `Client`, for asyncio; an asynchronous context manager."""
+
+    def __init__(self, url: str, *, token: str | None) -> None:
+        self._url = _checked(url)
+        self._http = httpx.AsyncClient(base_url=self._url + PREFIX, headers=_headers(token), timeout=_PATIENCE)
+
+    def __repr__(self) -> str:
+        """Without the token."""
+        return f"AsyncClient({self._url!r})"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Release the connections. May be called twice."""
+        await self._http.aclose()
+
+    async def submit(self, submission: Submission) -> StudyStatus:
+        """See `StudyService.submit`."""
+        return await self._ask(_submit(submission))  # type: ignore[no-any-return]
+
+    async def studies(self) -> list[StudyStatus]:
+        """See `StudyService.studies`."""
+        return await self._ask(_STUDIES)  # type: ignore[no-any-return]
+
+    async def status(self, study: str) -> StudyStatus:
+        """See `StudyService.status`."""
+        return await self._ask(_one(study))  # type: ignore[no-any-return]
+
+    async def watch(self, study: str) -> AsyncIterator[StudyStatus]:
+        """Its status every half second, the last one after it has ended."""
+        while True:
+            status = await self.status(study)
+            yield status
+            if status.state.ended:
+                return
+            await asyncio.sleep(WATCH_SECONDS)
+
+    async def pause(self, study: str) -> StudyStatus:
+        """See `StudyService.pause`."""
+        return await self._ask(_one(study, "/pause", method="POST"))  # type: ignore[no-any-return]
+
+    async def resume(self, study: str) -> StudyStatus:
+        """See `StudyService.resume`."""
+        return await self._ask(_one(study, "/resume", method="POST"))  # type: ignore[no-any-return]
+
+    async def cancel(self, study: str) -> StudyStatus:
+        """See `StudyService.cancel`."""
+        return await self._ask(_one(study, "/cancel", method="POST"))  # type: ignore[no-any-return]
+
+    async def delete(self, study: str) -> None:
+        """See `StudyService.delete`."""
+        await self._ask(_one(study, answer=None, method="DELETE"))
+
+    async def report(self, study: str) -> StudyReport:
+        """See `StudyService.report`."""
+        return await self._ask(_one(study, "/report", StudyReport))  # type: ignore[no-any-return]
+
+    async def best(self, study: str) -> BestTrial:
+        """The best trial of a study so far."""
+        return await self._ask(_one(study, "/best", BestTrial))  # type: ignore[no-any-return]
+
+    async def workers(self) -> list[WorkerStatus]:
+        """See `StudyService.workers`."""
+        return await self._ask(_WORKERS)  # type: ignore[no-any-return]
+
+    async def _ask(self, call: _Call) -> Any:
+        try:
+            answer = await self._http.request(call.method, call.path, content=call.body)
+        except httpx.HTTPError as error:
+            raise _unreachable(self._url, error) from None
+        return _understood(call, answer, self._url)
+
+
+def _checked(url: str) -> str:
+    try:
+        parts = httpx.URL(url)
+        is_one = parts.scheme in ("http", "https") and bool(parts.host) and not parts.userinfo
+    except httpx.InvalidURL:
+        is_one = False
+    if not is_one:
+        # Not shown: what is no URL may hold a password.
+        raise ConfigurationError("the coordinator's URL is none; allowed is http://host:port, or https://")
+    return url.rstrip("/")
+
+
+def _headers(token: str | None) -> dict[str, str]:
+    return {} if token is None else {"Authorization": f"Bearer {token}"}
+
+
+def _unreachable(url: str, error: httpx.HTTPError) -> CoordinatorError:
+    words = "no answer in time" if isinstance(error, httpx.TimeoutException) else str(error) or type(error).__name__
+    return CoordinatorError(f"the coordinator at {url} can not be reached: {words}")
+
+
+def _understood(call: _Call, answer: httpx.Response, url: str) -> Any:
+    """What was answered. Raises the error that it says."""
+    try:
+        if answer.is_success:
+            return None if call.answer is None else msgspec.json.decode(answer.content, type=call.answer)
+        problem = msgspec.json.decode(answer.content, type=Problem)
+    except msgspec.MsgspecError:
+        raise CoordinatorError(f"what answers at {url} is no coordinator of this version") from None
+    if answer.status_code == http.HTTPStatus.UNAUTHORIZED:
+        raise ConfigurationError(f"the coordinator at {url} wants another token")
+    raise _ERRORS.get(problem.type, CoordinatorError)(problem.detail)
