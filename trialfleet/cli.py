@@ -21,6 +21,7 @@ from trialfleet.environment import URL, Environment, read_environment
 from trialfleet.flags import StudyFlags
 from trialfleet.logs import LogFormat, start_logging
 from trialfleet.signals import Interrupted
+from trialfleet_coordinator.serving import HIGHEST_PRIORITY, LOWEST_PRIORITY
 from trialfleet_shared.clock import SystemClock
 from trialfleet_shared.errors import TrialfleetError
 from trialfleet_shared.settings import MODES
@@ -249,6 +250,117 @@ def health(url: str) -> int:
     from trialfleet.commands.health import health_command  # noqa: PLC0415  # see _EPILOG
 
     return health_command(url)
+
+
+@cli.command(epilog=_EPILOG)
+@click.option(
+    "--config", type=click.Path(path_type=Path), metavar="FILE", help="fleet.toml; without one, its defaults."
+)
+@_broker_option
+@_log_option
+@_home_option
+@_verbose_option
+def coordinator(
+    config: Path | None,
+    broker: str | None,
+    *,
+    log_format: LogFormat | None,
+    home: Path | None,
+    verbose: bool,
+) -> None:
+    """Serve many studies at once over the workers of one broker, until a signal ends it.
+
+    Studies come by `trialfleet submit`, or over HTTP. Whoever speaks to it shows the token in TRIALFLEET_TOKEN or
+    TRIALFLEET_TOKEN_FILE; without one, a random one is made and kept in the home, where commands find it. A coordinator that
+    ended, however it did, goes on where it was when it is started again.
+    """
+    from trialfleet.commands.coordinator import coordinator_command  # noqa: PLC0415  # see _EPILOG
+
+    environment = _begin(home, verbose=verbose, daemon=True, log_format=log_format)
+    if broker is not None:
+        environment = msgspec.structs.replace(environment, broker_url=broker)
+    coordinator_command(config, environment)
+
+
+@cli.command(epilog=_EPILOG)
+@click.argument("study_file", type=click.Path(path_type=Path))
+@_study_options
+@click.option(
+    "--priority",
+    type=click.IntRange(LOWEST_PRIORITY, HIGHEST_PRIORITY),
+    default=0,
+    show_default=True,
+    help="A higher one overtakes at the next free slot.",
+)
+@click.option(
+    "--weight",
+    type=click.FloatRange(0, 1000, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Share of the slots among studies of the same priority.",
+)
+@click.option("--watch", is_flag=True, help="Show its progress until it ends.")
+@_json_option
+@_home_option
+@_verbose_option
+def submit(
+    study_file: Path,
+    *,
+    priority: int,
+    weight: float,
+    watch: bool,
+    as_json: bool,
+    home: Path | None,
+    verbose: bool,
+    **flags: Any,
+) -> None:
+    """Give the study that STUDY_FILE describes to a running coordinator."""
+    from trialfleet.commands.service import submit_command  # noqa: PLC0415  # see _EPILOG
+
+    submit_command(
+        study_file,
+        StudyFlags(**flags),
+        _begin(home, verbose=verbose),
+        priority=priority,
+        weight=weight,
+        watch=watch,
+        as_json=as_json,
+    )
+
+
+@cli.command("list", epilog=_EPILOG)
+@_json_option
+@_home_option
+@_verbose_option
+def list_studies(*, as_json: bool, home: Path | None, verbose: bool) -> None:
+    """List the studies of a running coordinator."""
+    from trialfleet.commands.service import list_command  # noqa: PLC0415  # see _EPILOG
+
+    list_command(_begin(home, verbose=verbose), as_json=as_json)
+
+
+def _add_study_command(name: str, about: str) -> None:
+    """A command that asks a running coordinator something about one study."""
+
+    @cli.command(name, help=about, epilog=_EPILOG)
+    @click.argument("study")
+    @_json_option
+    @_home_option
+    @_verbose_option
+    def command(study: str, *, as_json: bool, home: Path | None, verbose: bool) -> None:
+        from trialfleet.commands import service  # noqa: PLC0415  # see _EPILOG
+
+        service.STUDY_COMMANDS[name](study, _begin(home, verbose=verbose), as_json=as_json)
+
+
+_add_study_command("status", "Show how STUDY of a running coordinator is.")
+_add_study_command(
+    "watch",
+    "Show the progress of STUDY until it ends: exit status 0 when it is done, 1 when it failed or was cancelled.",
+)
+_add_study_command("pause", "Have a running coordinator start nothing new of STUDY.")
+_add_study_command("resume", "Have a running coordinator go on with STUDY, which is paused.")
+_add_study_command("cancel", "Have a running coordinator end STUDY; what is recorded stays.")
 
 
 @dataclass

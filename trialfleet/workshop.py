@@ -8,6 +8,7 @@ from typing import Any
 
 from trialfleet.engine import Home, OpenStudy, open_study, recorded_report
 from trialfleet.study_file import StudyRequest, read_study
+from trialfleet.watching import Watching
 from trialfleet_coordinator.adapters.lmdb_store import LmdbStudyStore
 from trialfleet_coordinator.daemon import Described
 from trialfleet_coordinator.report import StudyReport
@@ -26,17 +27,19 @@ class HomeWorkshop:
         home: where studies, results and data are kept.
         broker_url: where the workers listen.
         allowance: whose code may be read and, where reading does not tell enough, imported here.
+        watching: who watches the studies.
     """
 
-    def __init__(self, home: Home, broker_url: str, allowance: Allowance) -> None:
+    def __init__(self, home: Home, broker_url: str, allowance: Allowance, watching: Watching) -> None:
         self._home = home
         self._broker_url = broker_url
         self._allowance = allowance
+        self._watching = watching
 
     def describe(self, submission: Submission) -> Described:
         """See `Workshop.describe`."""
         request = self._request(submission)
-        return Described(request.name, _mode(submission), request.direction)
+        return Described(request.name, request.mode, request.direction)
 
     @contextmanager
     def open(self, entry: Entry, most_slots: Callable[[], int]) -> Iterator[OpenStudy]:
@@ -47,6 +50,7 @@ class HomeWorkshop:
             broker_url=self._broker_url,
             warm_start=entry.submission.warm_start,
             most_slots=most_slots,
+            watching=self._watching,
         ) as study:
             yield study
 
@@ -96,9 +100,3 @@ def _code(tables: Mapping[str, Any]) -> Iterator[str]:
         value = values.get(key) if isinstance(values, Mapping) else None
         if isinstance(value, str) and (key != "source" or is_function(value)):
             yield value
-
-
-def _mode(submission: Submission) -> str:
-    mode = submission.tables["study"].get("mode", "balanced")
-    assert isinstance(mode, str)
-    return mode

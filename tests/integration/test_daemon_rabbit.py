@@ -9,6 +9,7 @@ from support.waiting import wait_until
 from support.workers import WorkerProcesses, purge
 
 from trialfleet.engine import Home
+from trialfleet.watching import Watching
 from trialfleet.workshop import HomeWorkshop
 from trialfleet_coordinator.adapters.rabbit_workers import WorkerWatch
 from trialfleet_coordinator.adapters.roster_files import RosterFiles
@@ -40,7 +41,7 @@ class Running:
         self.folder = folder
         self.watch = WorkerWatch(url, clock=SystemClock())
         self.watch.start()
-        workshop = HomeWorkshop(Home(folder / "home"), url, Allowance((folder / "objectives",)))
+        workshop = HomeWorkshop(Home(folder / "home"), url, Allowance((folder / "objectives",)), Watching())
         self.daemon = Daemon(workshop, self.watch, RosterFiles(folder / "roster"), SystemClock(), most_running=4)
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._tick)

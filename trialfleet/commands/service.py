@@ -1,7 +1,7 @@
 """Commands that speak to a running coordinator: submit, list, status, watch, pause, resume, cancel."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -162,3 +162,13 @@ def _print_status(results: Console, status: StudyStatus, *, as_json: bool) -> No
         print_json(results, document)
     else:
         results.print(render_statuses([status]))
+
+
+#: The commands on one study, by name.
+STUDY_COMMANDS: Mapping[str, Callable[..., None]] = {
+    "status": status_command,
+    "watch": watch_command,
+    "pause": pause_command,
+    "resume": resume_command,
+    "cancel": cancel_command,
+}

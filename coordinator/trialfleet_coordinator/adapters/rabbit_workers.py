@@ -7,7 +7,15 @@ from typing import Any
 
 from trialfleet_coordinator.leases import MISSED_HEARTBEATS
 from trialfleet_coordinator.serving import WorkerState, WorkerStatus
-from trialfleet_shared.adapters.rabbit import BROKER_FAILURES, HEARTBEATS, FleetBroker, connect, redact
+from trialfleet_shared.adapters.rabbit import (
+    BROKER_FAILURES,
+    DEAD,
+    EVALUATIONS,
+    HEARTBEATS,
+    FleetBroker,
+    connect,
+    redact,
+)
 from trialfleet_shared.clock import Clock
 from trialfleet_shared.codec import decode
 from trialfleet_shared.errors import DecodeError, TrialfleetError
@@ -15,7 +23,7 @@ from trialfleet_shared.messages import Heartbeat
 
 #: Seconds after which a worker that is not heard of any more is forgotten.
 FORGET_SECONDS = 300.0
-#: Seconds between two looks at whether to end.
+#: Seconds between two looks at the queues, and at whether to end.
 _LOOK_SECONDS = 0.5
 #: Seconds to wait before connecting again.
 _PAUSE_SECONDS = 2.0
@@ -36,6 +44,7 @@ class WorkerWatch:
         self._clock = clock
         self._lock = threading.Lock()
         self._heard: dict[str, tuple[Heartbeat, float]] = {}
+        self._queues: dict[str, int] = {}
         self._trouble = "not connected yet"
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run, name="trialfleet-watch", daemon=True)
@@ -57,6 +66,11 @@ class WorkerWatch:
             self._heard = {name: heard for name, heard in self._heard.items() if now - heard[1] < FORGET_SECONDS}
             heard = sorted(self._heard.items())
         return [_status(heartbeat, now - at) for _, (heartbeat, at) in heard]
+
+    def queues(self) -> dict[str, int]:
+        """Messages that wait with the broker, by queue; empty while it is out of reach."""
+        with self._lock:
+            return dict(self._queues)
 
     def trouble(self) -> str:
         """What is wrong with the connection; empty when nothing is."""
@@ -84,8 +98,13 @@ class WorkerWatch:
             channel.basic_consume(queue, self._on_heartbeat, auto_ack=True)
             self._set_trouble("")
             while not self._ending.is_set():
+                waiting = {queue: broker.ready_messages(queue) for queue in (EVALUATIONS, DEAD)}
+                with self._lock:
+                    self._queues = waiting
                 connection.process_data_events(time_limit=_LOOK_SECONDS)
         finally:
+            with self._lock:
+                self._queues = {}
             broker.drop_connection()
 
     def _on_heartbeat(self, _channel: Any, _method: Any, _properties: Any, body: bytes) -> None:

@@ -1,0 +1,70 @@
+"""`trialfleet coordinator`."""
+
+import logging
+import os
+import threading
+from pathlib import Path
+
+from trialfleet.coordinator_files import CoordinatorFiles, check_token
+from trialfleet.engine import Home
+from trialfleet.environment import BROKER_URL, BROKER_URL_FILE, TOKEN, Environment
+from trialfleet.fleet_file import CoordinatorSection, load_fleet
+from trialfleet.metrics import coordinator_metrics, metrics_registry
+from trialfleet.notifying import Notifier
+from trialfleet.signals import StopSignals
+from trialfleet.watching import Watching
+from trialfleet.workshop import HomeWorkshop
+from trialfleet_coordinator.adapters.http.application import application
+from trialfleet_coordinator.adapters.http.server import served
+from trialfleet_coordinator.adapters.rabbit_workers import WorkerWatch
+from trialfleet_coordinator.adapters.roster_files import RosterFiles
+from trialfleet_coordinator.daemon import Daemon
+from trialfleet_shared.clock import SystemClock
+from trialfleet_shared.errors import ConfigurationError
+from trialfleet_workers.allowance import Allowance
+
+#: Seconds between two ticks of the daemon.
+_TICK_SECONDS = 0.1
+
+_LOG = logging.getLogger("trialfleet.coordinator")
+
+
+def coordinator_command(config: Path | None, environment: Environment) -> None:
+    """Serve studies until a signal ends it."""
+    fleet = load_fleet(config)
+    if environment.broker_url is None:
+        raise ConfigurationError(f"a coordinator needs a broker: give --broker, {BROKER_URL} or {BROKER_URL_FILE}")
+    files = CoordinatorFiles(environment.home)
+    with files.locked():
+        token = files.make_token() if environment.token is None else check_token(environment.token, TOKEN)
+        _serve(fleet, environment.broker_url, Home(environment.home), files, token)
+
+
+def _serve(fleet: CoordinatorSection, broker_url: str, home: Home, files: CoordinatorFiles, token: str) -> None:
+    clock = SystemClock()
+    metrics = coordinator_metrics(home.data)
+    watch = WorkerWatch(broker_url, clock=clock)
+    folders = tuple(Path(folder) for folder in fleet.objective_paths)
+    workshop = HomeWorkshop(home, broker_url, Allowance(folders, fleet.objectives), Watching(metrics, log=True))
+    daemon = Daemon(workshop, watch, RosterFiles(files.studies), clock, most_running=fleet.most_running)
+    metrics.watch_service(daemon, watch.queues)
+    http = application(daemon, token=token, registry=metrics_registry([metrics]), clock=clock)
+    notifier = Notifier.from_environment(os.environ)
+    pause = threading.Event()
+    with (
+        StopSignals(lambda name: _LOG.info("%s: studies leave off where they are", name)) as signals,
+        served(http, fleet.host, fleet.port) as url,
+        files.announced(url),
+    ):
+        watch.start()
+        try:
+            _LOG.info("the coordinator of %s listens at %s", home.path, url)
+            notifier.ready()
+            while signals.cause() is None:
+                daemon.tick()
+                notifier.alive()
+                pause.wait(_TICK_SECONDS)
+        finally:
+            notifier.stopping()
+            daemon.close()
+            watch.close()
