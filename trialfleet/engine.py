@@ -2,6 +2,7 @@
 
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ import msgspec
 
 from trialfleet.rendering import CacheFigures, StudySummary
 from trialfleet.study_file import StudyRequest
+from trialfleet.watching import Watching
 from trialfleet_coordinator.adapters.lmdb_store import LmdbStudyStore
 from trialfleet_coordinator.adapters.optuna_samplers import OptunaSampler
 from trialfleet_coordinator.budget import Budget
@@ -24,6 +26,7 @@ from trialfleet_coordinator.sampling.tpe import TpeSampler
 from trialfleet_coordinator.sampling.uniform import UniformSampler
 from trialfleet_coordinator.sampling.warm_start import warm_start as learn_from
 from trialfleet_coordinator.study import StudyState
+from trialfleet_coordinator.telemetry import Telemetry
 from trialfleet_shared.adapters.lmdb_results import LmdbResultCache
 from trialfleet_shared.clock import SystemClock
 from trialfleet_shared.data import DataInfo
@@ -78,8 +81,10 @@ class OpenStudy:
         store: LmdbStudyStore,
         cache: LmdbResultCache | None,
         sampler: Sampler,
-        make_fleet: Callable[[], Fleet],
+        make_fleet: Callable[[Telemetry], Fleet],
         memory: Callable[[], int],
+        mode: str,
+        watching: Watching,
     ) -> None:
         self.plan = plan
         self.record = record
@@ -88,6 +93,8 @@ class OpenStudy:
         self._sampler = sampler
         self._make_fleet = make_fleet
         self._memory = memory
+        self._mode = mode
+        self._watching = watching
 
     def finished(self) -> StudyReport | None:
         """The report of a study that has nothing left to do; None while it has."""
@@ -112,12 +119,15 @@ class OpenStudy:
 
     def run(self, on_progress: Callable[[Progress], None], stop: Callable[[], str | None]) -> StudyReport:
         """Run it on its fleet; see `run_study`."""
-        fleet = self._make_fleet()
-        try:
-            outside = Outside(fleet, self._store, self._cache, self._sampler, SystemClock(), self._memory)
-            return run_study(self.plan, self.record, outside, on_progress=on_progress, stop=stop)
-        finally:
-            fleet.close()
+        with self._watching.study(self.plan.definition, self._mode, self.record, self._cache) as telemetry:
+            fleet = self._make_fleet(telemetry)
+            try:
+                outside = Outside(
+                    fleet, self._store, self._cache, self._sampler, SystemClock(), self._memory, telemetry
+                )
+                return run_study(self.plan, self.record, outside, on_progress=on_progress, stop=stop)
+            finally:
+                fleet.close()
 
     def cache_figures(self, report: StudyReport) -> CacheFigures:
         """How the study used the result cache."""
@@ -134,6 +144,7 @@ def open_study(
     warm_start: str | None = None,
     on_rows: Callable[[int], None] | None = None,
     most_slots: Callable[[], int] | None = None,
+    watching: Watching | None = None,
 ) -> Iterator[OpenStudy]:
     """Open the study, new or recorded.
 
@@ -146,16 +157,18 @@ def open_study(
         on_rows: told now and then how many rows of a data file are imported.
         most_slots: how many of the workers' slots it may use at a moment, where it shares them with other studies; its
             objective is then not imported here, if its source says how it is to be called.
+        watching: who watches; None: nobody.
 
     Raises:
         TrialfleetError: of the kind that the part at fault raises.
     """
+    watching = watching or Watching()
     with ExitStack() as stack:
         with _naming(request.origin):
             objective, digest, imported = _objective(
                 request, may_read=broker_url is None or most_slots is not None, own=most_slots is not None
             )
-            info = _import(request, home, on_rows)
+            info = _import(request, home, on_rows, watching)
             plan = _plan(request, objective, digest, info)
             if broker_url is not None:
                 plan = msgspec.structs.replace(plan, spec=_abroad(plan.spec, request.base))
@@ -163,7 +176,7 @@ def open_study(
             fleet = (
                 None
                 if imported or broker_url is not None
-                else _fleet(request, home, broker_url, with_data=info is not None)
+                else _local_fleet(request, home, watching, with_data=info is not None)
             )
             if fleet is not None:
                 # Its processes are the first to import the objective, so they find what is wrong with it: before the
@@ -179,16 +192,22 @@ def open_study(
         cache = _cache(request.config, home)
         if cache is not None:
             stack.callback(cache.close)
+
+        def make_fleet(telemetry: Telemetry) -> Fleet:
+            if broker_url is not None:
+                return _capped(_rabbit_fleet(request, home, broker_url, telemetry), most_slots)
+            return _capped(fleet or _local_fleet(request, home, watching, with_data=info is not None), most_slots)
+
         yield OpenStudy(
             plan,
             record,
             store=store,
             cache=cache,
             sampler=sampler,
-            make_fleet=lambda: _capped(
-                fleet or _fleet(request, home, broker_url, with_data=info is not None), most_slots
-            ),
+            make_fleet=make_fleet,
             memory=_memory if request.config.use_process_pool or broker_url is not None else lambda: 0,
+            mode=request.mode,
+            watching=watching,
         )
 
 
@@ -296,16 +315,25 @@ def _objective(request: StudyRequest, *, may_read: bool, own: bool) -> tuple[Obj
     return objective, digest, declared is None
 
 
-def _import(request: StudyRequest, home: Home, on_rows: Callable[[int], None] | None) -> DataInfo | None:
+def _import(
+    request: StudyRequest, home: Home, on_rows: Callable[[int], None] | None, watching: Watching
+) -> DataInfo | None:
     """Have the data set in the cache."""
     if request.data is None:
         return None
     from trialfleet_workers.adapters.lmdb_data import DataCache  # noqa: PLC0415  # pandas only where data are
 
     cache = DataCache(home.data)
+    started = time.monotonic()
     if request.data_object is not None:
-        return cache.import_object(request.data_object, request.data)
-    return cache.import_data(request.data, base=request.base, progress=on_rows)
+        info = cache.import_object(request.data_object, request.data)
+    else:
+        info = cache.import_data(request.data, base=request.base, progress=on_rows)
+    if cache.imported_bytes:
+        watching.data_imported(time.monotonic() - started, cache.imported_bytes)
+    else:
+        watching.data_found()
+    return info
 
 
 def _plan(request: StudyRequest, objective: Objective, digest: str, info: DataInfo | None) -> StudyPlan:
@@ -389,9 +417,7 @@ def _cache_figures(report: StudyReport, cache: LmdbResultCache | None, config: E
     )
 
 
-def _fleet(request: StudyRequest, home: Home, broker_url: str | None, *, with_data: bool) -> Fleet:
-    if broker_url is not None:
-        return _rabbit_fleet(request, home, broker_url)
+def _local_fleet(request: StudyRequest, home: Home, watching: Watching, *, with_data: bool) -> Fleet:
     config = request.config
     return LocalFleet(
         slots=config.slots(cores()),
@@ -400,6 +426,7 @@ def _fleet(request: StudyRequest, home: Home, broker_url: str | None, *, with_da
         functions=request.functions,
         use_processes=config.use_process_pool,
         clock=SystemClock(),
+        telemetry=watching.worker,
     )
 
 
@@ -423,12 +450,13 @@ def _whole(reference: str, base: Path) -> str:
     return str(base / reference)
 
 
-def _rabbit_fleet(request: StudyRequest, home: Home, url: str) -> Fleet:
+def _rabbit_fleet(request: StudyRequest, home: Home, url: str, telemetry: Telemetry) -> Fleet:
     from trialfleet_coordinator.adapters.rabbit_fleet import RabbitFleet  # noqa: PLC0415  # embedded runs need no broker
 
     # One address for all sessions of a study: what workers answered while no coordinator ran is still there.
     parts = (socket.gethostname(), str(home.store.resolve()), request.name)
-    return RabbitFleet(url, address=digest_bytes(*(part.encode() for part in parts)), clock=SystemClock())
+    address = digest_bytes(*(part.encode() for part in parts))
+    return RabbitFleet(url, address=address, clock=SystemClock(), telemetry=telemetry)
 
 
 def cores() -> int:

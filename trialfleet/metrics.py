@@ -1,15 +1,23 @@
 """Serves metrics to Prometheus: on this machine only, unless told otherwise."""
 
 import ipaddress
+import os
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from prometheus_client import CollectorRegistry, ProcessCollector, start_http_server
 from prometheus_client.registry import Collector
 
+from trialfleet_coordinator.adapters.prometheus import FleetMetrics
+from trialfleet_shared.clock import SystemClock
 from trialfleet_shared.errors import ConfigurationError
+from trialfleet_workers import linux
+from trialfleet_workers.adapters.data_format import cache_bytes
+from trialfleet_workers.adapters.prometheus import WorkerMetrics
 
 #: Where metrics are served that are for this machine only.
 THIS_MACHINE = "127.0.0.1"
@@ -22,6 +30,18 @@ def metrics_registry(collectors: Sequence[Collector]) -> CollectorRegistry:
     for collector in collectors:
         registry.register(collector)
     return registry
+
+
+def coordinator_metrics(data: Path) -> FleetMetrics:
+    """Metrics of a coordinator whose data cache is at `data`."""
+    metrics = FleetMetrics(SystemClock(), memory=partial(linux.pss_bytes, os.getpid()))
+    metrics.watch_data(partial(cache_bytes, data))
+    return metrics
+
+
+def worker_metrics(data: Path, *, alone: bool) -> WorkerMetrics:
+    """Metrics of slots whose data cache is at `data`; `alone` as of `WorkerMetrics`."""
+    return WorkerMetrics(SystemClock(), data_bytes=partial(cache_bytes, data), alone=alone)
 
 
 @contextmanager

@@ -103,6 +103,8 @@ class StudyRequest:
     data_object: object = None
     #: The study file, for messages; empty for a study of the API.
     origin: str = ""
+    #: The mode it names; "custom" for a study of the API, whose settings are given one by one.
+    mode: Mode | Literal["custom"] = "custom"
 
 
 def load_study(path: Path, settings: Mapping[str, Sequence[Setting]] | None = None) -> StudyRequest:
@@ -168,6 +170,7 @@ def read_study(
         evaluation_seconds=study.evaluation_seconds,
         memory_mb=study.memory_mb,
         origin=where,
+        mode=study.mode,
     )
 
 

@@ -43,6 +43,7 @@ from trialfleet_coordinator.events import (
 from trialfleet_coordinator.ports import Sampler, StudyDefinition, StudyRecord, StudyStore
 from trialfleet_coordinator.report import Progress, StudyReport, build_report
 from trialfleet_coordinator.study import StudyState
+from trialfleet_coordinator.telemetry import NO_TELEMETRY, Telemetry
 from trialfleet_shared.caching import CachedResult, ResultCache
 from trialfleet_shared.clock import Clock
 from trialfleet_shared.fingerprint import result_key
@@ -80,6 +81,7 @@ class Outside(NamedTuple):
     clock: Clock
     #: Proportional set size of the coordinator's own process, in bytes.
     memory: Callable[[], int]
+    telemetry: Telemetry = NO_TELEMETRY
 
 
 def run_study(
@@ -143,7 +145,9 @@ class _Session:
             self._look_around(events, stop)
             self._take_in(events)
             self._carry_out()
-            on_progress(self._progress())
+            progress = self._progress()
+            self._outside.telemetry.progressed(progress, self._state.discarded)
+            on_progress(progress)
             if self._state.finished and not events:
                 return build_report(
                     self._state,
@@ -160,14 +164,20 @@ class _Session:
 
     def _gather(self) -> tuple[list[EvaluationResult], list[LostEvaluation]]:
         """Wait for the fleet; where evaluations are quick, a little longer, so that a tick's cost is many results'."""
-        fleet, clock = self._outside.fleet, self._outside.clock
-        results, lost = fleet.poll(TICK_SECONDS)
+        clock = self._outside.clock
+        results, lost = self._poll(TICK_SECONDS)
         end = clock.monotonic() + self._state.pacing.gathering_seconds
         # The other half in flight keeps the slots busy meanwhile, and while the tick is carried out.
         while results and 2 * len(results) < len(self._state.pending) and (left := end - clock.monotonic()) > 0:
-            more, more_lost = fleet.poll(left)
+            more, more_lost = self._poll(left)
             results += more
             lost += more_lost
+        return results, lost
+
+    def _poll(self, timeout: float) -> tuple[list[EvaluationResult], list[LostEvaluation]]:
+        results, lost = self._outside.fleet.poll(timeout)
+        if results or lost:
+            self._outside.telemetry.received(results, lost)
         return results, lost
 
     def _restart_clock(self) -> None:
@@ -203,7 +213,9 @@ class _Session:
             case RecordTrial() | RecordEvaluation() | RecordRung() | RecordDecision() | RecordTest():
                 self._records.append(command)
             case Observe(observation):
+                started = self._outside.clock.monotonic()
                 self._outside.sampler.tell([observation])
+                self._outside.telemetry.learned(self._outside.clock.monotonic() - started)
             case DrawTrials(numbers):
                 self._wanted = numbers
             case StartEvaluations(evaluations):
@@ -213,7 +225,10 @@ class _Session:
         """The trials that the study has asked for; it asks for no others before it has them."""
         assert self._wanted is not None
         numbers, self._wanted = self._wanted, None
-        return TrialsDrawn(self._outside.sampler.ask(numbers))
+        started = self._outside.clock.monotonic()
+        draws = self._outside.sampler.ask(numbers)
+        self._outside.telemetry.drew(self._outside.clock.monotonic() - started)
+        return TrialsDrawn(draws)
 
     def _look_up(self, evaluations: Sequence[Evaluation], events: deque[Event]) -> None:
         """Answer from the cache what it has, or what an equal evaluation will bring; the rest is for the fleet."""
@@ -221,6 +236,7 @@ class _Session:
         if cache is None:
             self._misses.extend(evaluations)
             return
+        known = len(self._misses)
         keys = [self._key(evaluation.fraction, evaluation.fold, evaluation.params) for evaluation in evaluations]
         for evaluation, key, kept in zip(evaluations, keys, cache.get_many(keys), strict=True):
             hit = kept or self._entries.get(key)
@@ -231,6 +247,8 @@ class _Session:
             else:
                 self._followers.setdefault(key, [])
                 self._misses.append(evaluation)
+        misses = len(self._misses) - known
+        self._outside.telemetry.looked_up(len(evaluations) - misses, misses)
 
     def _keep(self, result: EvaluationResult, events: deque[Event]) -> None:
         """Put a fresh value into the cache, once the tick is committed, and answer those that waited for it."""
@@ -262,12 +280,16 @@ class _Session:
     def _carry_out(self) -> None:
         fleet, store, cache = self._outside.fleet, self._outside.store, self._outside.cache
         if self._records:
+            started = self._outside.clock.monotonic()
             store.commit(self._records, elapsed=self._elapsed())
+            self._outside.telemetry.committed(self._records, self._outside.clock.monotonic() - started)
         fleet.acknowledge()
         if self._misses:
             size = self._state.pacing.batch(len(self._misses), self._slots or 1)
             for start in range(0, len(self._misses), size):
-                fleet.submit(self._misses[start : start + size])
+                batch = self._misses[start : start + size]
+                fleet.submit(batch)
+                self._outside.telemetry.published(batch)
         if self._entries and cache is not None:
             cache.put_many(list(self._entries.items()))
         self._records, self._misses, self._entries = [], [], {}

@@ -59,7 +59,7 @@ LABELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "operation": ("What the sampler was asked.", ("ask", "tell")),
     "source": ("What saved the CPU seconds.", ("pruning", "subsampling", "caching")),
     "reason": ("Why.", ()),
-    "queue": ("Messages of this kind.", ("evaluations", "results", "dead_letters")),
+    "queue": ("The queue, as RabbitMQ names it.", ("trialfleet.v1.evaluations", "trialfleet.v1.dead")),
     "version": ("Version of trialfleet.", ()),
     "python": ("Version of Python.", ()),
 }
@@ -183,7 +183,10 @@ WORKERS = Instrument("trialfleet_workers", "gauge", "Workers heard of within the
 FLEET_SLOTS = Instrument("trialfleet_fleet_slots", "gauge", "Slots of the live workers.")
 FLEET_SLOTS_BUSY = Instrument("trialfleet_fleet_slots_busy", "gauge", "Slots of the live workers that are evaluating.")
 QUEUE_MESSAGES = Instrument(
-    "trialfleet_queue_messages", "gauge", "Messages that wait with the broker: unread work, dead letters.", ("queue",)
+    "trialfleet_queue_messages",
+    "gauge",
+    "Messages that wait with the broker: work that no worker has taken, dead letters.",
+    ("queue",),
 )
 RESULT_CACHE_EVICTIONS = Instrument(
     "trialfleet_result_cache_evictions", "counter", "Results removed from the cache to keep within its size."

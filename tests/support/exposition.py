@@ -149,7 +149,7 @@ def busy_coordinator() -> FleetMetrics:
     clock = SimulatedClock()
     metrics = FleetMetrics(clock, memory=lambda: 2**20)
     metrics.watch_data(lambda: 2**30)
-    metrics.watch_service(FakeOverview(), lambda: {"evaluations": 3, "dead_letters": 1})
+    metrics.watch_service(FakeOverview(), lambda: {"trialfleet.v1.evaluations": 3, "trialfleet.v1.dead": 1})
     metrics.data_found()
     metrics.data_imported(2.5, 2**30)
     metrics.watch_cache("s", cache_stats)

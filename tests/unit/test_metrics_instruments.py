@@ -12,6 +12,7 @@ from trialfleet_coordinator.commands import TrialState
 from trialfleet_coordinator.serving import ServiceState, WorkerState
 from trialfleet_shared import instruments
 from trialfleet_shared.adapters.prometheus import Histogram
+from trialfleet_shared.adapters.rabbit import DEAD, EVALUATIONS
 from trialfleet_shared.instruments import Instrument, one_two_five
 from trialfleet_shared.messages import Outcome
 
@@ -37,6 +38,7 @@ def test_label_values_are_those_of_the_code() -> None:
     assert tuple(state for state in TrialState if state.decided) == instruments.TRIAL_STATES
     assert tuple(ServiceState) == instruments.STUDY_STATES
     assert tuple(WorkerState) == instruments.WORKER_STATES
+    assert instruments.LABELS["queue"][1] == (EVALUATIONS, DEAD)
 
 
 def test_buckets_go_by_one_two_five() -> None:

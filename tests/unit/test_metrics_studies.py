@@ -80,7 +80,7 @@ def test_the_coordinator_tells_of_itself() -> None:
     assert figures["trialfleet_workers", "lost"] == 1
     assert figures["trialfleet_fleet_slots",] == 4
     assert figures["trialfleet_fleet_slots_busy",] == 3
-    assert figures["trialfleet_queue_messages", "dead_letters"] == 1
+    assert figures["trialfleet_queue_messages", "trialfleet.v1.dead"] == 1
     assert figures["trialfleet_data_cache_requests_total", "hit"] == 1
     assert figures["trialfleet_data_cache_requests_total", "miss"] == 1
     assert figures["trialfleet_data_imported_bytes_total",] == 2**30

@@ -10,13 +10,13 @@ from trialfleet.commands.output import error_console, results_only, say
 from trialfleet.engine import Home, OpenStudy, open_study
 from trialfleet.environment import Environment
 from trialfleet.flags import StudyFlags
-from trialfleet.metrics import metrics_served
+from trialfleet.metrics import coordinator_metrics, metrics_served, worker_metrics
 from trialfleet.progress import PLAIN_SECONDS, progress_view
 from trialfleet.rendering import first_line, print_json, print_report, report_document
 from trialfleet.signals import StopSignals
 from trialfleet.study_file import StudyRequest, load_study
-from trialfleet_coordinator.adapters.prometheus import ProgressCollector
-from trialfleet_coordinator.report import Progress, StudyReport
+from trialfleet.watching import Watching
+from trialfleet_coordinator.report import StudyReport
 from trialfleet_shared.clock import Clock, SystemClock
 from trialfleet_shared.errors import StudyFailedError
 
@@ -73,14 +73,24 @@ def run_and_report(
     Raises:
         StudyFailedError: its first trials all failed; the report is printed.
     """
-    with open_study(
-        request, home, broker_url=broker_url, warm_start=warm_start, on_rows=_import_view(notes, SystemClock())
-    ) as study:
+    metrics, slots = coordinator_metrics(home.data), worker_metrics(home.data, alone=False)
+    with (
+        # Where others evaluate, this process has no slots to tell of.
+        metrics_served([metrics, slots] if broker_url is None else [metrics], metrics_port),
+        open_study(
+            request,
+            home,
+            broker_url=broker_url,
+            warm_start=warm_start,
+            on_rows=_import_view(notes, SystemClock()),
+            watching=None if metrics_port is None else Watching(metrics, slots),
+        ) as study,
+    ):
         report = study.finished()
         if report is not None:
             say(notes, f"{request.name} is finished already; a larger budget goes on with it")
         else:
-            report = _run(study, notes, metrics_port, check)
+            report = _run(study, notes, check)
         figures = study.cache_figures(report)
     if as_json:
         print_json(results, report_document(report, figures, home.path))
@@ -90,14 +100,12 @@ def run_and_report(
         raise StudyFailedError(f"{request.name}: {first_line(report.ended_because)}")
 
 
-def _run(study: OpenStudy, notes: Console, metrics_port: int | None, check: Callable[[], None]) -> StudyReport:
+def _run(study: OpenStudy, notes: Console, check: Callable[[], None]) -> StudyReport:
     definition = study.plan.definition
     trials = len(study.record.trials)
     if trials:
         say(notes, f"{definition.name}: goes on after {trials} trials")
-    collector = ProgressCollector()
     with (
-        metrics_served([collector], metrics_port),
         StopSignals(_say_how_to_stop(notes)) as signals,
         progress_view(notes, SystemClock()) as view,
     ):
@@ -106,11 +114,7 @@ def _run(study: OpenStudy, notes: Console, metrics_port: int | None, check: Call
             check()
             return signals.cause()
 
-        def show(progress: Progress) -> None:
-            collector.update(progress)
-            view(progress)
-
-        return study.run(show, stop)
+        return study.run(view, stop)
 
 
 def _import_view(notes: Console, clock: Clock) -> Callable[[int], None]:

@@ -3,20 +3,16 @@
 import logging
 import os
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 from trialfleet.engine import Home, cores
 from trialfleet.environment import BROKER_URL, BROKER_URL_FILE, Environment
-from trialfleet.metrics import metrics_address, metrics_served
+from trialfleet.metrics import metrics_address, metrics_served, worker_metrics
 from trialfleet.notifying import Notifier
-from trialfleet_shared.clock import SystemClock
 from trialfleet_shared.errors import ConfigurationError
 from trialfleet_shared.messages import Heartbeat
 from trialfleet_shared.settings import layered
 from trialfleet_workers.adapters.actors import run_worker
-from trialfleet_workers.adapters.data_format import cache_bytes
-from trialfleet_workers.adapters.prometheus import WorkerMetrics
 from trialfleet_workers.adapters.worker_log import WorkerLog
 from trialfleet_workers.allowance import Allowance
 from trialfleet_workers.telemetry import Watchers
@@ -44,7 +40,7 @@ def worker_command(
     if not paths and not references:
         folders = (Path.cwd(),)
         _LOG.info("objectives below %s may run here", folders[0])
-    metrics = WorkerMetrics(SystemClock(), data_bytes=partial(cache_bytes, home.data))
+    metrics = worker_metrics(home.data, alone=True)
     telemetry = Watchers(metrics, WorkerLog())
     notifier = Notifier.from_environment(os.environ)
 

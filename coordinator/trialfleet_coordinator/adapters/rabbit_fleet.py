@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from trialfleet_coordinator.leases import LeaseTable
+from trialfleet_coordinator.telemetry import NO_TELEMETRY, Telemetry
 from trialfleet_shared.adapters.rabbit import (
     BROKER_FAILURES,
     EVALUATIONS,
@@ -112,6 +113,7 @@ class RabbitFleet:
         patience: seconds to wait for the broker at the start.
         grace: as of `LeaseTable`.
         outage: seconds that the broker may be out of reach later.
+        telemetry: watches.
     """
 
     def __init__(
@@ -123,12 +125,14 @@ class RabbitFleet:
         patience: float = 30.0,
         grace: float = GRACE_SECONDS,
         outage: float = OUTAGE_SECONDS,
+        telemetry: Telemetry = NO_TELEMETRY,
     ) -> None:
         self._url = url
         self._address = address
         self._clock = clock
         self._patience = patience
         self._outage = outage
+        self._telemetry = telemetry
         self._leases = LeaseTable(grace=grace)
         self._figures: dict[str, _Figures] = {}
         #: When each worker was heard last.
@@ -155,7 +159,7 @@ class RabbitFleet:
         broker.drop_connection()  # the link's thread makes its own
         self._spec = msgspec.structs.replace(spec, reply_to=self._address)
         self._started = self._clock.monotonic()
-        self._link = _Link(broker, redact(self._url), self._address, self._clock, self._outage)
+        self._link = _Link(broker, redact(self._url), self._address, self._clock, self._outage, self._telemetry)
         self._link.start()
         end = self._started + _FIRST_HEARTBEATS
         while not self.slots() and self._clock.monotonic() < end:
@@ -273,14 +277,18 @@ class _Link:
         address: as of `RabbitFleet`.
         clock: measures outages.
         outage: as of `RabbitFleet`.
+        telemetry: watches.
     """
 
-    def __init__(self, broker: FleetBroker, where: str, address: str, clock: Clock, outage: float) -> None:
+    def __init__(
+        self, broker: FleetBroker, where: str, address: str, clock: Clock, outage: float, telemetry: Telemetry
+    ) -> None:
         self._broker = broker
         self._where = where
         self._queue = results_queue(address)
         self._clock = clock
         self._outage = outage
+        self._telemetry = telemetry
         self._lock = threading.Condition()
         # All of these belong to the lock.
         self._inbox: list[_Incoming] = []
@@ -376,6 +384,7 @@ class _Link:
         self._connections += 1
         if self._connections > 1:
             _LOG.warning("connected to the broker at %s again", self._where)
+            self._telemetry.reconnected()
         with self._lock:
             self._wake = lambda: _wake(connection)
         while True:
@@ -407,11 +416,14 @@ class _Link:
                 self._unpublished.popleft()
 
     def _on_results(self, channel: Any, method: Any, _properties: Any, body: bytes) -> None:
+        if method.redelivered:
+            self._telemetry.redelivered()
         try:
             batch = unpack_results(body)
         except DecodeError as error:
             _LOG.warning("a message on %s goes to the dead letters: %s", self._queue, error)
             channel.basic_reject(method.delivery_tag, requeue=False)
+            self._telemetry.unreadable()
             return
         self._put((batch, _Delivery(self._connections, method.delivery_tag)))
 
