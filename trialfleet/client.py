@@ -14,6 +14,7 @@ from urllib.parse import quote
 import httpx
 import msgspec
 
+from trialfleet.coordinator_files import check_token
 from trialfleet_coordinator.adapters.http.problems import STATUSES, Problem
 from trialfleet_coordinator.adapters.http.routes import PREFIX, BestTrial
 from trialfleet_coordinator.report import StudyReport
@@ -45,7 +46,9 @@ def _submit(submission: Submission) -> _Call:
 
 
 def _one(study: str, verb: str = "", answer: Any = StudyStatus, method: str = "GET") -> _Call:
-    return _Call(method, f"/studies/{quote(study, safe='')}{verb}", answer)
+    # Dots are encoded as well: a segment of nothing else would be taken for a step up the path.
+    name = quote(study, safe="").replace(".", "%2E")
+    return _Call(method, f"/studies/{name}{verb}", answer)
 
 
 _STUDIES = _Call("GET", "/studies", list[StudyStatus])
@@ -60,7 +63,7 @@ class Client:
         token: what the coordinator wants to be shown; None: nothing.
 
     Raises:
-        ConfigurationError: the URL is none.
+        ConfigurationError: the URL or the token is none.
     """
 
     def __init__(self, url: str, *, token: str | None) -> None:
@@ -233,7 +236,8 @@ def _checked(url: str) -> str:
 
 
 def _headers(token: str | None) -> dict[str, str]:
-    return {} if token is None else {"Authorization": f"Bearer {token}"}
+    # Checked first: what is refused as a header would be shown in the error.
+    return {} if token is None else {"Authorization": f"Bearer {check_token(token, 'the token')}"}
 
 
 def _unreachable(url: str, error: httpx.HTTPError) -> CoordinatorError:

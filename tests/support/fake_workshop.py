@@ -131,6 +131,7 @@ class FakeWatch:
     def __init__(self, slots: int) -> None:
         self.slots = slots
         self.state = WorkerState.LIVE
+        self.metrics_address = ""
 
     def workers(self) -> list[WorkerStatus]:
         return [
@@ -143,7 +144,7 @@ class FakeWatch:
                 busy_slot_seconds=0.0,
                 available_slot_seconds=0.0,
                 pss_bytes=0,
-                metrics_address="",
+                metrics_address=self.metrics_address,
             )
         ]
 

@@ -10,8 +10,8 @@ from rich.console import Console
 
 from trialfleet.client import Client
 from trialfleet.commands.output import error_console, results_only, say
-from trialfleet.coordinator_files import CoordinatorFiles, check_token
-from trialfleet.environment import TOKEN, URL, Environment
+from trialfleet.coordinator_files import CoordinatorFiles
+from trialfleet.environment import URL, Environment
 from trialfleet.flags import StudyFlags
 from trialfleet.progress import progress_view
 from trialfleet.rendering import finite, print_json, render_statuses
@@ -38,7 +38,7 @@ def connect(environment: Environment) -> Client:
             f"no coordinator runs on {environment.home}; start one with `trialfleet coordinator`, or give {URL}"
         )
     token = environment.token if environment.token is not None else files.token()
-    return Client(url, token=None if token is None else check_token(token, TOKEN))
+    return Client(url, token=token)
 
 
 def submission(

@@ -1,0 +1,243 @@
+"""The coordinator over HTTP, on a real port: verbs, problems, guards, and both clients."""
+
+import asyncio
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from support.http_service import TOKEN, HttpService, http_service
+from support.waiting import wait_until
+
+from trialfleet.client import AsyncClient, Client, CoordinatorError
+from trialfleet_coordinator.adapters.http.guards import BURST, MOST_BYTES
+from trialfleet_coordinator.adapters.http.server import served
+from trialfleet_coordinator.serving import ServiceState, Submission
+from trialfleet_shared.errors import ConfigurationError, StoreError, StudyBusyError, UnknownStudyError
+
+NAMES = ("a", "a/b", "..", "../../etc/passwd", "ünïcode", "a b?c#d&e=f%2F", "<script>")
+
+
+@pytest.fixture
+def service() -> Iterator[HttpService]:
+    with http_service() as service:
+        yield service
+
+
+@pytest.fixture
+def client(service: HttpService) -> Iterator[Client]:
+    with Client(service.url, token=TOKEN) as client:
+        yield client
+
+
+def submission(name: str | None = "a") -> Submission:
+    return Submission(tables={"study": {}}, base="/", name=name)
+
+
+def ask(service: HttpService, method: str, path: str, *, token: str | None = TOKEN, **more: Any) -> httpx.Response:
+    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+    return httpx.request(method, service.url + path, headers=headers, **more)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_study_goes_through_its_life_whatever_it_is_called(service: HttpService, client: Client, name: str) -> None:
+    assert client.submit(submission(name)).state is ServiceState.QUEUED
+    service.daemon.tick()
+    wait_until(lambda: client.status(name).progress is not None, "it runs")
+    assert client.pause(name).state is ServiceState.PAUSED
+    assert client.resume(name).state is ServiceState.QUEUED
+    assert [status.study for status in client.studies()] == [name]
+    assert client.report(name).study == client.best(name).study == name
+    assert client.cancel(name).state is ServiceState.CANCELLED
+
+    def gone() -> bool:
+        service.daemon.tick()
+        try:
+            client.delete(name)
+        except StudyBusyError:
+            return False
+        return True
+
+    wait_until(gone, "it can be deleted")
+    assert client.studies() == []
+    assert service.workshop.deleted == [name]
+
+
+def test_errors_come_back_as_what_they_were(client: Client) -> None:
+    with pytest.raises(UnknownStudyError, match="no study 'nobody'"):
+        client.status("nobody")
+    with pytest.raises(ConfigurationError, match=r"study.name is missing"):
+        client.submit(submission(None))
+    client.submit(submission())
+    with pytest.raises(StudyBusyError, match="has not ended"):
+        client.submit(submission())
+    with pytest.raises(StudyBusyError, match="no record"):
+        client.report("a")
+
+
+def test_what_went_wrong_inside_stays_inside(service: HttpService, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_study: str) -> None:
+        raise ZeroDivisionError("amqp://user:secret@host")
+
+    monkeypatch.setattr(service.daemon, "status", fail)
+    answer = ask(service, "GET", "/api/v1/studies/a")
+    assert (answer.status_code, answer.headers["content-type"]) == (500, "application/problem+json")
+    assert "secret" not in answer.text
+
+    def full(_study: str) -> None:
+        raise StoreError("the disk is full")
+
+    monkeypatch.setattr(service.daemon, "status", full)
+    assert ask(service, "GET", "/api/v1/studies/a").json()["detail"] == "the disk is full"
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"{", 400),
+        (b"\xff", 400),
+        (b"{}", 422),
+        (b'{"tables": {}, "base": "", "name": "a"}', 422),
+        (b'{"tables": {}, "base": "/", "priority": 101}', 422),
+        (b'{"tables": {}, "base": "/", "weight": 0}', 422),
+        (b'{"tables": {}, "base": "/", "colour": "red"}', 422),
+        (b'{"tables": {"a": ' + b"[" * 100_000, 400),
+    ],
+)
+def test_a_body_that_is_no_submission_is_refused_with_a_problem(service: HttpService, body: bytes, status: int) -> None:
+    answer = ask(service, "POST", "/api/v1/studies", content=body)
+    assert answer.status_code == answer.json()["status"] == status
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert service.daemon.studies() == []
+
+
+@pytest.mark.parametrize("query", ["offset=-1", "limit=0", "limit=1001", "limit=x", "colour=red"])
+def test_a_query_out_of_range_is_refused(service: HttpService, query: str) -> None:
+    assert ask(service, "GET", f"/api/v1/studies/a/trials?{query}").status_code == 422
+
+
+def test_without_the_token_there_is_nothing_but_health_figures_and_the_page(service: HttpService) -> None:
+    for token in (None, "x", "wrong", TOKEN + "x", TOKEN[:-1], TOKEN.upper()):
+        answer = ask(service, "GET", "/api/v1/studies", token=token)
+        assert answer.status_code == 401
+        assert answer.headers["www-authenticate"].startswith("Bearer")
+        assert ask(service, "POST", "/api/v1/studies", token=token, content=b"{").status_code == 401
+        assert ask(service, "GET", "/openapi.json", token=token).status_code == 401
+    for path in ("/", "/healthz", "/metrics", "/sd"):
+        assert ask(service, "GET", path, token=None).status_code == 200
+    with Client(service.url, token="wrong" * 5) as client, pytest.raises(ConfigurationError, match="another token"):
+        client.studies()
+
+
+def test_the_token_is_in_no_text(service: HttpService) -> None:
+    with Client(service.url, token=TOKEN) as client:
+        assert TOKEN not in repr(client)
+    with Client("http://127.0.0.1:1", token=TOKEN) as client, pytest.raises(CoordinatorError) as caught:
+        client.studies()
+    assert TOKEN not in str(caught.value)
+
+
+def test_a_body_that_is_too_long_is_refused_also_when_it_does_not_say_so(service: HttpService) -> None:
+    long = b'"' + b"a" * MOST_BYTES + b'"'
+    assert ask(service, "POST", "/api/v1/studies", content=long).status_code == 413
+    chunks = (long[start : start + 2**16] for start in range(0, len(long), 2**16))
+    assert ask(service, "POST", "/api/v1/studies", content=chunks).status_code == 413
+
+
+def test_who_asks_too_often_has_to_wait(service: HttpService) -> None:
+    with httpx.Client() as http:
+        for _ in range(BURST):
+            assert http.get(service.url + "/healthz").status_code == 200
+        answer = http.get(service.url + "/healthz")
+        assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
+        service.clock.now += 1.0
+        assert http.get(service.url + "/healthz").status_code == 200
+
+
+def test_it_is_ready_when_broker_and_store_are(service: HttpService, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = ask(service, "GET", "/readyz", token=None)
+    assert (answer.status_code, answer.json()) == (503, {"broker": "the broker is away", "store": ""})
+    monkeypatch.setattr(service.watch, "trouble", lambda: "")
+    assert ask(service, "GET", "/readyz", token=None).status_code == 200
+
+
+def test_prometheus_finds_figures_and_workers(service: HttpService) -> None:
+    assert "trialfleet_test 7.0" in ask(service, "GET", "/metrics", token=None).text
+    assert ask(service, "GET", "/sd", token=None).json() == []
+    service.watch.metrics_address = "host:9401"
+    answer = ask(service, "GET", "/sd", token=None)
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.json() == [{"targets": ["host:9401"], "labels": {}}]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/nowhere", 404),
+        ("GET", "/api/v1/studies/", 404),
+        ("GET", "/api/v2/studies", 404),
+        ("PUT", "/api/v1/studies", 405),
+        ("DELETE", "/", 405),
+    ],
+)
+def test_what_is_not_there_is_a_problem_too(service: HttpService, method: str, path: str, status: int) -> None:
+    answer = ask(service, method, path)
+    assert answer.status_code == answer.json()["status"] == status
+
+
+def test_pages_are_not_for_other_sites(service: HttpService) -> None:
+    headers = ask(service, "GET", "/", token=None).headers
+    assert "default-src 'none'" in headers["content-security-policy"]
+    assert headers["x-content-type-options"] == "nosniff"
+
+
+def test_the_asynchronous_client_does_the_same(service: HttpService) -> None:
+    async def live() -> list[ServiceState]:
+        async with AsyncClient(service.url, token=TOKEN) as client:
+            await client.submit(submission())
+            assert [worker.slots for worker in await client.workers()] == [4]
+            with pytest.raises(UnknownStudyError):
+                await client.status("nobody")
+            await client.cancel("a")
+            return [status.state async for status in client.watch("a")]
+
+    assert asyncio.run(live()) == [ServiceState.CANCELLED]
+
+
+@pytest.mark.parametrize(
+    "token", ["", "short", "two words that are long enough", "line\nbreak-in-a-long-token", "ünïcode-is-no-header"]
+)
+def test_a_token_that_is_none_is_refused_and_not_shown(token: str) -> None:
+    with pytest.raises(ConfigurationError, match="at least 16 printable") as caught:
+        Client("http://127.0.0.1:1", token=token)
+    assert not token or token not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["", "localhost:80", "ftp://host", "http://", "http://user:secret@host"])
+def test_an_address_that_is_none_is_refused_and_not_shown(url: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        Client(url, token=None)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_port_that_is_taken_is_named(service: HttpService) -> None:
+    port = int(service.url.rpartition(":")[2])
+    with (
+        pytest.raises(ConfigurationError, match=rf"127\.0\.0\.1:{port}"),
+        served(service.application, "127.0.0.1", port),
+    ):
+        pass
+
+
+def test_something_else_that_answers_is_no_coordinator(service: HttpService) -> None:
+    with Client(service.url + "/elsewhere", token=TOKEN) as client, pytest.raises(CoordinatorError):
+        client.studies()
+
+
+def test_the_document_describes_every_route(service: HttpService) -> None:
+    document = ask(service, "GET", "/openapi.json").json()
+    assert document["openapi"] == "3.1.0"
+    operations = [operation for path in document["paths"].values() for operation in path.values()]
+    assert len({operation["operationId"] for operation in operations}) == len(operations) == 11
+    assert "Submission" in json.dumps(document["components"]["schemas"])

@@ -1,0 +1,38 @@
+"""A coordinator's HTTP side on a daemon whose studies do nothing, served on a real port."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from prometheus_client import CollectorRegistry, Gauge
+
+from support.fake_workshop import FakeWatch, FakeWorkshop, MemoryRoster
+from support.simulated import SimulatedClock
+from trialfleet_coordinator.adapters.http.application import application
+from trialfleet_coordinator.adapters.http.server import served
+from trialfleet_coordinator.daemon import Daemon
+
+TOKEN = "a token that nobody guesses".replace(" ", "-")
+
+
+class HttpService:
+    """What is served, and where."""
+
+    def __init__(self) -> None:
+        self.clock = SimulatedClock()
+        self.workshop, self.watch = FakeWorkshop(), FakeWatch(4)
+        self.daemon = Daemon(self.workshop, self.watch, MemoryRoster(), self.clock, most_running=4)
+        registry = CollectorRegistry()
+        Gauge("trialfleet_test", "For tests.", registry=registry).set(7)
+        self.application = application(self.daemon, token=TOKEN, registry=registry, clock=self.clock)
+        self.url = ""
+
+
+@contextmanager
+def http_service() -> Iterator[HttpService]:
+    """Serve it while entered."""
+    service = HttpService()
+    with served(service.application, "127.0.0.1", 0) as service.url:
+        try:
+            yield service
+        finally:
+            service.daemon.close()
