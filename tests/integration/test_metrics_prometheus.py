@@ -152,7 +152,7 @@ def test_a_study_with_a_worker(rabbitmq: str, tmp_path: Path) -> None:
             assert prometheus.number("sum(trialfleet_worker_evaluations_total{outcome='error'})") == report["failed"]
             assert prometheus.number("sum(trialfleet_worker_evaluation_seconds_count)") == evaluated
             assert prometheus.number("sum(trialfleet_worker_result_cache_requests_total)") == evaluated
-            assert prometheus.number("count(trialfleet_queue_wait_seconds_count{job='study'})") is not None
+            assert prometheus.number("last_over_time(trialfleet_queue_wait_seconds_count[5m])") is not None
             check_exposition(worker_port)
     finally:
         _, log = end(worker, signal.SIGTERM)
