@@ -9,18 +9,22 @@ from support.fake_workshop import FakeWatch, FakeWorkshop, MemoryRoster
 from support.simulated import SimulatedClock
 from trialfleet_coordinator.adapters.http.application import application
 from trialfleet_coordinator.adapters.http.server import served
-from trialfleet_coordinator.daemon import Daemon
+from trialfleet_coordinator.daemon import Daemon, Workshop
 
 TOKEN = "a token that nobody guesses".replace(" ", "-")
 
 
 class HttpService:
-    """What is served, and where."""
+    """What is served, and where.
 
-    def __init__(self) -> None:
+    Args:
+        workshop: in place of a fake one.
+    """
+
+    def __init__(self, workshop: Workshop | None = None) -> None:
         self.clock = SimulatedClock()
         self.workshop, self.watch = FakeWorkshop(), FakeWatch(4)
-        self.daemon = Daemon(self.workshop, self.watch, MemoryRoster(), self.clock, most_running=4)
+        self.daemon = Daemon(workshop or self.workshop, self.watch, MemoryRoster(), self.clock, most_running=4)
         registry = CollectorRegistry()
         Gauge("trialfleet_test", "For tests.", registry=registry).set(7)
         self.application = application(self.daemon, token=TOKEN, registry=registry, clock=self.clock)
@@ -28,9 +32,9 @@ class HttpService:
 
 
 @contextmanager
-def http_service() -> Iterator[HttpService]:
+def http_service(workshop: Workshop | None = None) -> Iterator[HttpService]:
     """Serve it while entered."""
-    service = HttpService()
+    service = HttpService(workshop)
     with served(service.application, "127.0.0.1", 0) as service.url:
         try:
             yield service

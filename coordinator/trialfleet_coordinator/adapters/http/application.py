@@ -11,7 +11,7 @@ All but the last three lines need the token: figures tell no params, and the pag
 
 import http
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from importlib.resources import files
 from typing import TypeVar
 from urllib.parse import unquote
@@ -79,7 +79,8 @@ def application(service: StudyService, *, token: str, registry: CollectorRegistr
         return _json(msgspec.json.encode([{"targets": [target], "labels": {}} for target in targets]))
 
     routes = [
-        StarletteRoute(PREFIX + route.path, _endpoint(route, service), methods=[route.method]) for route in ROUTES
+        StarletteRoute(PREFIX + path, _endpoint(verbs, service), methods=list(verbs))
+        for path, verbs in _paths().items()
     ]
     for path, answer in (
         ("/openapi.json", openapi),
@@ -96,8 +97,17 @@ def application(service: StudyService, *, token: str, registry: CollectorRegistr
     return Guarded(starlette, token=token, open_paths=OPEN_PATHS, clock=clock)
 
 
-def _endpoint(route: Route, service: StudyService) -> _Answer:
+def _paths() -> dict[str, dict[str, Route]]:
+    """The routes by path and method: one for each path, so that it can tell which methods there are."""
+    paths: dict[str, dict[str, Route]] = {}
+    for route in ROUTES:
+        paths.setdefault(route.path, {})[route.method] = route
+    return paths
+
+
+def _endpoint(verbs: Mapping[str, Route], service: StudyService) -> _Answer:
     async def answer(request: Request) -> Response:
+        route = verbs["GET" if request.method == "HEAD" else request.method]
         asked = Asked(
             study=unquote(request.path_params.get("study", "")),
             body=_read(await request.body(), Submission) if route.takes_body else None,
