@@ -165,6 +165,16 @@ def test_the_series_of_a_study_go_some_minutes_after_its_end(fleet: Fleet) -> No
     fleet.metrics.retire("nobody")
 
 
+def test_a_study_that_ended_holds_nothing(fleet: Fleet) -> None:
+    work(fleet.metrics.study(a_definition("s"), "fast"))
+    assert told(fleet.metrics)["trialfleet_study_slots", "s"] == 1
+    fleet.metrics.retire("s")
+    figures = told(fleet.metrics)
+    assert figures["trialfleet_study_slots", "s"] == 0
+    assert figures["trialfleet_evaluations_in_flight", "s"] == 0
+    assert figures["trialfleet_study_best_value", "s"] == 0.5
+
+
 def test_a_thousand_studies_leave_no_series(fleet: Fleet) -> None:
     before = set(told(fleet.metrics))
     for number in range(1000):

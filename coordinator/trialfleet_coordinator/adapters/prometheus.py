@@ -210,13 +210,14 @@ class StudyMetrics:
         progress = self._progress
         if progress is None:
             return
+        runs = self.gone_at is None
         for instrument, value in (
             (instruments.TRIALS_TARGET, progress.trials_budget),
             (instruments.BEST_VALUE, progress.best_value),
             (instruments.BEST_TIMESTAMP, None if progress.best_value is None else self._best_at),
             (instruments.ELAPSED, progress.elapsed_seconds),
-            (instruments.SLOTS, progress.slots),
-            (instruments.IN_FLIGHT, progress.in_flight),
+            (instruments.SLOTS, progress.slots if runs else 0),
+            (instruments.IN_FLIGHT, progress.in_flight if runs else 0),
         ):
             if value is not None:
                 yield Sample(instrument, (self.definition.name,), value)
