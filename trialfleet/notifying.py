@@ -14,6 +14,8 @@ from typing import Self
 
 #: How often a service speaks up within the time that its watchdog allows; systemd advises at least twice.
 _PER_WATCHDOG = 4
+#: Seconds to wait for a service manager that is behind with reading, for what is said only once.
+_PATIENCE = 1.0
 
 
 class Notifier:
@@ -59,25 +61,25 @@ class Notifier:
         """The service does its work from now on; said once."""
         if not self._ready:
             self._ready = True
-            self._send("READY=1")
+            self._send("READY=1", _PATIENCE)
 
     def stopping(self) -> None:
         """The service is about to leave; said once."""
         if not self._stopping:
             self._stopping = True
-            self._send("STOPPING=1")
+            self._send("STOPPING=1", _PATIENCE)
 
     def alive(self) -> None:
         """The loop goes round; to be called at each of its turns, which costs nothing but when the watchdog is due."""
         now = self._monotonic()
         if now >= self._due:
             self._due = now + self._pause
-            self._send("WATCHDOG=1")
+            self._send("WATCHDOG=1", 0.0)  # the next one does as well, and the work goes on
 
-    def _send(self, state: str) -> None:
+    def _send(self, state: str, patience: float) -> None:
         if not self._address:
             return
         address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
-            sender.setblocking(False)  # a manager whose buffer is full must not hold the work up
+            sender.settimeout(patience)
             sender.sendto(state.encode(), address)

@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -107,6 +108,19 @@ def test_a_manager_that_does_not_read_holds_nothing_up(manager: Manager) -> None
 
     assert time.monotonic() - began < 10.0
     assert 0 < len(manager.heard()) < 10_000
+
+
+def test_what_is_said_once_waits_for_a_manager_that_is_behind(manager: Manager) -> None:
+    instants = iter(range(1_000))
+    notifier = Notifier(manager.address, 1.0, monotonic=lambda: float(next(instants)))
+    for _ in range(1_000):
+        notifier.alive()
+    reading = threading.Timer(0.2, manager.heard)
+    reading.start()
+    notifier.stopping()
+    reading.join()
+
+    assert manager.heard() == ["STOPPING=1"]
 
 
 @pytest.mark.rabbitmq

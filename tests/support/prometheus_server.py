@@ -43,11 +43,7 @@ class PrometheusServer:
         """Start it; return once it answers."""
         self._folder.mkdir(parents=True, exist_ok=True)
         config = self._folder / "prometheus.yml"
-        jobs = [
-            {"job_name": job, "static_configs": [{"targets": [f"127.0.0.1:{port}"]}]}
-            for job, port in self._targets.items()
-        ]
-        config.write_text(json.dumps({"global": {"scrape_interval": "1s"}, "scrape_configs": jobs}))  # JSON is YAML
+        config.write_text(self._configuration())
         with (self._folder / "log").open("wb") as log:
             self._process = subprocess.Popen(
                 [
@@ -84,6 +80,13 @@ class PrometheusServer:
     def names(self, job: str) -> set[str]:
         """The names of all series of a job."""
         return {dict(labels)["__name__"] for labels in self.query(f'group by (__name__) ({{job="{job}"}})')}
+
+    def _configuration(self) -> str:
+        jobs = [
+            {"job_name": job, "static_configs": [{"targets": [f"127.0.0.1:{port}"]}]}
+            for job, port in self._targets.items()
+        ]
+        return json.dumps({"global": {"scrape_interval": "1s"}, "scrape_configs": jobs})  # JSON is YAML
 
     def _ready(self) -> bool:
         try:
