@@ -42,13 +42,24 @@ class _Call(NamedTuple):
 
 
 def _submit(submission: Submission) -> _Call:
-    return _Call("POST", "/studies", StudyStatus, msgspec.json.encode(submission))
+    try:
+        body = msgspec.json.encode(submission)
+    except UnicodeEncodeError as error:
+        raise _no_text("what is submitted", error) from error
+    return _Call("POST", "/studies", StudyStatus, body)
 
 
 def _one(study: str, verb: str = "", answer: Any = StudyStatus, method: str = "GET") -> _Call:
     # Dots are encoded as well: a segment of nothing else would be taken for a step up the path.
-    name = quote(study, safe="").replace(".", "%2E")
+    try:
+        name = quote(study, safe="").replace(".", "%2E")
+    except UnicodeEncodeError as error:
+        raise _no_text("the study's name", error) from error
     return _Call(method, f"/studies/{name}{verb}", answer)
+
+
+def _no_text(what: str, error: UnicodeEncodeError) -> ConfigurationError:
+    return ConfigurationError(f"{what} is not Unicode: {error.object!a}")
 
 
 _STUDIES = _Call("GET", "/studies", list[StudyStatus])
@@ -226,7 +237,9 @@ class AsyncClient:
 def _checked(url: str) -> str:
     try:
         parts = httpx.URL(url)
-        is_one = parts.scheme in ("http", "https") and bool(parts.host) and not parts.userinfo
+        more = parts.userinfo or parts.query or parts.fragment
+        is_one = parts.scheme in ("http", "https") and bool(parts.host) and not more
+        is_one = is_one and (parts.port is None or 0 < parts.port < 2**16)
     except httpx.InvalidURL:
         is_one = False
     if not is_one:

@@ -33,7 +33,7 @@ from trialfleet_coordinator.adapters.http.problems import ProblemError, problem,
 from trialfleet_coordinator.adapters.http.routes import PREFIX, ROUTES, Asked, Paging, Route
 from trialfleet_coordinator.serving import StudyService, Submission, WorkerState
 from trialfleet_shared.clock import Clock
-from trialfleet_shared.errors import TrialfleetError
+from trialfleet_shared.errors import ConfigurationError, TrialfleetError
 
 #: Paths that need no token.
 OPEN_PATHS = frozenset({"/", "/healthz", "/readyz", "/metrics", "/sd"})
@@ -109,7 +109,7 @@ def _endpoint(verbs: Mapping[str, Route], service: StudyService) -> _Answer:
     async def answer(request: Request) -> Response:
         route = verbs["GET" if request.method == "HEAD" else request.method]
         asked = Asked(
-            study=unquote(request.path_params.get("study", "")),
+            study=_name(request.path_params.get("study", "")),
             body=_read(await request.body(), Submission) if route.takes_body else None,
             query=_query(request) if route.takes_query else Paging(),
         )
@@ -121,11 +121,19 @@ def _endpoint(verbs: Mapping[str, Route], service: StudyService) -> _Answer:
     return answer
 
 
+def _name(segment: str) -> str:
+    """What a segment of a path says. Strictly: read leniently it could be another study's name."""
+    try:
+        return unquote(segment, errors="strict")
+    except UnicodeDecodeError as error:
+        raise ProblemError(http.HTTPStatus.BAD_REQUEST, f"the path: {segment} is not UTF-8") from error
+
+
 def _read(body: bytes, kind: type[_Kind]) -> _Kind:
     try:
         return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:
-        raise ProblemError(http.HTTPStatus.UNPROCESSABLE_ENTITY, f"the body: {error}") from error
+        raise ConfigurationError(f"the body: {error}") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ProblemError(http.HTTPStatus.BAD_REQUEST, f"the body is no JSON: {error}") from error
 
@@ -134,15 +142,19 @@ def _query(request: Request) -> Paging:
     try:
         return msgspec.convert(dict(request.query_params), Paging, strict=False)
     except msgspec.ValidationError as error:
-        raise ProblemError(http.HTTPStatus.UNPROCESSABLE_ENTITY, f"the query: {error}") from error
+        raise ConfigurationError(f"the query: {error}") from error
 
 
 def _json(body: bytes, status: http.HTTPStatus = http.HTTPStatus.OK) -> Response:
     return Response(body, status.value, media_type="application/json")
 
 
-async def _on_error(_request: Request, error: Exception) -> Response:
-    return problem_response(error)
+async def _on_error(request: Request, error: Exception) -> Response:
+    answer = problem_response(error)
+    # Whatever is no error of ours goes on to the server, which logs it with its trace.
+    if answer.status_code >= http.HTTPStatus.INTERNAL_SERVER_ERROR and isinstance(error, TrialfleetError):
+        _LOG.error("%s %s failed: %s", request.method, request.url.path, error)
+    return answer
 
 
 async def _on_http_error(_request: Request, error: HTTPException) -> Response:

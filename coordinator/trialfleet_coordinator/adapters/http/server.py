@@ -33,6 +33,7 @@ def served(application: ASGIApp, host: str, port: int) -> Iterator[str]:
         access_log=False,
         server_header=False,
         lifespan="off",
+        ws="none",
         timeout_graceful_shutdown=_END_SECONDS,
     )
     server = uvicorn.Server(config)
