@@ -3,6 +3,8 @@
 import subprocess
 from pathlib import Path
 
+from support.programs import need
+
 
 class Authority:
     """Signs certificates for an hour or so.
@@ -33,4 +35,4 @@ _NEW_KEY = ("-newkey", "rsa:2048", "-nodes", "-sha256")
 
 
 def _openssl(*arguments: str | Path) -> None:
-    subprocess.run(["openssl", *map(str, arguments)], check=True, capture_output=True)
+    subprocess.run([need("openssl"), *map(str, arguments)], check=True, capture_output=True)
