@@ -43,6 +43,7 @@ from trialfleet_workers.objective import MEMORY_PREFIX, Objective, load_function
 
 #: Evaluations between two garbage collections where they are switched off.
 _NEVER = 2**53
+_DEFAULTS = EfficiencyConfig()
 #: What draws the params of a study.
 StudySampler = UniformSampler | TpeSampler | OptunaSampler
 #: What a study that is only looked at has measured of a fleet.
@@ -131,7 +132,7 @@ class OpenStudy:
 
     def cache_figures(self, report: StudyReport) -> CacheFigures:
         """How the study used the result cache."""
-        return _cache_figures(report, self._cache, self.plan.config)
+        return cache_figures_of(report, self._cache, self.plan.config)
 
 
 @contextmanager
@@ -239,7 +240,7 @@ def recorded_report(home: Home, name: str) -> tuple[StudyReport, CacheFigures]:
     report = build_report(
         _recorded_state(record), study=name, elapsed_seconds=record.elapsed, fleet=_NO_FLEET, coordinator_pss_bytes=0
     )
-    return report, _cache_figures(report, None, EfficiencyConfig())
+    return report, cache_figures_of(report)
 
 
 def studies(home: Home) -> list[StudySummary]:
@@ -406,7 +407,10 @@ def _cache(config: EfficiencyConfig, home: Home) -> LmdbResultCache | None:
     return LmdbResultCache(home.results, size=config.cache_size, ttl_hours=config.cache_ttl_hours, clock=SystemClock())
 
 
-def _cache_figures(report: StudyReport, cache: LmdbResultCache | None, config: EfficiencyConfig) -> CacheFigures:
+def cache_figures_of(
+    report: StudyReport, cache: LmdbResultCache | None = None, config: EfficiencyConfig = _DEFAULTS
+) -> CacheFigures:
+    """How a study used the result cache; without a cache, as far as its report tells."""
     return CacheFigures(
         enabled=config.enable_caching,
         hits=report.cached,

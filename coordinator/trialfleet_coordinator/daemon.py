@@ -198,11 +198,19 @@ class Daemon:
     def report(self, study: str) -> StudyReport:
         """See `StudyService.report`."""
         with self._lock:
-            self._entry(study)
+            entry = self._entry(study)
         report = self._workshop.report(study)
         if report is None:
             raise StudyBusyError(f"study {study!r} has no record yet")
-        return report
+        if not entry.state.ended:
+            return report
+        # The record tells of trials; what else is known of the end is the roster's.
+        return msgspec.structs.replace(
+            report,
+            ended=entry.ended,
+            ended_because=entry.because,
+            efficiency_metrics=entry.efficiency or report.efficiency_metrics,
+        )
 
     def workers(self) -> Sequence[WorkerStatus]:
         """See `StudyService.workers`."""
@@ -254,9 +262,15 @@ class Daemon:
             raise UnknownStudyError(f"there is no study {study!r}{hint}")
         return entry
 
-    def _enter(self, entry: Entry, state: ServiceState, because: str) -> None:
-        """Take the study to a state, durably."""
-        changed = msgspec.structs.replace(entry, state=state, because=because)
+    def _enter(self, entry: Entry, state: ServiceState, because: str, *, last: StudyReport | None = None) -> None:
+        """Take the study to a state, durably; `last` is the report of the session that took it there."""
+        changed = msgspec.structs.replace(
+            entry,
+            state=state,
+            because=because,
+            ended=last.ended if last is not None else "stopped" if state.ended else "open",
+            efficiency=last.efficiency_metrics if last is not None else None,
+        )
         self._roster.save(changed)
         self._entries[entry.study] = changed
         _LOG.info(
@@ -291,10 +305,9 @@ class Daemon:
                 pass
             case StudyReport(ended="stopped"):
                 pass  # paused; or resumed meanwhile, and then it is queued
-            case StudyReport(ended="failed", ended_because=because):
-                self._enter(entry, ServiceState.FAILED, because)
-            case StudyReport(ended_because=because):
-                self._enter(entry, ServiceState.DONE, because)
+            case StudyReport() as report:
+                state = ServiceState.FAILED if report.ended == "failed" else ServiceState.DONE
+                self._enter(entry, state, report.ended_because, last=report)
             case BrokerError() as error:
                 self._not_before[entry.study] = self._clock.monotonic() + RETRY_SECONDS
                 self._enter(entry, ServiceState.QUEUED, f"waits for the broker: {error}")

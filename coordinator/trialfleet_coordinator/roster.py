@@ -4,6 +4,7 @@ from typing import Protocol
 
 import msgspec
 
+from trialfleet_coordinator.report import EfficiencyMetrics
 from trialfleet_coordinator.serving import ServiceState, Submission
 
 
@@ -19,6 +20,10 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     because: str
     #: Seconds since the epoch.
     submitted_at: float
+    #: Why it ended, as of `StudyReport.ended`.
+    ended: str = "open"
+    #: What its last session measured, once it has ended by itself.
+    efficiency: EfficiencyMetrics | None = None
 
 
 class RosterStore(Protocol):

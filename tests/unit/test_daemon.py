@@ -242,5 +242,10 @@ def test_a_report_needs_a_record(service: Service) -> None:
     service.submit("a")
     with pytest.raises(StudyBusyError, match="no record"):
         service.daemon.report("a")
-    service.running("a")
-    assert service.daemon.report("a").study == "a"
+    service.running("a").end(a_report("a", "target", "the target value is reached"))
+    assert service.daemon.report("a").ended == "open"
+    service.tick_until("a", DONE)
+    for _ in range(2):
+        report = service.daemon.report("a")
+        assert (report.ended, report.ended_because) == ("target", "the target value is reached")
+        service.start()  # another coordinator says the same

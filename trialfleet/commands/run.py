@@ -18,7 +18,7 @@ from trialfleet.study_file import StudyRequest, load_study
 from trialfleet.watching import Watching
 from trialfleet_coordinator.report import StudyReport
 from trialfleet_shared.clock import Clock, SystemClock
-from trialfleet_shared.errors import StudyFailedError
+from trialfleet_shared.errors import ConfigurationError, StudyFailedError
 
 
 def run_command(
@@ -33,6 +33,10 @@ def run_command(
     """Run the study; print its report."""
     with results_only() as results:
         notes = error_console()
+        if broker_url is not None and _run_by_coordinator(
+            study_file, flags, environment, results, metrics_port=metrics_port, as_json=as_json
+        ):
+            return
         request, warm_start = requested(study_file, flags, environment)
         run_and_report(
             request,
@@ -44,6 +48,28 @@ def run_command(
             metrics_port=metrics_port,
             as_json=as_json,
         )
+
+
+def _run_by_coordinator(
+    study_file: Path,
+    flags: StudyFlags,
+    environment: Environment,
+    results: Console,
+    *,
+    metrics_port: int | None,
+    as_json: bool,
+) -> bool:
+    """Have a running coordinator run the study, if there is one."""
+    from trialfleet.commands.service import run_there, running_coordinator  # noqa: PLC0415  # HTTP only with a fleet
+
+    coordinator = running_coordinator(environment)
+    if coordinator is None:
+        return False
+    if metrics_port is not None:
+        raise ConfigurationError("--metrics-port: a coordinator runs the study and serves its metrics; leave it out")
+    with coordinator:
+        run_there(coordinator, study_file, flags, environment, results, as_json=as_json)
+    return True
 
 
 def requested(study_file: Path, flags: StudyFlags, environment: Environment) -> tuple[StudyRequest, str | None]:

@@ -8,18 +8,19 @@ from typing import Any
 import msgspec
 from rich.console import Console
 
-from trialfleet.client import Client
+from trialfleet.client import Client, CoordinatorError
 from trialfleet.commands.output import error_console, results_only, say
 from trialfleet.coordinator_files import CoordinatorFiles
+from trialfleet.engine import cache_figures_of
 from trialfleet.environment import URL, Environment
 from trialfleet.flags import StudyFlags
 from trialfleet.progress import progress_view
-from trialfleet.rendering import finite, print_json, render_statuses
+from trialfleet.rendering import finite, print_json, print_report, render_statuses, report_document
 from trialfleet.signals import StopSignals
 from trialfleet.study_file import read_study, read_toml, with_settings
 from trialfleet_coordinator.serving import ServiceState, StudyStatus, Submission
 from trialfleet_shared.clock import SystemClock
-from trialfleet_shared.errors import ConfigurationError, StudyFailedError, TrialfleetError
+from trialfleet_shared.errors import ConfigurationError, StudyBusyError, StudyFailedError, TrialfleetError
 
 #: Seconds between two looks at a study that is watched.
 _WATCH_SECONDS = 0.5
@@ -41,8 +42,23 @@ def connect(environment: Environment) -> Client:
     return Client(url, token=token)
 
 
-def submission(
-    study_file: Path, flags: StudyFlags, environment: Environment, *, priority: int, weight: float
+def running_coordinator(environment: Environment) -> Client | None:
+    """The coordinator that the environment names, or the one of this home if it runs; None where there is none."""
+    url = CoordinatorFiles(environment.home).url()
+    if environment.url is None and url is None:
+        return None
+    client = connect(environment)
+    if environment.url is None:
+        try:
+            client.studies()
+        except CoordinatorError:  # it was killed: nobody listens where it did
+            client.close()
+            return None
+    return client
+
+
+def _submission(
+    study_file: Path, flags: StudyFlags, environment: Environment, *, priority: int = 0, weight: float = 1.0
 ) -> Submission:
     """What is submitted for a study file; everything that can be checked without a coordinator is checked.
 
@@ -75,11 +91,42 @@ def submit_command(
 ) -> None:
     """Queue a study; with `watch`, follow it to its end."""
     with results_only() as results, connect(environment) as client:
-        status = client.submit(submission(study_file, flags, environment, priority=priority, weight=weight))
+        status = client.submit(_submission(study_file, flags, environment, priority=priority, weight=weight))
         if watch:
             status = _follow(client, status.study)
         _print_status(results, status, as_json=as_json)
-    _raise_for(status, watched=watch)
+    if watch:
+        _raise_for(status)
+
+
+def run_there(
+    coordinator: Client,
+    study_file: Path,
+    flags: StudyFlags,
+    environment: Environment,
+    results: Console,
+    *,
+    as_json: bool,
+) -> None:
+    """Have a running coordinator run the study, and print its report once it has ended.
+
+    Raises:
+        StudyFailedError: its first trials all failed.
+        TrialfleetError: it was cancelled meanwhile.
+    """
+    status = _follow(coordinator, coordinator.submit(_submission(study_file, flags, environment)).study)
+    if not status.state.ended:
+        return  # a signal came: the study goes on without being watched
+    try:
+        report = coordinator.report(status.study)
+    except StudyBusyError:
+        _raise_for(status)  # it came to nothing, and says why
+        raise
+    if as_json:
+        print_json(results, report_document(report, cache_figures_of(report), None))
+    else:
+        print_report(results, report, cache_figures_of(report), None)
+    _raise_for(status)
 
 
 def list_command(environment: Environment, *, as_json: bool) -> None:
@@ -104,7 +151,7 @@ def watch_command(study: str, environment: Environment, *, as_json: bool) -> Non
     with results_only() as results, connect(environment) as client:
         status = _follow(client, study)
         _print_status(results, status, as_json=as_json)
-    _raise_for(status, watched=True)
+    _raise_for(status)
 
 
 def pause_command(study: str, environment: Environment, *, as_json: bool) -> None:
@@ -148,9 +195,9 @@ def _follow(client: Client, study: str) -> StudyStatus:
             time.sleep(_WATCH_SECONDS)
 
 
-def _raise_for(status: StudyStatus, *, watched: bool) -> None:
-    """Have the exit status tell how a study ended that was watched."""
-    if not watched or not status.state.ended or status.state is ServiceState.DONE:
+def _raise_for(status: StudyStatus) -> None:
+    """Raise TrialfleetError, so that the exit status tells, when a study has ended but is not done."""
+    if not status.state.ended or status.state is ServiceState.DONE:
         return
     message = f"{status.study} is {status.state}: {status.because}"
     raise StudyFailedError(message) if status.state is ServiceState.FAILED else TrialfleetError(message)

@@ -1,0 +1,200 @@
+"""The daemon by its commands: submitted to, watched, paused, killed, started again, stopped."""
+
+import signal
+import stat
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.commands import PATIENCE, document, start_trialfleet, trialfleet
+from support.waiting import wait_until
+
+pytestmark = pytest.mark.rabbitmq
+
+STUDY = """
+[study]
+name = "{name}"
+objective = "objective.py:{function}"
+trials = {trials}
+[space.x]
+type = "float"
+min = 0.0
+max = 1.0
+"""
+OBJECTIVE = """
+import time
+
+def quadratic(params):
+    time.sleep(0.02)
+    return -((params["x"] - 0.3) ** 2)
+
+def broken(params):
+    raise ValueError("out of luck")
+"""
+
+
+class Fleet:
+    """A coordinator and a worker as processes, in a home of the test's own."""
+
+    def __init__(self, url: str, folder: Path, stack: ExitStack) -> None:
+        self.url = url
+        self.folder = folder
+        self.home = folder / "home"
+        self._stack = stack
+        (folder / "objective.py").write_text(OBJECTIVE)
+        (folder / "fleet.toml").write_text('[coordinator]\nport = 0\nobjective_paths = ["."]\n')
+        self.coordinator = self.start_coordinator()
+        self.worker = self._start(["worker", "--slots", "2", "--objective-path", folder], folder / "worker")
+
+    def start_coordinator(self) -> "subprocess.Popen[str]":
+        announced = self.home / "coordinator" / "url"
+        announced.unlink(missing_ok=True)
+        self.coordinator = self._start(["coordinator", "--config", self.folder / "fleet.toml"], self.home)
+        wait_until(announced.exists, "the coordinator listens", PATIENCE)
+        return self.coordinator
+
+    def write(self, name: str, *, trials: int = 40, function: str = "quadratic") -> Path:
+        path = self.folder / f"{name}.toml"
+        path.write_text(STUDY.format(name=name, trials=trials, function=function))
+        return path
+
+    def run(self, *arguments: str | Path, **variables: str) -> "subprocess.CompletedProcess[str]":
+        return trialfleet(list(arguments), self.home, **variables)
+
+    def status(self, name: str) -> Any:
+        ran = self.run("status", name, "--json")
+        assert ran.returncode == 0, ran.stderr
+        return document(ran.stdout)
+
+    def decided(self, name: str) -> int:
+        progress = self.status(name)["progress"]
+        return 0 if progress is None else progress["complete"] + progress["pruned"]
+
+    def _start(self, arguments: list[str | Path], home: Path) -> "subprocess.Popen[str]":
+        process = start_trialfleet(arguments, home, TRIALFLEET_BROKER_URL=self.url)
+        self._stack.callback(_end, process)
+        return process
+
+
+def _end(process: "subprocess.Popen[str]") -> None:
+    process.kill()
+    process.communicate()
+
+
+@pytest.fixture
+def fleet(rabbitmq: str, tmp_path: Path) -> Iterator[Fleet]:
+    with ExitStack() as stack:
+        yield Fleet(rabbitmq, tmp_path, stack)
+
+
+def test_a_study_is_submitted_watched_and_reported(fleet: Fleet) -> None:
+    watched = fleet.run("submit", fleet.write("a"), "--watch", "--json")
+    assert watched.returncode == 0, watched.stderr
+    assert document(watched.stdout)["state"] == "done"
+    assert "trials 40 of 40 decided" in watched.stderr
+    listed = fleet.run("list")
+    assert "a      done   balanced" in listed.stdout
+    reported = fleet.run("run", fleet.write("b"), "--json", TRIALFLEET_BROKER_URL=fleet.url)
+    assert reported.returncode == 0, reported.stderr
+    report = document(reported.stdout)
+    assert (report["study"], report["ended"]) == ("b", "trials")
+    assert report["complete"] + report["pruned"] == 40
+    assert [one["study"] for one in document(fleet.run("list", "--json").stdout)] == ["a", "b"]
+
+
+def test_exit_statuses_tell_what_became_of_it(fleet: Fleet) -> None:
+    broken = fleet.run("submit", fleet.write("broken", function="broken"), "--watch")
+    assert broken.returncode == 1
+    assert "out of luck" in broken.stderr
+    assert fleet.run("status", "brokn").returncode == 2
+    again = fleet.run("submit", fleet.write("long", trials=100_000))
+    assert again.returncode == 0, again.stderr
+    busy = fleet.run("submit", fleet.write("long", trials=100_000))
+    assert busy.returncode == 1
+    assert "has not ended" in busy.stderr
+    with start_trialfleet(["watch", "long"], fleet.home) as watching:
+        cancelled = fleet.run("cancel", "long", "--json")
+        assert document(cancelled.stdout)["state"] == "cancelled"
+        assert watching.wait(PATIENCE) == 1
+        watching.communicate()
+    assert fleet.run("pause", "long").returncode == 1
+
+
+def test_a_killed_coordinator_goes_on_where_it_was(fleet: Fleet) -> None:
+    submitted = fleet.run("submit", fleet.write("a", trials=300))
+    assert submitted.returncode == 0, submitted.stderr
+    wait_until(lambda: fleet.decided("a") >= 20, "20 trials", PATIENCE)
+    fleet.coordinator.kill()
+    fleet.coordinator.communicate()
+    unreachable = fleet.run("list")
+    assert unreachable.returncode == 1
+    assert "can not be reached" in unreachable.stderr
+    fleet.start_coordinator()
+    watched = fleet.run("watch", "a", "--json")
+    assert watched.returncode == 0, watched.stderr
+    progress = document(watched.stdout)["progress"]
+    assert progress["complete"] + progress["pruned"] == 300
+    report = document(fleet.run("report", "a", "--json").stdout)
+    assert [trial["number"] for trial in report["trials"]] == list(range(300))
+
+
+def test_a_paused_study_waits_and_the_coordinator_ends_at_once_when_it_is_told_to(fleet: Fleet) -> None:
+    fleet.run("submit", fleet.write("a", trials=10_000))
+    wait_until(lambda: fleet.decided("a") >= 5, "5 trials", PATIENCE)
+    assert document(fleet.run("pause", "a", "--json").stdout)["state"] == "paused"
+    wait_until(lambda: fleet.status("a")["progress"]["in_flight"] == 0, "nothing is in flight", PATIENCE)
+    count = fleet.decided("a")
+    assert count < 10_000
+    assert document(fleet.run("resume", "a", "--json").stdout)["state"] == "queued"
+    wait_until(lambda: fleet.decided("a") > count, "more trials", PATIENCE)
+    fleet.coordinator.send_signal(signal.SIGTERM)
+    assert fleet.coordinator.wait(PATIENCE) == 0
+    assert not (fleet.home / "coordinator" / "url").exists()
+    none = fleet.run("list")
+    assert none.returncode == 2
+    assert "no coordinator runs" in none.stderr
+
+
+def test_the_token_is_for_the_owner_alone_and_in_no_log(fleet: Fleet) -> None:
+    file = fleet.home / "coordinator" / "token"
+    token = file.read_text().strip()
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    refused = fleet.run("list", TRIALFLEET_TOKEN="another-token-than-that")
+    assert refused.returncode == 2
+    second = trialfleet(["coordinator"], fleet.home, TRIALFLEET_BROKER_URL=fleet.url)
+    assert second.returncode == 4
+    assert "another coordinator runs" in second.stderr
+    fleet.coordinator.send_signal(signal.SIGTERM)
+    out, err = fleet.coordinator.communicate(timeout=PATIENCE)
+    assert out == ""
+    assert token not in err + refused.stderr + second.stderr
+    password = fleet.url.split(":")[2].split("@")[0]
+    assert password not in err
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[coordinator]\nprot = 1\n", "coordinator.prot: unknown key; did you mean 'port'?"),
+        ("[coordinator]\nport = 70000\n", "coordinator.port = 70000: expected int <= 65535"),
+        ("[worker]\n", "worker: unknown table or key"),
+        ('[coordinator]\nobjective_paths = ["nowhere"]\n', "is no folder"),
+        ("[coordinator", "fleet.toml"),
+    ],
+)
+def test_a_fleet_file_with_a_mistake_is_refused(tmp_path: Path, text: str, told: str) -> None:
+    file = tmp_path / "fleet.toml"
+    file.write_text(text)
+    ran = trialfleet(["coordinator", "--config", file], tmp_path, TRIALFLEET_BROKER_URL="amqp://nowhere")
+    assert ran.returncode == 2
+    assert told in ran.stderr
+    assert ran.stderr.count("\n") == 1
+
+
+def test_a_coordinator_needs_a_broker(tmp_path: Path) -> None:
+    ran = trialfleet(["coordinator"], tmp_path)
+    assert ran.returncode == 2
+    assert "TRIALFLEET_BROKER_URL" in ran.stderr
