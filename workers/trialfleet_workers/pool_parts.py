@@ -1,17 +1,22 @@
-"""Small things a slot pool keeps: what the result cache knows, and what its processes take of the memory."""
+"""Small things a slot pool keeps: of the result cache, of time and memory, of refused studies, and of being woken."""
 
 import math
 import os
+import threading
 from collections.abc import Iterable
 
 from trialfleet_shared.caching import CachedResult, ResultCache
 from trialfleet_shared.clock import Clock
+from trialfleet_shared.errors import TrialfleetError
 from trialfleet_shared.fingerprint import result_key
 from trialfleet_shared.messages import Evaluation, EvaluationResult, Outcome, StudySpec
 from trialfleet_workers import linux
 
 #: Seconds between two looks at the processes' memory: a look costs 1 ms per process.
 _LOOK_SECONDS = 5.0
+#: Seconds for which a refusal is remembered: a batch of evaluations must not cost an import each, and a worker whose
+#: copy of the objective is updated should notice.
+_REFUSAL_SECONDS = 10.0
 
 
 class CachedEvaluations:
@@ -84,6 +89,113 @@ class MemoryWatch:
         self.current = sum(map(linux.pss_bytes, (os.getpid(), *pids)))
         self.peak = max(self.peak, self.current)
         self._looked_at = self._clock.monotonic()
+
+
+class Refusals:
+    """Why studies are refused, for a while.
+
+    Args:
+        clock: tells when a refusal is forgotten.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._known: dict[StudySpec, tuple[TrialfleetError, float]] = {}
+
+    def add(self, spec: StudySpec, error: TrialfleetError) -> None:
+        """Refuse the study from now on."""
+        self._known[spec] = (error, self._clock.monotonic() + _REFUSAL_SECONDS)
+
+    def of(self, spec: StudySpec) -> TrialfleetError | None:
+        """Why the study is refused; None: it is not, or no longer."""
+        if spec not in self._known:
+            return None
+        error, until = self._known[spec]
+        if self._clock.monotonic() < until:
+            return error
+        del self._known[spec]
+        return None
+
+    def forget(self, spec: StudySpec) -> None:
+        """Give the study another chance."""
+        self._known.pop(spec, None)
+
+
+class SlotUsage:
+    """Slot seconds: how many there were, and how many of them evaluations took.
+
+    Args:
+        slots: how many slots there are.
+        clock: measures.
+    """
+
+    def __init__(self, slots: int, clock: Clock) -> None:
+        self._slots = slots
+        self._clock = clock
+        self._started_at: float | None = None
+        self._closed_at: float | None = None
+        self._busy = 0.0
+
+    @property
+    def started(self) -> bool:
+        """Whether it counts."""
+        return self._started_at is not None
+
+    def start(self) -> None:
+        """Count from now."""
+        self._started_at = self._clock.monotonic()
+
+    def close(self) -> None:
+        """Count no further."""
+        self._closed_at = self._clock.monotonic()
+
+    def add(self, seconds: float) -> None:
+        """An evaluation took so long, and has ended."""
+        self._busy += seconds
+
+    def busy(self, running: Iterable[float]) -> float:
+        """Seconds that evaluations took up to now; `running` are the starts of those that have not ended."""
+        now = self._clock.monotonic()
+        return self._busy + sum(now - since for since in running)
+
+    @property
+    def available(self) -> float:
+        """Seconds from the start to now, or to the close, times the slots."""
+        if self._started_at is None:
+            return 0.0
+        until = self._clock.monotonic() if self._closed_at is None else self._closed_at
+        return (until - self._started_at) * self._slots
+
+
+class Waker:
+    """Interrupts a selector from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._fd: int | None = None
+
+    def open(self) -> int:
+        """The descriptor to listen to."""
+        self._fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        return self._fd
+
+    def wake(self) -> None:
+        """Make the descriptor readable, if it is open."""
+        with self._lock:
+            if self._fd is not None:
+                os.eventfd_write(self._fd, 1)
+
+    def take(self) -> None:
+        """Make it unreadable again."""
+        assert self._fd is not None
+        os.eventfd_read(self._fd)
+
+    def close(self) -> None:
+        """Close the descriptor. May be called twice."""
+        with self._lock:
+            if self._fd is not None:
+                os.close(self._fd)
+                self._fd = None
 
 
 def _key(spec: StudySpec, evaluation: Evaluation) -> bytes:

@@ -9,13 +9,10 @@ The pool decides, the zygote forks, kills and buries, a slot evaluates. Whatever
 within milliseconds. When the pool's process ends, however it ends, its zygotes and slots end with it.
 """
 
-import contextlib
 import math
 import os
 import selectors
 import signal
-import socket
-import threading
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -29,40 +26,18 @@ from trialfleet_shared.clock import Clock
 from trialfleet_shared.errors import DataError, FleetError, ObjectiveError, TrialfleetError
 from trialfleet_shared.messages import Evaluation, EvaluationKey, EvaluationResult, Outcome, StudySpec
 from trialfleet_workers import linux
-from trialfleet_workers.allowance import Allowance, resolve
+from trialfleet_workers.allowance import Allowance
 from trialfleet_workers.evaluate import failed
-from trialfleet_workers.frames import (
-    Begin,
-    Done,
-    Failed,
-    Fork,
-    Forked,
-    FromSlot,
-    Kill,
-    Prepare,
-    Prepared,
-    Ready,
-    Run,
-    frame,
-)
+from trialfleet_workers.frames import Done, Failed, Forked, FromSlot, Prepared, Ready, Run, frame
 from trialfleet_workers.handles import Job, Slot, SlotState, Zygote
-from trialfleet_workers.in_memory import pickle_function
-from trialfleet_workers.objective import MEMORY_PREFIX
-from trialfleet_workers.pool_parts import CachedEvaluations, MemoryWatch
+from trialfleet_workers.live_slots import START_SECONDS, LiveSlots
+from trialfleet_workers.pool_parts import CachedEvaluations, MemoryWatch, Refusals, SlotUsage, Waker
+from trialfleet_workers.zygotes import IMPORT_SECONDS, ObjectiveSources, Zygotes
 
 #: Share of the machine's memory that slots may fill together when a study sets no limit.
 _MEMORY_SHARE = 0.9
-#: Seconds that the import of an objective may take.
-_IMPORT_SECONDS = 300.0
-#: Seconds that a slot may take from its fork until it is ready (data opened; a cold slot imports the objective).
-_START_SECONDS = 300.0
 #: Slots in a row that may die before they are ready; then the study is refused.
 _FAILED_STARTS = 3
-#: Seconds for which a refusal is remembered: a batch of evaluations must not cost an import each, and a worker whose
-#: copy of the objective is updated should notice.
-_REFUSAL_SECONDS = 10.0
-#: Objectives whose zygotes are kept; the one used longest ago goes first.
-_MOST_ZYGOTES = 4
 #: Times an evaluation is started again after its zygote was lost; an objective may be what kills it.
 _MOST_LOSSES = 2
 
@@ -98,33 +73,30 @@ class SlotPool:
         if slots < 1:
             raise FleetError(f"slots = {slots}; at least 1 is needed")
         self.slots = slots
-        self._base = base
-        self._data_path = data_path
-        self._functions = functions
         self._name = name
-        self._allowance = allowance
-        self._cached = CachedEvaluations(cache, name)
-        self._memory = MemoryWatch(clock)
         self._clock = clock
-        self._default_memory_limit = int(linux.machine_memory() * _MEMORY_SHARE / slots)
         #: Slots that died or were ended early, by reason: timeout, memory, crash, zygote.
         self.restarts: Counter[str] = Counter()
 
         self._selector = selectors.DefaultSelector()
-        self._zygotes: dict[tuple[str, str], Zygote] = {}
-        self._live: dict[int, Slot] = {}
-        self._next_slot = 0
+        self._waker = Waker()
+        self._objectives = ObjectiveSources(base, functions, allowance)
+        self._zygotes = Zygotes(data_path=data_path, selector=self._selector, clock=clock, hear=self._hear_zygote)
+        self._live = LiveSlots(
+            most=slots,
+            memory_limit=int(linux.machine_memory() * _MEMORY_SHARE / slots),
+            selector=self._selector,
+            clock=clock,
+            heed=self._heed_slot,
+        )
         self._queue: deque[Job] = deque()
         self._results: list[tuple[StudySpec, EvaluationResult]] = []
         self._prepared: set[StudySpec] = set()
-        self._refusals: dict[StudySpec, tuple[TrialfleetError, float]] = {}
+        self._refusals = Refusals(clock)
+        self._cached = CachedEvaluations(cache, name)
+        self._memory = MemoryWatch(clock)
+        self._usage = SlotUsage(slots, clock)
         self._oom_kills = linux.oom_kills()
-        self._started_at: float | None = None
-        self._closed_at: float | None = None
-        self._busy_seconds = 0.0
-
-        self._wake_lock = threading.Lock()
-        self._wake_fd: int | None = None
         self._woken = False
         self._closed = False
 
@@ -133,10 +105,9 @@ class SlotPool:
     def start(self) -> None:
         """Get ready to prepare studies; utilisation counts from here."""
         self._check_open()
-        if self._started_at is None:
-            self._started_at = self._clock.monotonic()
-            self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-            self._selector.register(self._wake_fd, selectors.EVENT_READ, self._take_wake)
+        if not self._usage.started:
+            self._usage.start()
+            self._selector.register(self._waker.open(), selectors.EVENT_READ, self._take_wake)
 
     def prepare(self, spec: StudySpec) -> None:
         """Import the study's objective and open its data, once; slots are warm when it returns.
@@ -149,16 +120,17 @@ class SlotPool:
         self.start()
         if spec in self._prepared:
             return
-        self._refusals.pop(spec, None)
+        self._refusals.forget(spec)
         while spec not in self._prepared:
             zygote = self._zygote(spec)
-            if zygote.ready and not any(slot.spec == spec and not slot.ending for slot in self._live.values()):
-                self._spawn(zygote, spec)
-            self._step(_START_SECONDS)
-            if spec in self._refusals:
-                raise self._refusals[spec][0]
-        while len(self._live) < self.slots:
-            self._spawn(self._zygote(spec), spec)
+            if zygote.ready and not self._live.serve(spec):
+                self._live.spawn(zygote, spec)
+            self._step(START_SECONDS)
+            refusal = self._refusals.of(spec)
+            if refusal is not None:
+                raise refusal
+        while not self._live.full:
+            self._live.spawn(self._zygote(spec), spec)
 
     def submit(self, spec: StudySpec, evaluation: Evaluation) -> None:
         """Queue an evaluation; it starts as soon as a slot is free. Does not wait for anything.
@@ -193,7 +165,7 @@ class SlotPool:
 
     def take_back(self) -> list[tuple[StudySpec, Evaluation]]:
         """The evaluations that no slot has started, in order; the pool forgets them."""
-        for zygote in self._zygotes.values():
+        for zygote in self._zygotes:
             self._unpark(zygote)
         taken = [(job.spec, job.evaluation) for job in self._queue]
         self._queue.clear()
@@ -201,42 +173,37 @@ class SlotPool:
 
     def wake(self) -> None:
         """Have a `poll` that is waiting, or else the next one, return early. May be called from any thread."""
-        with self._wake_lock:
-            if self._wake_fd is not None:
-                os.eventfd_write(self._wake_fd, 1)
+        self._waker.wake()
 
     def close(self) -> None:
         """End everything that runs, and all processes. May be called twice."""
         if self._closed:
             return
         self._closed = True
-        self._closed_at = self._clock.monotonic()
-        if self._started_at is not None:
+        self._usage.close()
+        if self._usage.started:
             self._look_at_memory()
-        for zygote in list(self._zygotes.values()):
+        for zygote in self._zygotes:
             self._end_zygote(zygote)
         self._queue.clear()
-        with self._wake_lock:
-            if self._wake_fd is not None:
-                os.close(self._wake_fd)
-                self._wake_fd = None
+        self._waker.close()
         self._selector.close()
 
     @property
     def busy(self) -> int:
         """Slots that have an evaluation."""
-        return sum(slot.job is not None for slot in self._live.values())
+        return self._live.busy
 
     @property
     def queued(self) -> int:
         """Evaluations that wait for a slot."""
-        return len(self._queue) + sum(len(zygote.parked) for zygote in self._zygotes.values())
+        return len(self._queue) + sum(len(zygote.parked) for zygote in self._zygotes)
 
     @property
     def held(self) -> list[tuple[StudySpec, EvaluationKey]]:
         """Everything submitted and not returned by `poll` yet."""
-        jobs = [*self._queue, *(slot.job for slot in self._live.values() if slot.job is not None)]
-        jobs += [job for zygote in self._zygotes.values() for job in zygote.parked]
+        jobs = [*self._queue, *(slot.job for slot in self._live if slot.job is not None)]
+        jobs += [job for zygote in self._zygotes for job in zygote.parked]
         return [
             *((job.spec, job.evaluation.key) for job in jobs),
             *((spec, result.key) for spec, result in self._results),
@@ -245,17 +212,12 @@ class SlotPool:
     @property
     def busy_slot_seconds(self) -> float:
         """Seconds that slots spent evaluating, up to now."""
-        now = self._clock.monotonic()
-        running = (slot for slot in self._live.values() if slot.state is SlotState.BUSY)
-        return self._busy_seconds + sum(now - slot.since for slot in running)
+        return self._usage.busy(slot.since for slot in self._live if slot.state is SlotState.BUSY)
 
     @property
     def available_slot_seconds(self) -> float:
         """Seconds from `start` to now, or to `close`, times the slots."""
-        if self._started_at is None:
-            return 0.0
-        until = self._clock.monotonic() if self._closed_at is None else self._closed_at
-        return (until - self._started_at) * self.slots
+        return self._usage.available
 
     def pss_bytes(self) -> int:
         """Proportional set size of this process, the zygotes and the slots, at most 5 seconds old, in bytes.
@@ -284,7 +246,7 @@ class SlotPool:
         if len(self._results) > known:
             timeout = 0.0
         now = self._clock.monotonic()
-        limits = [slot.limit for slot in self._live.values()] + [zygote.limit for zygote in self._zygotes.values()]
+        limits = [slot.limit for slot in self._live] + [zygote.limit for zygote in self._zygotes]
         limit = min(limits, default=math.inf)
         for key, _ in self._selector.select(max(0.0, min(timeout, limit - now))):
             key.data()
@@ -294,14 +256,13 @@ class SlotPool:
         self._cached.flush()
 
     def _take_wake(self) -> None:
-        assert self._wake_fd is not None
-        os.eventfd_read(self._wake_fd)
+        self._waker.take()
         self._woken = True
 
     def _dispatch(self) -> None:
         while self._queue:
             job = self._queue[0]
-            refusal = self._refusal(job.spec)
+            refusal = self._refusals.of(job.spec)
             if refusal is not None:
                 self._queue.popleft()
                 self._fail(job, Outcome.REFUSED, str(refusal))
@@ -309,7 +270,7 @@ class SlotPool:
             if self._answer_from_cache(job):
                 self._queue.popleft()
                 continue
-            if self.busy >= self.slots:
+            if self._live.busy >= self.slots:
                 return
             try:
                 zygote = self._zygote(job.spec)
@@ -320,31 +281,14 @@ class SlotPool:
             if not zygote.ready:
                 zygote.parked.append(job)
                 continue
-            slot = self._slot_for(job.spec, zygote)
+            slot = self._live.choose(job.spec, zygote)
             slot.job = job
             if slot.state is SlotState.IDLE:
                 self._run(slot)
 
-    def _slot_for(self, spec: StudySpec, zygote: Zygote) -> Slot:
-        """A slot that has nothing to do and is, or soon will be, ready for the study; one more may have work."""
-        free = [slot for slot in self._live.values() if slot.job is None and not slot.ending]
-        fitting = [slot for slot in free if slot.spec == spec]
-        for slot in fitting:
-            if slot.state is SlotState.IDLE:
-                return slot
-        if fitting:
-            return fitting[0]
-        for slot in free:
-            if slot.zygote is zygote and slot.state is SlotState.IDLE:
-                self._begin(slot, spec)
-                return slot
-        if len(self._live) >= self.slots and free:
-            self._kill(free[0])
-        return self._spawn(zygote, spec)
-
     def _enforce_limits(self) -> None:
         now = self._clock.monotonic()
-        for slot in list(self._live.values()):
+        for slot in self._live:
             if slot.limit > now:
                 continue
             if slot.state is SlotState.BUSY:
@@ -352,11 +296,11 @@ class SlotPool:
                 deadline = slot.spec.deadline_seconds
                 self._end_job(slot, Outcome.TIMEOUT, f"ended at its deadline of {deadline:g} s", slot.cpu_used())
             else:
-                self._not_started(slot, f"not ready within {_START_SECONDS:g} s")
-            self._kill(slot)
-        for zygote in list(self._zygotes.values()):
+                self._not_started(slot, f"not ready within {START_SECONDS:g} s")
+            self._live.kill(slot)
+        for zygote in self._zygotes:
             if zygote.limit <= now:
-                self._refuse_all(zygote, ObjectiveError(f"its import took more than {_IMPORT_SECONDS:g} s"))
+                self._refuse_all(zygote, ObjectiveError(f"its import took more than {IMPORT_SECONDS:g} s"))
 
     # Evaluations.
 
@@ -373,7 +317,7 @@ class SlotPool:
         except OSError:  # it died while it had nothing to do: another one takes the evaluation
             slot.state = SlotState.IDLE
             self._hand_back(slot)
-            self._kill(slot)
+            self._live.kill(slot)
 
     def _end_job(self, slot: Slot, outcome: Outcome, message: str, cpu_seconds: float) -> None:
         """The slot's evaluation, if it has one, came to no end of its own."""
@@ -386,7 +330,7 @@ class SlotPool:
     def _release(self, slot: Slot) -> Job:
         assert slot.job is not None
         job, slot.job = slot.job, None
-        self._busy_seconds += self._clock.monotonic() - slot.since
+        self._usage.add(self._clock.monotonic() - slot.since)
         slot.state = SlotState.IDLE
         slot.limit = math.inf
         return job
@@ -403,69 +347,11 @@ class SlotPool:
             self._results.append((job.spec, result))
         return result is not None
 
-    def _refusal(self, spec: StudySpec) -> TrialfleetError | None:
-        if spec not in self._refusals:
-            return None
-        error, until = self._refusals[spec]
-        if self._clock.monotonic() < until:
-            return error
-        del self._refusals[spec]
-        return None
-
     def _refuse(self, spec: StudySpec, error: TrialfleetError) -> None:
         self._prepared.discard(spec)
-        self._refusals[spec] = (error, self._clock.monotonic() + _REFUSAL_SECONDS)
+        self._refusals.add(spec, error)
 
     # Slots.
-
-    def _spawn(self, zygote: Zygote, spec: StudySpec) -> Slot:
-        """Have a slot forked and told of the study."""
-        mine, theirs = socket.socketpair()
-        slot = Slot(self._next_slot, zygote, mine, spec)
-        self._next_slot += 1
-        self._live[slot.number] = slot
-        self._selector.register(mine, selectors.EVENT_READ, lambda: self._hear_slot(slot))
-        with theirs:
-            zygote.tell(Fork(slot.number), theirs.fileno())
-        self._begin(slot, spec)
-        return slot
-
-    def _begin(self, slot: Slot, spec: StudySpec) -> None:
-        slot.spec = spec
-        slot.state = SlotState.STARTING
-        slot.since = self._clock.monotonic()
-        slot.limit = slot.since + _START_SECONDS
-        limit = spec.memory_limit_bytes
-        message = Begin(spec, self._default_memory_limit if limit is None else limit)
-        with contextlib.suppress(OSError):  # one that is dead hears nothing: its zygote tells
-            slot.sock.sendall(frame(message))
-
-    def _kill(self, slot: Slot) -> None:
-        """Have the slot and all that it started killed, for a reason that is dealt with."""
-        if not slot.ending:
-            slot.ending = True
-            slot.limit = math.inf
-            slot.zygote.tell(Kill(slot.number))
-
-    def _hear_slot(self, slot: Slot) -> None:
-        if slot.number in self._live and not self._drain(slot):
-            # Nearly always it is dead, and its status will say how. One that closed its descriptors is of no use.
-            slot.zygote.tell(Kill(slot.number))
-
-    def _drain(self, slot: Slot) -> bool:
-        """Take everything the slot has said. Returns whether it may say more."""
-        if not slot.connected:
-            return False
-        try:
-            while received := slot.reader.receive():
-                for message in slot.reader.messages():
-                    self._heed_slot(slot, message)
-        except msgspec.DecodeError:  # the objective wrote into the socket
-            received = 0
-        if received == 0:
-            self._selector.unregister(slot.sock)
-            slot.connected = False
-        return slot.connected
 
     def _heed_slot(self, slot: Slot, message: FromSlot) -> None:
         if slot.ending:
@@ -480,11 +366,11 @@ class SlotPool:
         elif isinstance(message, Failed):
             self._refuse(slot.spec, DataError(message.message) if message.data else ObjectiveError(message.message))
             self._hand_back(slot)
-            self._kill(slot)
+            self._live.kill(slot)
         elif slot.state is SlotState.BUSY:
             self._take_result(slot, message)
         else:  # an answer nobody asked for: something of the objective's speaks in its name
-            self._kill(slot)
+            self._live.kill(slot)
 
     def _take_result(self, slot: Slot, message: Done) -> None:
         job = self._release(slot)
@@ -495,12 +381,12 @@ class SlotPool:
         if result.outcome is Outcome.MEMORY:
             # What filled the memory may still be held somewhere.
             self.restarts["memory"] += 1
-            self._kill(slot)
+            self._live.kill(slot)
 
     def _bury(self, slot: Slot, status: int, cpu_seconds: float) -> None:
         """The slot is dead. Whatever it had in hand came to its end with it, and another slot takes its place."""
-        self._drain(slot)
-        self._forget(slot)
+        self._live.drain(slot)
+        self._live.forget(slot)
         death = linux.describe_status(status)
         if slot.ending:
             pass
@@ -512,15 +398,8 @@ class SlotPool:
         else:
             self.restarts["crash"] += 1
             self._end_job(slot, Outcome.CRASH, death, cpu_seconds)
-        if len(self._live) < self.slots and slot.spec in self._prepared and slot.zygote in self._zygotes.values():
-            self._spawn(slot.zygote, slot.spec)
-
-    def _forget(self, slot: Slot) -> None:
-        del self._live[slot.number]
-        if slot.connected:
-            self._selector.unregister(slot.sock)
-            slot.connected = False
-        slot.sock.close()
+        if not self._live.full and slot.spec in self._prepared and slot.zygote in self._zygotes:
+            self._live.spawn(slot.zygote, slot.spec)
 
     def _not_started(self, slot: Slot, death: str) -> None:
         self._hand_back(slot)
@@ -530,7 +409,7 @@ class SlotPool:
                 slot.spec, FleetError(f"evaluator processes of study {slot.spec.study!r} do not start: {death}")
             )
         elif slot.spec not in self._prepared:
-            self._spawn(slot.zygote, slot.spec)
+            self._live.spawn(slot.zygote, slot.spec)
 
     def _hand_back(self, slot: Slot) -> None:
         if slot.job is not None:
@@ -546,49 +425,24 @@ class SlotPool:
 
     def _zygote(self, spec: StudySpec) -> Zygote:
         """The zygote of the study's objective, started if need be."""
-        key = (spec.objective, spec.objective_digest)
-        zygote = self._zygotes.get(key)
+        zygote = self._zygotes.find(spec)
         if zygote is None:
-            function = None
-            if spec.objective.startswith(MEMORY_PREFIX):
-                reference, base = spec.objective.removeprefix(MEMORY_PREFIX), self._base
-                function = pickle_function(self._in_memory(reference), reference)
-            else:
-                reference, base = resolve(spec.objective, spec.objective_digest, self._base, self._allowance)
-            self._make_room()
-            own = self._allowance is not None
-            zygote = Zygote(Prepare(reference, str(base), function, own=own, preload=True), self._data_path)
-            self._zygotes[key] = zygote
-            self._listen(zygote)
-        zygote.studies.add(spec)
-        zygote.used_at = self._clock.monotonic()
+            prepare = self._objectives.prepare(spec)
+            working = {slot.zygote for slot in self._live if slot.job is not None}
+            surplus = self._zygotes.surplus(working)
+            if surplus is not None:
+                self._end_zygote(surplus)
+            zygote = self._zygotes.start(spec, prepare)
         return zygote
-
-    def _listen(self, zygote: Zygote) -> None:
-        self._selector.register(zygote.control, selectors.EVENT_READ, lambda: self._hear_zygote(zygote))
-        zygote.limit = self._clock.monotonic() + _IMPORT_SECONDS
-
-    def _in_memory(self, name: str) -> Callable[..., Any]:
-        if name not in self._functions:
-            raise ObjectiveError(f"objective {MEMORY_PREFIX + name!r} is in another process's memory")
-        return self._functions[name]
-
-    def _make_room(self) -> None:
-        """End the zygote used longest ago when there are too many; one whose slots have work stays."""
-        if len(self._zygotes) < _MOST_ZYGOTES:
-            return
-        working = {id(slot.zygote) for slot in self._live.values() if slot.job is not None}
-        idle = [zygote for zygote in self._zygotes.values() if id(zygote) not in working and zygote.ready]
-        if idle:
-            self._end_zygote(min(idle, key=lambda zygote: zygote.used_at))
 
     def _hear_zygote(self, zygote: Zygote) -> None:
         received = zygote.reader.receive()
         for message in zygote.reader.messages():
             if isinstance(message, Prepared):
-                self._imported(zygote, message)
+                self._zygotes.imported(zygote, message)
                 if not zygote.ready:  # it was started again: what comes, comes over another socket
                     return
+                self._unpark(zygote)
             elif isinstance(message, Failed):
                 self._refuse_all(zygote, ObjectiveError(message.message))
                 return
@@ -604,17 +458,6 @@ class SlotPool:
             self.restarts["zygote"] += 1
             self._end_zygote(zygote)
 
-    def _imported(self, zygote: Zygote, message: Prepared) -> None:
-        if zygote.preloads and message.threads > 1:
-            # The import started threads; a fork would leave the locks they hold taken for ever.
-            self._selector.unregister(zygote.control)
-            zygote.start_again_without_preload()
-            self._listen(zygote)
-            return
-        zygote.ready = True
-        zygote.limit = math.inf
-        self._unpark(zygote)
-
     def _unpark(self, zygote: Zygote) -> None:
         self._queue.extendleft(reversed(zygote.parked))
         zygote.parked.clear()
@@ -627,11 +470,10 @@ class SlotPool:
 
     def _end_zygote(self, zygote: Zygote) -> None:
         """End it and its slots; evaluations they had start again elsewhere."""
-        self._zygotes = {key: kept for key, kept in self._zygotes.items() if kept is not zygote}
-        self._selector.unregister(zygote.control)
-        mine = [slot for slot in self._live.values() if slot.zygote is zygote]
+        self._zygotes.remove(zygote)
+        mine = self._live.of(zygote)
         for slot in mine:
-            self._drain(slot)
+            self._live.drain(slot)
         zygote.end()
         self._unpark(zygote)
         for slot in mine:
@@ -644,8 +486,8 @@ class SlotPool:
                 else:
                     self._queue.appendleft(job)
             self._hand_back(slot)
-            self._forget(slot)
+            self._live.forget(slot)
 
     def _look_at_memory(self) -> None:
-        slots = (slot.pid for slot in self._live.values() if slot.pid is not None)
-        self._memory.look((*(zygote.pid for zygote in self._zygotes.values()), *slots))
+        slots = (slot.pid for slot in self._live if slot.pid is not None)
+        self._memory.look((*(zygote.pid for zygote in self._zygotes), *slots))
