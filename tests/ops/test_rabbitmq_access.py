@@ -114,6 +114,8 @@ def test_secrets_stay_when_they_are_made_again(tmp_path: Path) -> None:
 def test_a_study_finishes_with_a_user_for_each_role(node: OpsNode, tmp_path: Path) -> None:
     (tmp_path / "objective.py").write_text(OBJECTIVE)
     (tmp_path / "study.toml").write_text(STUDY)
+    with channel_of(node, "worker") as channel:
+        channel.queue_purge(EVALUATIONS)  # what other tests published is no work
     worker = start_trialfleet(
         ["worker", "--slots", "1", "--objective-path", tmp_path],
         tmp_path / "worker",
@@ -131,10 +133,13 @@ def test_a_study_finishes_with_a_user_for_each_role(node: OpsNode, tmp_path: Pat
         # Work that is none goes to the dead letters, and the worker lives on.
         with channel_of(node, "coordinator") as channel:
             channel.confirm_delivery()
+
+            def dead() -> int:
+                return int(channel.queue_declare(DEAD, passive=True).method.message_count)
+
+            before = dead()
             channel.basic_publish("", EVALUATIONS, b"poison", mandatory=True)
-            wait_until(
-                lambda: channel.queue_declare(DEAD, passive=True).method.message_count == 1, "a dead letter", PATIENCE
-            )
+            wait_until(lambda: dead() == before + 1, "a dead letter", PATIENCE)
         assert worker.poll() is None
     finally:
         worker.terminate()
