@@ -12,7 +12,6 @@ All but the last three lines need the token: figures tell no params, and the pag
 import http
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from importlib.resources import files
 from typing import TypeVar
 from urllib.parse import unquote
 
@@ -29,6 +28,7 @@ from starlette.types import ASGIApp
 
 from trialfleet_coordinator.adapters.http.guards import Guarded
 from trialfleet_coordinator.adapters.http.openapi import document
+from trialfleet_coordinator.adapters.http.page import PAGE, policy
 from trialfleet_coordinator.adapters.http.problems import ProblemError, problem, problem_response
 from trialfleet_coordinator.adapters.http.routes import PREFIX, ROUTES, Asked, Paging, Route
 from trialfleet_coordinator.serving import StudyService, Submission, WorkerState
@@ -53,13 +53,13 @@ def application(service: StudyService, *, token: str, registry: CollectorRegistr
         clock: bounds how many requests one address may make.
     """
     described = msgspec.json.encode(document())
-    page = files(__package__).joinpath("page.html").read_text(encoding="utf-8")
+    page_headers = {"content-security-policy": policy(PAGE)}
 
     async def openapi(_request: Request) -> Response:
         return _json(described)
 
     async def index(_request: Request) -> Response:
-        return HTMLResponse(page)
+        return HTMLResponse(PAGE, headers=page_headers)
 
     async def healthz(_request: Request) -> Response:
         return Response("ok\n", media_type="text/plain")

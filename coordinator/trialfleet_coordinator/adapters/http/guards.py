@@ -16,13 +16,9 @@ MOST_BYTES = 2**20
 BURST, PER_SECOND = 200, 50.0
 #: Addresses whose requests are counted; the one heard longest ago goes first.
 MOST_ADDRESSES = 10_000
-#: What a page of ours may do: load nothing from elsewhere, run the script that is in it, speak to where it came from.
-_POLICY = (
-    b"default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; "
-    b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
+#: What no answer may do without, unless it says something else.
 _HEADERS = (
-    (b"content-security-policy", _POLICY),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
     (b"cache-control", b"no-store"),
@@ -61,7 +57,9 @@ class Guarded:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                message["headers"] = [*message.get("headers", ()), *_HEADERS]
+                headers = list(message.get("headers", ()))
+                said = {name for name, _ in headers}
+                message["headers"] = [*headers, *(header for header in _HEADERS if header[0] not in said)]
             await send(message)
 
         try:
