@@ -9,6 +9,7 @@ import pytest
 from starlette.types import Message, Scope
 from support.http_service import TOKEN, HttpService
 
+from trialfleet_coordinator.adapters.http import guards
 from trialfleet_coordinator.adapters.http.guards import Guarded
 from trialfleet_coordinator.serving import Submission
 from trialfleet_shared.errors import FleetError
@@ -88,3 +89,17 @@ def test_only_http_passes_the_guards(service: HttpService) -> None:
     asyncio.run(application({"type": "websocket", "path": "/", "headers": []}, receive, send))
     assert reached == []
     assert sent == [{"type": "websocket.close", "code": 1008}]
+
+
+def test_the_table_of_addresses_is_bounded(service: HttpService, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever has used up what is theirs is not forgotten for those who come once."""
+    monkeypatch.setattr(guards, "MOST_ADDRESSES", 3)
+    monkeypatch.setattr(guards, "BURST", 2)
+    rates = guards._Rates(service.clock)
+    assert [rates.wait("busy") for _ in range(3)] == [0.0, 0.0, 1 / guards.PER_SECOND]
+    for number in range(10):
+        assert rates.wait(f"once {number}") == 0.0
+        assert rates.wait("busy") > 0.0
+        assert len(rates._left) <= 3
+    service.clock.now += 1.5 / guards.PER_SECOND
+    assert rates.wait("busy") == 0.0
