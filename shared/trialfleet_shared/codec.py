@@ -1,10 +1,14 @@
-"""bytes <-> messages. Strict: what is not exactly one of ours raises DecodeError, which keeps the payload."""
+"""bytes <-> messages. Strict: what is not exactly one of ours raises DecodeError, which keeps the payload.
+
+Every message carries the version of its schema. This trialfleet reads all versions up to its own, `SCHEMA_VERSION`, and
+writes its own; a newer one raises NewerSchemaError, so that its reader can leave it to others instead of losing it.
+"""
 
 import math
 
 import msgspec
 
-from trialfleet_shared.errors import DecodeError
+from trialfleet_shared.errors import DecodeError, NewerSchemaError
 from trialfleet_shared.messages import SCHEMA_VERSION, Message
 
 #: Longest payload that is looked at, in bytes.
@@ -25,19 +29,41 @@ def encode(message: Message) -> bytes:
 
 
 def decode(payload: bytes) -> Message:
-    """The message in `payload`. Raises DecodeError, which keeps the payload."""
+    """The message in `payload`.
+
+    Raises:
+        NewerSchemaError: it is of a newer version than this trialfleet reads.
+        DecodeError: it is none of ours. Either keeps the payload.
+    """
     if len(payload) > MAX_PAYLOAD_BYTES:
         raise DecodeError(f"message of {len(payload)} bytes; allowed are {MAX_PAYLOAD_BYTES}", payload=payload)
     try:
         message = _DECODER.decode(payload)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        _refuse_newer(_version(payload), payload)
         raise DecodeError(f"not a trialfleet message: {error}", payload=payload) from error
-    if message.version != SCHEMA_VERSION:
-        raise DecodeError(
-            f"message of schema version {message.version}; this trialfleet speaks {SCHEMA_VERSION}",
-            payload=payload,
-        )
+    _refuse_newer(message.version, payload)
     return message
+
+
+class _Versioned(msgspec.Struct):
+    """What all versions of all messages have."""
+
+    version: int = 0
+
+
+def _version(payload: bytes) -> int:
+    try:
+        return msgspec.json.decode(payload, type=_Versioned).version
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return 0
+
+
+def _refuse_newer(version: int, payload: bytes) -> None:
+    if version > SCHEMA_VERSION:
+        raise NewerSchemaError(
+            f"message of schema version {version}; this trialfleet reads up to {SCHEMA_VERSION}", payload=payload
+        )
 
 
 def _refuse_non_finite(value: object) -> None:

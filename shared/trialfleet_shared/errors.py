@@ -54,6 +54,10 @@ class DecodeError(TrialfleetError):
         self.payload = payload
 
 
+class NewerSchemaError(DecodeError):
+    """A message is one of a newer trialfleet."""
+
+
 class StudyFailedError(TrialfleetError):
     """The study could not go on: too many of its trials failed."""
 

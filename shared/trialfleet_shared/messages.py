@@ -1,6 +1,8 @@
 """What travels between coordinator and workers, as frozen values.
 
-The wire form is JSON (`codec.py`). `SCHEMA_VERSION` goes up when an older reader could misunderstand a newer writer.
+The wire form is JSON (`codec.py`). `SCHEMA_VERSION` goes up with every change that an older reader would refuse or
+misunderstand, a new field included. What is new has a default, so that messages of earlier versions stay readable, and a
+worker answers in the version that it was asked in: coordinators are updated first.
 """
 
 from enum import StrEnum

@@ -1,3 +1,4 @@
+import json
 import signal
 import subprocess
 import uuid
@@ -9,10 +10,11 @@ import msgspec
 import pika
 import pytest
 from support.fleet_suite import BASE, make_evaluation, make_spec
+from support.waiting import wait_until
 from support.workers import WorkerProcesses, poll_until, purge
 
 from trialfleet_coordinator.adapters.rabbit_fleet import RabbitFleet
-from trialfleet_shared.adapters.rabbit import DEAD, EVALUATIONS, results_queue
+from trialfleet_shared.adapters.rabbit import DEAD, EVALUATIONS, pack_again, results_queue
 from trialfleet_shared.clock import SystemClock
 from trialfleet_shared.fleet import LostEvaluation
 from trialfleet_shared.messages import DataSpec, EvaluationResult, Outcome, StudySpec
@@ -171,6 +173,27 @@ def test_what_nobody_can_read_goes_to_the_dead_letters(
     coordinator.fleet.submit([make_evaluation(0, x=1.0)])
     coordinator.await_results(1)
     assert coordinator.results[0].value == 2.0
+
+
+def test_work_of_a_newer_coordinator_is_handed_back_and_kept_from_the_dead_letters(
+    workers: WorkerProcesses, connect: Callable[..., Coordinator], channel: pika.channel.Channel
+) -> None:
+    workers.start()
+    coordinator = connect()
+    coordinator.fleet.start(make_spec("objectives.py:double"))
+    channel.queue_declare(DEAD, passive=True)
+    channel.queue_purge(DEAD)
+    newer = json.dumps({"type": "evaluations", "version": 2, "spec": {"colour": "red"}, "evaluations": []})
+    channel.basic_publish("", EVALUATIONS, pack_again(newer))
+    wait_until(lambda: b"update this worker" in workers.log(0).read_bytes(), "the worker says so")
+    coordinator.fleet.submit([make_evaluation(0, x=1.0)])
+    coordinator.await_results(1)
+    assert coordinator.results[0].value == 2.0, "it goes on with what it can do"
+    for process in workers.processes:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+    wait_until(lambda: messages(channel, EVALUATIONS) == 1, "the work is there for another worker")
+    assert messages(channel, DEAD) == 0
 
 
 def test_results_that_nobody_wants_are_dropped(

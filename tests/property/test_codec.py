@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 
 from trialfleet_shared.codec import MAX_PAYLOAD_BYTES, decode, encode
-from trialfleet_shared.errors import DecodeError
+from trialfleet_shared.errors import DecodeError, NewerSchemaError
 from trialfleet_shared.messages import (
     DataSpec,
     Evaluation,
@@ -96,12 +96,14 @@ def test_a_damaged_message_never_crashes_the_reader(message: Message, data: st.D
         assert error.payload == bytes(payload)
 
 
-def test_unknown_fields_and_other_versions_are_refused() -> None:
+def test_unknown_fields_and_newer_versions_are_refused() -> None:
     beat = msgspec.to_builtins(Heartbeat("w", 1, 0, 5.0))
     with pytest.raises(DecodeError, match="unknown field `x`"):
         decode(msgspec.json.encode(beat | {"x": 1}))
-    with pytest.raises(DecodeError, match="schema version 99; this trialfleet speaks 1"):
-        decode(msgspec.json.encode(beat | {"version": 99}))
+    for newer in ({"version": 99}, {"version": 99, "x": 1}, {"version": 99, "slots": "many", "type": "farewell"}):
+        with pytest.raises(NewerSchemaError, match="schema version 99; this trialfleet reads up to 1") as caught:
+            decode(msgspec.json.encode(beat | newer))
+        assert msgspec.json.decode(caught.value.payload)["version"] == 99
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])

@@ -32,7 +32,7 @@ from trialfleet_shared.adapters.rabbit import (
 )
 from trialfleet_shared.clock import Clock
 from trialfleet_shared.codec import decode
-from trialfleet_shared.errors import BrokerError, DecodeError, FleetError, TrialfleetError
+from trialfleet_shared.errors import BrokerError, DecodeError, FleetError, NewerSchemaError, TrialfleetError
 from trialfleet_shared.fleet import FleetReport, LostEvaluation
 from trialfleet_shared.messages import (
     Evaluation,
@@ -430,6 +430,9 @@ class _Link:
     def _on_heartbeat(self, _channel: Any, _method: Any, _properties: Any, body: bytes) -> None:
         try:
             heartbeat = decode(body)
+        except NewerSchemaError as error:
+            _LOG.warning("a newer worker is not counted on; update this coordinator: %s", error)
+            return
         except DecodeError as error:
             _LOG.debug("a heartbeat can not be read: %s", error)
             return

@@ -18,7 +18,7 @@ from trialfleet_shared.adapters.rabbit import (
 )
 from trialfleet_shared.clock import Clock
 from trialfleet_shared.codec import decode
-from trialfleet_shared.errors import DecodeError, TrialfleetError
+from trialfleet_shared.errors import DecodeError, NewerSchemaError, TrialfleetError
 from trialfleet_shared.messages import Heartbeat
 
 #: Seconds after which a worker that is not heard of any more is forgotten.
@@ -110,6 +110,9 @@ class WorkerWatch:
     def _on_heartbeat(self, _channel: Any, _method: Any, _properties: Any, body: bytes) -> None:
         try:
             heartbeat = decode(body)
+        except NewerSchemaError as error:
+            _LOG.warning("a newer worker is not counted on; update this coordinator: %s", error)
+            return
         except DecodeError as error:
             _LOG.debug("a heartbeat can not be read: %s", error)
             return

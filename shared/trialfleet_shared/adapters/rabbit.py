@@ -214,8 +214,13 @@ class FleetBroker(RabbitmqBroker):
 
 def pack(batch: EvaluationBatch) -> bytes:
     """The body of a message for the actor `evaluate`."""
+    return pack_again(encode(batch).decode())
+
+
+def pack_again(argument: str) -> bytes:
+    """The body of a message for the actor `evaluate`, with the argument that an earlier one had."""
     envelope: dramatiq.Message[Any] = dramatiq.Message(
-        queue_name=EVALUATIONS, actor_name=EVALUATE, args=(encode(batch).decode(),), kwargs={}, options={}
+        queue_name=EVALUATIONS, actor_name=EVALUATE, args=(argument,), kwargs={}, options={}
     )
     return envelope.encode()
 

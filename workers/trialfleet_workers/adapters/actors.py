@@ -30,11 +30,12 @@ from trialfleet_shared.adapters.rabbit import (
     FleetBroker,
     connect,
     pack,
+    pack_again,
     redact,
     unpack,
 )
 from trialfleet_shared.clock import SystemClock
-from trialfleet_shared.errors import DecodeError, TrialfleetError
+from trialfleet_shared.errors import DecodeError, NewerSchemaError, TrialfleetError
 from trialfleet_shared.messages import EvaluationBatch, Heartbeat, ResultBatch, StudySpec
 from trialfleet_workers.adapters.importing import import_apart
 from trialfleet_workers.allowance import Allowance, resolve
@@ -46,6 +47,8 @@ _LOG = logging.getLogger("trialfleet.worker")
 
 #: Seconds after which a delivery is acknowledged though its evaluations still run.
 HOLD_SECONDS = 600.0
+#: Seconds that a worker keeps work which it is too old for before it hands it back.
+HAND_BACK_SECONDS = 2.0
 #: Seconds without work after which a worker in burst mode leaves.
 BURST_SECONDS = 5.0
 #: Seconds between two looks whether the worker is gone, for a thread that waits for its batch.
@@ -267,6 +270,10 @@ def _declare_actor(
         """Settle one batch; returning acknowledges it, raising sends it to the dead letters."""
         try:
             batch = unpack(payload)
+        except NewerSchemaError as error:
+            _LOG.warning("a newer coordinator's work is handed back; update this worker: %s", error)
+            _hand_back_later(broker, payload, gone)
+            return
         except DecodeError as error:
             _LOG.warning("a message goes to the dead letters: %s", error)
             telemetry.unreadable()
@@ -282,6 +289,15 @@ def _declare_actor(
 
     broker.add_middleware(_Redeliveries(telemetry))
     dramatiq.actor(actor_name=EVALUATE, queue_name=EVALUATIONS, broker=broker)(evaluate)
+
+
+def _hand_back_later(broker: FleetBroker, payload: str, gone: threading.Event) -> None:
+    """Leave work to newer workers, slowly enough that it does not go round in circles where there are none."""
+    gone.wait(HAND_BACK_SECONDS)
+    try:
+        broker.publish(EVALUATIONS, pack_again(payload))
+    except BROKER_FAILURES:
+        raise Abandoned from None  # RabbitMQ still has it
 
 
 def _settle(service: WorkerService, ticket: Ticket, gone: threading.Event) -> None:
