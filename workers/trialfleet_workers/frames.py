@@ -35,7 +35,7 @@ class Prepare(msgspec.Struct, frozen=True, tag=True):
 
 
 class Fork(msgspec.Struct, frozen=True, tag=True):
-    """To a zygote: start this slot; its socket travels beside the frame."""
+    """To a zygote: start this slot; its socket and the descriptor of its claims travel beside the frame."""
 
     slot: int
 
@@ -56,6 +56,12 @@ class Begin(msgspec.Struct, frozen=True, tag=True):
 
 class Run(msgspec.Struct, frozen=True, tag=True):
     """To a slot: evaluate this."""
+
+    evaluation: Evaluation
+
+
+class Offer(msgspec.Struct, frozen=True, tag=True):
+    """To a slot that evaluates: evaluate this next, if it can still be claimed then."""
 
     evaluation: Evaluation
 
@@ -104,10 +110,14 @@ class Done(msgspec.Struct, frozen=True, tag=True):
     cpu_seconds: float
 
 
+class Declined(msgspec.Struct, frozen=True, tag=True):
+    """From a slot: the offer could not be claimed, as it was withdrawn."""
+
+
 ToZygote = Prepare | Fork | Kill
 FromZygote = Prepared | Forked | Died | Failed
-ToSlot = Begin | Run
-FromSlot = Ready | Failed | Done
+ToSlot = Begin | Run | Offer
+FromSlot = Ready | Failed | Done | Declined
 
 _encoder = msgspec.json.Encoder()
 _T = TypeVar("_T")

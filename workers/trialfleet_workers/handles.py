@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from trialfleet_shared.errors import FleetError, ObjectiveError
-from trialfleet_shared.messages import Evaluation, StudySpec
+from trialfleet_shared.messages import StudySpec
 from trialfleet_workers import linux
 from trialfleet_workers.frames import (
     FrameReader,
@@ -28,6 +28,8 @@ from trialfleet_workers.frames import (
     from_slot_decoder,
     from_zygote_decoder,
 )
+from trialfleet_workers.jobs import Job
+from trialfleet_workers.offers import Offers
 
 #: Seconds that a zygote may take to end everything when it is told to.
 _END_SECONDS = 5.0
@@ -36,18 +38,6 @@ _BOOT = (
     "import json, os, sys; boot = json.loads(sys.argv[1]); os.environ.update(boot['environment']); "
     "sys.path[:] = boot['path']; from trialfleet_workers.adapters.evaluator import main; main(sys.argv[2:])"
 )
-
-
-@dataclass
-class Job:
-    """An evaluation on its way through the pool."""
-
-    spec: StudySpec
-    evaluation: Evaluation
-    #: Whether the result cache was asked for it.
-    asked_cache: bool = False
-    #: How often it was started and lost with its zygote.
-    losses: int = 0
 
 
 class SlotState(Enum):
@@ -176,6 +166,8 @@ class Slot:
     ending: bool = False
     #: Whether its socket may still have something to say.
     connected: bool = True
+    #: What it begins by itself, next.
+    offers: Offers = field(default_factory=Offers)
     reader: FrameReader[FromSlot] = field(init=False)
 
     def __post_init__(self) -> None:

@@ -92,6 +92,15 @@ class LiveSlots:
             self.kill(free[0])
         return self.spawn(zygote, spec)
 
+    def choose_next(self, spec: StudySpec) -> Slot | None:
+        """The slot, busy with the study, that can be offered something; of several, the one that began first."""
+        able = [
+            slot
+            for slot in self
+            if slot.state is SlotState.BUSY and slot.offers.open and not slot.ending and slot.spec == spec
+        ]
+        return min(able, key=lambda slot: slot.since, default=None)
+
     def spawn(self, zygote: Zygote, spec: StudySpec) -> Slot:
         """Have a slot forked and told of the study."""
         mine, theirs = socket.socketpair()
@@ -100,7 +109,7 @@ class LiveSlots:
         self._by_number[slot.number] = slot
         self._selector.register(mine, selectors.EVENT_READ, lambda: self._hear(slot))
         with theirs:
-            zygote.tell(Fork(slot.number), theirs.fileno())
+            zygote.tell(Fork(slot.number), theirs.fileno(), slot.offers.descriptor)
         self._begin(slot, spec)
         return slot
 
@@ -131,6 +140,7 @@ class LiveSlots:
         if slot.connected:
             self._hang_up(slot)
         slot.sock.close()
+        slot.offers.close()
 
     def _begin(self, slot: Slot, spec: StudySpec) -> None:
         slot.spec = spec

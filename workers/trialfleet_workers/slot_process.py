@@ -16,8 +16,20 @@ from trialfleet_shared.messages import Evaluation, EvaluationResult, Outcome, St
 from trialfleet_workers import linux
 from trialfleet_workers.clocks import ProcessClock
 from trialfleet_workers.evaluate import evaluate, failed
-from trialfleet_workers.frames import Begin, Done, Failed, FrameReader, Ready, frame, slot_decoder
+from trialfleet_workers.frames import (
+    Begin,
+    Declined,
+    Done,
+    Failed,
+    FrameReader,
+    FromSlot,
+    Offer,
+    Ready,
+    frame,
+    slot_decoder,
+)
 from trialfleet_workers.objective import Objective
+from trialfleet_workers.offers import claim
 
 
 class DataSource(Protocol):
@@ -32,11 +44,12 @@ class DataSource(Protocol):
 OpenData = Callable[[StudySpec], DataSource]
 
 
-def run_slot(sock: socket.socket, zygote: int, load: Callable[[], Objective], open_data: OpenData) -> None:
+def run_slot(sock: socket.socket, claims: int, zygote: int, load: Callable[[], Objective], open_data: OpenData) -> None:
     """Serve evaluations until the pool closes its end. Called once, right after the fork.
 
     Args:
         sock: connected to the pool.
+        claims: an eventfd; see `offers.py`.
         zygote: process id of the parent; the slot dies with it.
         load: gives the objective, raising ObjectiveError.
         open_data: opens a data set; never called before the fork, since LMDB must not be carried across one.
@@ -53,13 +66,17 @@ def run_slot(sock: socket.socket, zygote: int, load: Callable[[], Objective], op
     while reader.receive():
         for message in reader.messages():
             if isinstance(message, Begin):
-                answer: Ready | Failed | Done = slot.begin(message)
+                answer: FromSlot = slot.begin(message)
+            elif isinstance(message, Offer) and not claim(claims):
+                answer = Declined()
             else:
                 answer = Done(slot.run(message.evaluation), ProcessClock().cpu())
             if os.getpid() != pid:  # the objective forked, and its child came back here
                 os._exit(0)
             sys.stdout.flush()
             sock.sendall(frame(answer))
+            if isinstance(answer, Done) and answer.result.outcome is Outcome.MEMORY:
+                return  # what filled the memory may still be held somewhere: nothing else is to begin here
             slot.tidy()
 
 

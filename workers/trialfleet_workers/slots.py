@@ -28,8 +28,9 @@ from trialfleet_shared.messages import Evaluation, EvaluationKey, EvaluationResu
 from trialfleet_workers import linux
 from trialfleet_workers.allowance import Allowance
 from trialfleet_workers.evaluate import failed
-from trialfleet_workers.frames import Done, Failed, Forked, FromSlot, Prepared, Ready, Run, frame
-from trialfleet_workers.handles import Job, Slot, SlotState, Zygote
+from trialfleet_workers.frames import Declined, Done, Failed, Forked, FromSlot, Prepared, Ready, Run, frame
+from trialfleet_workers.handles import Slot, SlotState, Zygote
+from trialfleet_workers.jobs import Job
 from trialfleet_workers.live_slots import START_SECONDS, LiveSlots
 from trialfleet_workers.pool_parts import CachedEvaluations, MemoryWatch, Refusals, SlotUsage, Waker
 from trialfleet_workers.zygotes import IMPORT_SECONDS, ObjectiveSources, Zygotes
@@ -167,6 +168,7 @@ class SlotPool:
         """The evaluations that no slot has started, in order; the pool forgets them."""
         for zygote in self._zygotes:
             self._unpark(zygote)
+        self._withdraw(len(self._live))
         taken = [(job.spec, job.evaluation) for job in self._queue]
         self._queue.clear()
         return taken
@@ -197,12 +199,14 @@ class SlotPool:
     @property
     def queued(self) -> int:
         """Evaluations that wait for a slot."""
-        return len(self._queue) + sum(len(zygote.parked) for zygote in self._zygotes)
+        offered = sum(slot.offers.job is not None for slot in self._live)
+        return len(self._queue) + offered + sum(len(zygote.parked) for zygote in self._zygotes)
 
     @property
     def held(self) -> list[tuple[StudySpec, EvaluationKey]]:
         """Everything submitted and not returned by `poll` yet."""
         jobs = [*self._queue, *(slot.job for slot in self._live if slot.job is not None)]
+        jobs += [slot.offers.job for slot in self._live if slot.offers.job is not None]
         jobs += [job for zygote in self._zygotes for job in zygote.parked]
         return [
             *((job.spec, job.evaluation.key) for job in jobs),
@@ -260,6 +264,7 @@ class SlotPool:
         self._woken = True
 
     def _dispatch(self) -> None:
+        self._level()
         while self._queue:
             job = self._queue[0]
             refusal = self._refusals.of(job.spec)
@@ -271,7 +276,10 @@ class SlotPool:
                 self._queue.popleft()
                 continue
             if self._live.busy >= self.slots:
-                return
+                if not self._offer(job):
+                    return
+                self._queue.popleft()
+                continue
             try:
                 zygote = self._zygote(job.spec)
             except TrialfleetError as error:
@@ -286,6 +294,25 @@ class SlotPool:
             if slot.state is SlotState.IDLE:
                 self._run(slot)
 
+    def _offer(self, job: Job) -> bool:
+        """Have a busy slot begin it next; whether one can."""
+        slot = self._live.choose_next(job.spec)
+        return slot is not None and slot.offers.make(job, slot.sock)
+
+    def _level(self) -> None:
+        """Where slots are idle and nothing else is queued, withdraw what busy ones were offered."""
+        idle = self.slots - self._live.busy
+        if idle and not self._queue:
+            self._withdraw(idle)
+
+    def _withdraw(self, most: int) -> None:
+        """Take back so many offers at most: the latest first, whose slots will have no time for them for longest."""
+        for slot in sorted(self._live, key=lambda slot: slot.since, reverse=True):
+            job = slot.offers.withdraw() if most else None
+            if job is not None:
+                self._queue.appendleft(job)
+                most -= 1
+
     def _enforce_limits(self) -> None:
         now = self._clock.monotonic()
         for slot in self._live:
@@ -295,6 +322,7 @@ class SlotPool:
                 self.restarts["timeout"] += 1
                 deadline = slot.spec.deadline_seconds
                 self._end_job(slot, Outcome.TIMEOUT, f"ended at its deadline of {deadline:g} s", slot.cpu_used())
+                self._hand_back(slot)
             else:
                 self._not_started(slot, f"not ready within {START_SECONDS:g} s")
             self._live.kill(slot)
@@ -306,18 +334,24 @@ class SlotPool:
 
     def _run(self, slot: Slot) -> None:
         assert slot.job is not None
-        now = self._clock.monotonic()
-        deadline = slot.job.spec.deadline_seconds
-        slot.state = SlotState.BUSY
-        slot.since = now
-        slot.limit = math.inf if deadline is None else now + deadline
-        slot.zygote.used_at = now
+        message = frame(Run(slot.job.evaluation))
+        self._occupy(slot, slot.job)
         try:
-            slot.sock.sendall(frame(Run(slot.job.evaluation)))
+            slot.sock.sendall(message)
         except OSError:  # it died while it had nothing to do: another one takes the evaluation
             slot.state = SlotState.IDLE
             self._hand_back(slot)
             self._live.kill(slot)
+
+    def _occupy(self, slot: Slot, job: Job) -> None:
+        """The slot evaluates it from now on."""
+        now = self._clock.monotonic()
+        deadline = job.spec.deadline_seconds
+        slot.job = job
+        slot.state = SlotState.BUSY
+        slot.since = now
+        slot.limit = math.inf if deadline is None else now + deadline
+        slot.zygote.used_at = now
 
     def _end_job(self, slot: Slot, outcome: Outcome, message: str, cpu_seconds: float) -> None:
         """The slot's evaluation, if it has one, came to no end of its own."""
@@ -367,6 +401,8 @@ class SlotPool:
             self._refuse(slot.spec, DataError(message.message) if message.data else ObjectiveError(message.message))
             self._hand_back(slot)
             self._live.kill(slot)
+        elif isinstance(message, Declined):
+            slot.offers.declined()
         elif slot.state is SlotState.BUSY:
             self._take_result(slot, message)
         else:  # an answer nobody asked for: something of the objective's speaks in its name
@@ -381,23 +417,30 @@ class SlotPool:
         if result.outcome is Outcome.MEMORY:
             # What filled the memory may still be held somewhere.
             self.restarts["memory"] += 1
+            self._hand_back(slot)
             self._live.kill(slot)
+        elif (offered := slot.offers.accepted()) is not None:
+            self._occupy(slot, offered)
 
     def _bury(self, slot: Slot, status: int, cpu_seconds: float) -> None:
         """The slot is dead. Whatever it had in hand came to its end with it, and another slot takes its place."""
         self._live.drain(slot)
+        begun = slot.offers.begun()
         self._live.forget(slot)
         death = linux.describe_status(status)
         if slot.ending:
             pass
         elif slot.state is SlotState.STARTING:
             self._not_started(slot, death)
+        elif not begun:  # something that the evaluation before left behind ended it
+            self.restarts["crash"] += 1
         elif os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL and self._kernel_killed():
             self.restarts["memory"] += 1
             self._end_job(slot, Outcome.MEMORY, f"{death}: the machine ran out of memory", cpu_seconds)
         else:
             self.restarts["crash"] += 1
             self._end_job(slot, Outcome.CRASH, death, cpu_seconds)
+        self._hand_back(slot)
         if not self._live.full and slot.spec in self._prepared and slot.zygote in self._zygotes:
             self._live.spawn(slot.zygote, slot.spec)
 
@@ -412,6 +455,10 @@ class SlotPool:
             self._live.spawn(slot.zygote, slot.spec)
 
     def _hand_back(self, slot: Slot) -> None:
+        """What it has in hand, and what it was offered, are for another slot."""
+        offered = slot.offers.accepted()
+        if offered is not None:
+            self._queue.appendleft(offered)
         if slot.job is not None:
             self._queue.appendleft(slot.job)
             slot.job = None

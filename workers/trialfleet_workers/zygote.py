@@ -127,11 +127,11 @@ class _Zygote:
                     return
                 for message in self._reader.messages():
                     if isinstance(message, Fork):
-                        self._fork(message.slot, self._reader.descriptors.popleft())
+                        self._fork(message.slot, self._reader.descriptors.popleft(), self._reader.descriptors.popleft())
                     elif isinstance(message, Kill):
                         self._kill(message.slot)
 
-    def _fork(self, slot: int, descriptor: int) -> None:
+    def _fork(self, slot: int, descriptor: int, claims: int) -> None:
         # What stands in the buffers would be written by both.
         sys.stdout.flush()
         sys.stderr.flush()
@@ -139,24 +139,26 @@ class _Zygote:
             pid = os.fork()
         except OSError:
             os.close(descriptor)
+            os.close(claims)
             self._tell(Died(slot, _NOT_FORKED, 0.0))
             return
         if pid == 0:
             status = 1
             try:
-                self._become_slot(descriptor)
+                self._become_slot(descriptor, claims)
                 status = 0
             except BaseException:  # noqa: BLE001  # nothing may leave this frame: it is the zygote's
                 sys.excepthook(*sys.exc_info())
             finally:
                 os._exit(status)
         os.close(descriptor)
+        os.close(claims)
         with contextlib.suppress(OSError):  # the slot does it too; who comes first matters to nobody
             os.setpgid(pid, pid)
         self._slots[pid] = slot
         self._tell(Forked(slot, pid))
 
-    def _become_slot(self, descriptor: int) -> None:
+    def _become_slot(self, descriptor: int, claims: int) -> None:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         self._control.close()
@@ -164,7 +166,8 @@ class _Zygote:
         self._wakeup_writer.close()
         objective = self._objective
         with socket.socket(fileno=descriptor) as sock:
-            run_slot(sock, self._pid, (lambda: objective) if objective is not None else self._load, self._open_data)
+            load = (lambda: objective) if objective is not None else self._load
+            run_slot(sock, claims, self._pid, load, self._open_data)
 
     def _kill(self, slot: int) -> None:
         for pid, number in self._slots.items():
