@@ -9,6 +9,7 @@ import asyncio
 import os
 import tempfile
 import threading
+import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -17,10 +18,10 @@ from typing import Any, Literal, Self, TypedDict, Unpack, cast
 import msgspec
 from rich.console import Console
 
-from trialfleet.engine import Home, OpenStudy, open_study
+from trialfleet.engine import Home, OpenStudy, cache_figures_of, open_study
 from trialfleet.environment import default_home
 from trialfleet.progress import progress_view
-from trialfleet.rendering import finite
+from trialfleet.rendering import CacheFigures, finite
 from trialfleet.study_file import Direction, StudyRequest, StudySection, check_finite, read_space
 from trialfleet_coordinator.budget import Budget
 from trialfleet_coordinator.report import StudyReport
@@ -135,10 +136,14 @@ def optimize(
 
 
 def create_efficiency_optimizer(
-    config: EfficiencyConfig | None = None, *, home: str | Path | None = None
+    config: EfficiencyConfig | None = None,
+    *,
+    home: str | Path | None = None,
+    url: str | None = None,
+    token: str | None = None,
 ) -> "EfficiencyOptimizer":
-    """An optimizer with these settings; default: `EfficiencyConfig()`."""
-    return EfficiencyOptimizer(config, home=home)
+    """An optimizer with these settings; see `EfficiencyOptimizer`."""
+    return EfficiencyOptimizer(config, home=home, url=url, token=token)
 
 
 class EfficiencyOptimizer:
@@ -150,11 +155,23 @@ class EfficiencyOptimizer:
     Args:
         config: how to save work; default: `EfficiencyConfig()`.
         home: folder for studies, results and data; default: as for the command line.
+        url: of a coordinator that runs the studies on its fleet; default: they are run here. Coordinator and workers then
+            have the file with the objective too.
+        token: what the coordinator wants to be shown.
     """
 
-    def __init__(self, config: EfficiencyConfig | None = None, *, home: str | Path | None = None) -> None:
+    def __init__(
+        self,
+        config: EfficiencyConfig | None = None,
+        *,
+        home: str | Path | None = None,
+        url: str | None = None,
+        token: str | None = None,
+    ) -> None:
         self.config = config or EfficiencyConfig()
         self._home = home
+        self._url = url
+        self._token = token
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
         self._running: set[asyncio.Task[OptimizationResult]] = set()
 
@@ -189,7 +206,7 @@ class EfficiencyOptimizer:
             folder,
             options,
         )
-        task = asyncio.create_task(_in_thread(run))
+        task = asyncio.create_task(_in_thread(run) if self._url is None else run.by(self._url, self._token))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         return await task
@@ -253,6 +270,7 @@ class _Run:
         unknown = options.keys() - StudyOptions.__annotations__.keys()
         if unknown:
             raise TypeError(f"unexpected keyword {min(unknown)!r}; known are {', '.join(StudyOptions.__annotations__)}")
+        self._function = objective_function
         self._home = Home(default_home(os.environ) if home is None else Path(home).expanduser())
         self._store = None if options.get("study_name") is not None else scratch
         self._warm_start = options.get("warm_start")
@@ -268,22 +286,40 @@ class _Run:
             figures = study.cache_figures(report)
         if report.ended == "failed":
             raise StudyFailedError(f"{report.study}: {report.ended_because}")
-        trials = cast("list[dict[str, Any]]", finite(msgspec.to_builtins(report.trials)))
-        return OptimizationResult(
-            results=trials,
-            best_params=None if report.best_params is None else dict(report.best_params),
-            best_value=report.best_value,
-            test_value=report.test_value,
-            efficiency_metrics=finite(msgspec.to_builtins(report.efficiency_metrics)),
-            cache_stats=msgspec.to_builtins(figures),
-            report=report,
-        )
+        return _result(report, figures)
+
+    async def by(self, url: str, token: str | None) -> OptimizationResult:
+        """Have the coordinator at `url` run it."""
+        from trialfleet.client import AsyncClient  # noqa: PLC0415  # HTTP only with a fleet
+        from trialfleet.remote import run_by, submission_of  # noqa: PLC0415
+
+        submission = submission_of(self._request, self._function, self._warm_start)
+        keep = self._store is None
+        if not keep:
+            name = f"{self._request.name}-{uuid.uuid4().hex[:8]}"
+            submission = msgspec.structs.replace(submission, name=name)
+        async with AsyncClient(url, token=token) as client:
+            report = await run_by(client, submission, keep=keep)
+        return _result(report, cache_figures_of(report))
 
     def _run(self, study: OpenStudy, check: Callable[[], None]) -> StudyReport:
         if not self._show_progress:
             return study.run(lambda _: None, check)
         with progress_view(Console(stderr=True), SystemClock()) as view:
             return study.run(view, check)
+
+
+def _result(report: StudyReport, figures: CacheFigures) -> OptimizationResult:
+    trials = cast("list[dict[str, Any]]", finite(msgspec.to_builtins(report.trials)))
+    return OptimizationResult(
+        results=trials,
+        best_params=None if report.best_params is None else dict(report.best_params),
+        best_value=report.best_value,
+        test_value=report.test_value,
+        efficiency_metrics=finite(msgspec.to_builtins(report.efficiency_metrics)),
+        cache_stats=msgspec.to_builtins(figures),
+        report=report,
+    )
 
 
 def _request(
