@@ -29,8 +29,8 @@ from utilisation_parts.figures import Figures, figures
 from utilisation_parts.scaling import simulate
 from utilisation_parts.spin import RECORD, read_spans
 
-#: Mean seconds of an evaluation, and how many: about 10 to 15 s of a two-core machine.
-TRIALS = {0.1: 200, 0.3: 80, 1.0: 30}
+#: Mean seconds of an evaluation, and how many: 8 to 12 s of a two-core machine.
+TRIALS = {0.1: 160, 0.3: 60, 1.0: 24}
 QUICK_TRIALS = {0.1: 40}
 #: Evaluations that do nothing, of ours; the slower peers get fewer.
 NOTHING, PEERS_NOTHING, QUICK_NOTHING = 5_000, 500, 500

@@ -73,7 +73,8 @@ async def run_by(client: AsyncClient, submission: Submission, *, keep: bool) -> 
 
     Raises:
         StudyFailedError: its first trials all failed.
-        TrialfleetError: somebody else cancelled it, or the coordinator paused it because its store failed; or as the coordinator answers.
+        TrialfleetError: somebody else cancelled it; the coordinator paused it because its store failed; or as the
+            coordinator answers.
     """
     study = (await client.submit(submission)).study
     try:
