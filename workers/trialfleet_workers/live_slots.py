@@ -12,6 +12,7 @@ from trialfleet_shared.clock import Clock
 from trialfleet_shared.messages import StudySpec
 from trialfleet_workers.frames import Begin, Fork, FromSlot, Kill, frame
 from trialfleet_workers.handles import Slot, SlotState, Zygote
+from trialfleet_workers.jobs import Job
 
 #: Seconds that a slot may take from its fork until it is ready (data opened; a cold slot imports the objective).
 START_SECONDS = 300.0
@@ -92,14 +93,24 @@ class LiveSlots:
             self.kill(free[0])
         return self.spawn(zygote, spec)
 
-    def choose_next(self, spec: StudySpec) -> Slot | None:
-        """The slot, busy with the study, that can be offered something; of several, the one that began first."""
+    def offer(self, job: Job) -> bool:
+        """Have a slot that is busy with the same study begin it next, that which began first; whether one can."""
         able = [
             slot
             for slot in self
-            if slot.state is SlotState.BUSY and slot.offers.open and not slot.ending and slot.spec == spec
+            if slot.state is SlotState.BUSY and slot.offers.open and not slot.ending and slot.spec == job.spec
         ]
-        return min(able, key=lambda slot: slot.since, default=None)
+        slot = min(able, key=lambda slot: slot.since, default=None)
+        return slot is not None and slot.offers.make(job, slot.sock)
+
+    def withdraw(self, most: int) -> list[Job]:
+        """Take back so many offers at most, in their order: of those whose slots will have no time for longest."""
+        withdrawn: list[Job] = []
+        for slot in sorted(self, key=lambda slot: slot.since, reverse=True):
+            job = slot.offers.withdraw() if len(withdrawn) < most else None
+            if job is not None:
+                withdrawn.insert(0, job)
+        return withdrawn
 
     def spawn(self, zygote: Zygote, spec: StudySpec) -> Slot:
         """Have a slot forked and told of the study."""

@@ -4,9 +4,10 @@
         │                                     └── forks ──> slot, slot, …  (each its own process group)
         └─────────────── one socket pair per slot ─────────────┘
 
-The pool decides, the zygote forks, kills and buries, a slot evaluates. Whatever an objective does (hang in native code,
-`os._exit`, a segmentation fault, memory without end, grandchildren) costs its own evaluation; a fresh slot is there
-within milliseconds. When the pool's process ends, however it ends, its zygotes and slots end with it.
+The pool decides, the zygote forks, kills and buries, a slot evaluates, and goes on with what it was offered meanwhile
+(`offers.py`) without a way to the pool and back. Whatever an objective does (hang in native code, `os._exit`, a
+segmentation fault, memory without end, grandchildren) costs its own evaluation; a fresh slot is there within milliseconds.
+When the pool's process ends, however it ends, its zygotes and slots end with it.
 """
 
 import math
@@ -168,7 +169,7 @@ class SlotPool:
         """The evaluations that no slot has started, in order; the pool forgets them."""
         for zygote in self._zygotes:
             self._unpark(zygote)
-        self._withdraw(len(self._live))
+        self._queue.extendleft(reversed(self._live.withdraw(len(self._live))))
         taken = [(job.spec, job.evaluation) for job in self._queue]
         self._queue.clear()
         return taken
@@ -276,7 +277,7 @@ class SlotPool:
                 self._queue.popleft()
                 continue
             if self._live.busy >= self.slots:
-                if not self._offer(job):
+                if not self._live.offer(job):
                     return
                 self._queue.popleft()
                 continue
@@ -294,24 +295,11 @@ class SlotPool:
             if slot.state is SlotState.IDLE:
                 self._run(slot)
 
-    def _offer(self, job: Job) -> bool:
-        """Have a busy slot begin it next; whether one can."""
-        slot = self._live.choose_next(job.spec)
-        return slot is not None and slot.offers.make(job, slot.sock)
-
     def _level(self) -> None:
         """Where slots are idle and nothing else is queued, withdraw what busy ones were offered."""
         idle = self.slots - self._live.busy
         if idle and not self._queue:
-            self._withdraw(idle)
-
-    def _withdraw(self, most: int) -> None:
-        """Take back so many offers at most: the latest first, whose slots will have no time for them for longest."""
-        for slot in sorted(self._live, key=lambda slot: slot.since, reverse=True):
-            job = slot.offers.withdraw() if most else None
-            if job is not None:
-                self._queue.appendleft(job)
-                most -= 1
+            self._queue.extendleft(reversed(self._live.withdraw(idle)))
 
     def _enforce_limits(self) -> None:
         now = self._clock.monotonic()
