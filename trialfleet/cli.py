@@ -236,6 +236,65 @@ def report(study: str, *, as_json: bool, home: Path | None, verbose: bool) -> No
     report_command(study, _begin(home, verbose=verbose), as_json=as_json)
 
 
+@cli.command(epilog=_EPILOG)
+@click.argument("study")
+@_json_option
+@_home_option
+@_verbose_option
+def best(study: str, *, as_json: bool, home: Path | None, verbose: bool) -> None:
+    """Show the best trial of STUDY so far."""
+    from trialfleet.commands.recorded import best_command  # noqa: PLC0415  # see _EPILOG
+
+    best_command(study, _begin(home, verbose=verbose), as_json=as_json)
+
+
+@cli.command(epilog=_EPILOG)
+@click.argument("study")
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["csv", "parquet", "json", "optuna"]),
+    default="csv",
+    show_default=True,
+    help="A table with a row for each trial, the whole report, or a study in one of Optuna's storages.",
+)
+@click.option("--output", metavar="FILE", help="File, or URL of an Optuna storage; default: standard output.")
+@_home_option
+@_verbose_option
+def export(study: str, *, kind: Any, output: str | None, home: Path | None, verbose: bool) -> None:
+    """Write the trials of STUDY for other tools."""
+    from trialfleet.commands.recorded import export_command  # noqa: PLC0415  # see _EPILOG
+
+    export_command(study, _begin(home, verbose=verbose), kind=kind, output=output)
+
+
+@cli.command(epilog=_EPILOG)
+@click.argument("study")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@_home_option
+@_verbose_option
+def delete(study: str, *, yes: bool, home: Path | None, verbose: bool) -> None:
+    """Delete STUDY, which nobody runs, and its record."""
+    from trialfleet.commands.recorded import delete_command  # noqa: PLC0415  # see _EPILOG
+
+    delete_command(study, _begin(home, verbose=verbose), yes=yes)
+
+
+@cli.command(epilog=_EPILOG)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="Port; 0: any free one.")
+@_home_option
+@_verbose_option
+def dashboard(*, host: str, port: int, home: Path | None, verbose: bool) -> None:
+    """Show all studies in a browser, running ones too: optuna-dashboard, which can change nothing here.
+
+    Needs the extra: pip install 'trialfleet[dashboard]'.
+    """
+    from trialfleet.commands.dashboard import dashboard_command  # noqa: PLC0415  # see _EPILOG
+
+    dashboard_command(_begin(home, verbose=verbose), host=host, port=port)
+
+
 @cli.command()
 @click.option(
     "--url",

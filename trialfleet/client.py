@@ -16,8 +16,8 @@ import msgspec
 
 from trialfleet.coordinator_files import check_token
 from trialfleet_coordinator.adapters.http.problems import STATUSES, Problem
-from trialfleet_coordinator.adapters.http.routes import PREFIX, BestTrial
-from trialfleet_coordinator.report import StudyReport
+from trialfleet_coordinator.adapters.http.routes import PREFIX
+from trialfleet_coordinator.report import BestTrial, StudyReport
 from trialfleet_coordinator.serving import StudyStatus, Submission, WorkerStatus
 from trialfleet_shared.errors import ConfigurationError, TrialfleetError
 

@@ -243,6 +243,12 @@ def recorded_report(home: Home, name: str) -> tuple[StudyReport, CacheFigures]:
     return report, cache_figures_of(report)
 
 
+def delete_study(home: Home, name: str) -> None:
+    """Delete a study of the home's store. Raises StudyLockedError while it is being run."""
+    with _store(home) as store:
+        store.delete(name)
+
+
 def studies(home: Home) -> list[StudySummary]:
     """All studies of the home's store, oldest first."""
     summaries = []

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from trialfleet.progress import duration, rung_name
-from trialfleet_coordinator.report import EfficiencyMetrics, StudyReport
+from trialfleet_coordinator.report import BestTrial, EfficiencyMetrics, StudyReport
 from trialfleet_coordinator.serving import ServiceState, StudyStatus
 
 
@@ -71,6 +71,19 @@ def print_json(console: Console, document: Any) -> None:
 def print_report(console: Console, report: StudyReport, cache: CacheFigures, home: Path | None) -> None:
     """The report for people."""
     console.print(render_report(report, cache, home))
+
+
+def print_best(console: Console, best: BestTrial) -> None:
+    """The best trial for people."""
+    if best.params is None:
+        console.print(Text(f"{best.study}: no trial has a value."))
+        return
+    parts: list[RenderableType] = [Text(f"{best.study}: trial {best.trial}", style="bold"), _params(best.params)]
+    assert best.value is not None
+    parts.append(Text(f"value {_number(best.value)}{'' if best.complete else ' *'}"))
+    if not best.complete:
+        parts.append(Text(_NOT_COMPLETE, style="dim"))
+    console.print(Group(*parts))
 
 
 def render_report(report: StudyReport, cache: CacheFigures, home: Path | None) -> RenderableType:

@@ -153,6 +153,17 @@ class StudyReport(msgspec.Struct, frozen=True, kw_only=True):
     trials: tuple[TrialSummary, ...]
 
 
+class BestTrial(msgspec.Struct, frozen=True, kw_only=True):
+    """The best trial of a study so far; without a trial that has a value, everything is null."""
+
+    study: str
+    trial: int | None
+    params: Params | None
+    value: float | None
+    #: Whether the value was measured on all rows and all folds.
+    complete: bool
+
+
 class TrialCosts(msgspec.Struct, frozen=True):
     """What the cost estimate needs of one trial."""
 
@@ -299,6 +310,17 @@ def build_report(
         ),
         failures=tuple(state.failures),
         trials=tuple(_summary(trial, state.ladder) for trial in state.trials),
+    )
+
+
+def best_of(report: StudyReport) -> BestTrial:
+    """The best trial of a report."""
+    return BestTrial(
+        study=report.study,
+        trial=report.best_trial,
+        params=report.best_params,
+        value=report.best_value,
+        complete=report.best_is_complete,
     )
 
 

@@ -7,26 +7,14 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 from msgspec import Meta
 
-from trialfleet_coordinator.report import StudyReport, TrialSummary
+from trialfleet_coordinator.report import BestTrial, StudyReport, TrialSummary, best_of
 from trialfleet_coordinator.serving import StudyService, StudyStatus, Submission, WorkerStatus
 from trialfleet_shared.errors import ConfigurationError, StudyBusyError, TrialfleetError, UnknownStudyError
-from trialfleet_shared.space import Params
 
 #: Where this version of the API is.
 PREFIX = "/api/v1"
 #: Trials of one page at most, and when nobody says how many.
 MOST_TRIALS = 1000
-
-
-class BestTrial(msgspec.Struct, frozen=True, kw_only=True):
-    """The best trial of a study so far; without a trial that has a value, everything is null."""
-
-    study: str
-    trial: int | None
-    params: Params | None
-    value: float | None
-    #: Whether the value was measured on all rows and all folds.
-    complete: bool
 
 
 class TrialPage(msgspec.Struct, frozen=True):
@@ -71,17 +59,6 @@ class Route(NamedTuple):
     errors: tuple[type[TrialfleetError], ...] = ()
     takes_body: bool = False
     takes_query: bool = False
-
-
-def best_of(report: StudyReport) -> BestTrial:
-    """The best trial of a report."""
-    return BestTrial(
-        study=report.study,
-        trial=report.best_trial,
-        params=report.best_params,
-        value=report.best_value,
-        complete=report.best_is_complete,
-    )
 
 
 def _submit(service: StudyService, asked: Asked) -> StudyStatus:

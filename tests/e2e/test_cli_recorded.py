@@ -1,0 +1,144 @@
+"""Commands on recorded studies: best, export, delete, dashboard."""
+
+import csv
+import io
+import signal
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import optuna
+import pandas as pd
+import pytest
+from support.commands import PATIENCE, document, start_trialfleet, trialfleet
+
+STUDY = """
+[study]
+name = "tiny"
+objective = "objective.py:evaluate"
+trials = 8
+[space.x]
+type = "float"
+min = 0.0
+max = 1.0
+[space.kind]
+type = "categorical"
+choices = ["a", 1, true]
+"""
+OBJECTIVE = """
+def evaluate(params):
+    return {"value": params["x"], "loss": 1 - params["x"]}
+"""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with one study of eight trials."""
+    folder = tmp_path_factory.mktemp("recorded")
+    (folder / "objective.py").write_text(OBJECTIVE)
+    (folder / "study.toml").write_text(STUDY)
+    ran = trialfleet(["run", folder / "study.toml"], folder / "home")
+    assert ran.returncode == 0, ran.stderr
+    return folder / "home"
+
+
+def test_the_best_trial_is_shown(home: Path) -> None:
+    ran = trialfleet(["best", "tiny", "--json"], home)
+    best = document(ran.stdout)
+    assert best["complete"]
+    assert best["value"] == best["params"]["x"]
+    assert f"trial {best['trial']}" in trialfleet(["best", "tiny"], home).stdout
+    unknown = trialfleet(["best", "tny"], home)
+    assert unknown.returncode == 2
+    assert "did you mean 'tiny'" in unknown.stderr
+
+
+def test_trials_are_exported_as_tables(home: Path, tmp_path: Path) -> None:
+    rows = list(csv.DictReader(io.StringIO(trialfleet(["export", "tiny"], home).stdout)))
+    assert [int(row["number"]) for row in rows] == list(range(8))
+    assert all(float(row["value"]) == float(row["params.x"]) for row in rows)
+    assert all(float(row["metrics.loss"]) == pytest.approx(1 - float(row["value"])) for row in rows)
+    file = tmp_path / "trials.csv"
+    assert trialfleet(["export", "tiny", "--output", file], home).returncode == 0
+    assert list(csv.DictReader(io.StringIO(file.read_bytes().decode()))) == rows
+    parquet = tmp_path / "trials.parquet"
+    ran = trialfleet(["export", "tiny", "--format", "parquet", "--output", parquet], home)
+    assert ran.returncode == 0, ran.stderr
+    frame = pd.read_parquet(parquet)
+    assert frame["value"].tolist() == [float(row["value"]) for row in rows]
+    assert set(frame["params.kind"]) <= {"a", "1", "True"}
+    report = document(trialfleet(["export", "tiny", "--format", "json"], home).stdout)
+    assert len(report["trials"]) == 8
+
+
+def test_a_study_is_copied_into_an_optuna_storage_once(home: Path, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/study.db"
+    ran = trialfleet(["export", "tiny", "--format", "optuna", "--output", url], home)
+    assert ran.returncode == 0, ran.stderr
+    study = optuna.load_study(study_name="tiny", storage=url)
+    assert len(study.trials) == 8
+    assert study.best_value == document(trialfleet(["best", "tiny", "--json"], home).stdout)["value"]
+    again = trialfleet(["export", "tiny", "--format", "optuna", "--output", url], home)
+    assert again.returncode == 2
+    assert "has a study 'tiny' already" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "told"),
+    [
+        (["--format", "parquet"], 2, "--format parquet needs --output: a file"),
+        (["--format", "optuna"], 2, "a storage's URL"),
+        (["--format", "optuna", "--output", "nonsense://user:secret@host"], 2, "Optuna can not use that storage"),
+        (["--output", "/nowhere/at/all.csv"], 1, "/nowhere/at/all.csv can not be written: No such file"),
+    ],
+)
+def test_what_can_not_be_exported_is_told(home: Path, arguments: list[str], status: int, told: str) -> None:
+    ran = trialfleet(["export", "tiny", *arguments], home)
+    assert ran.returncode == status
+    assert told in ran.stderr
+    assert "secret" not in ran.stderr
+
+
+def test_a_study_is_deleted_when_that_is_meant(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "objective.py").write_text(OBJECTIVE)
+    (tmp_path / "study.toml").write_text(STUDY.replace("tiny", "other"))
+    assert trialfleet(["run", tmp_path / "study.toml"], home).returncode == 0
+    asked = trialfleet(["delete", "other"], home)
+    assert asked.returncode == 2
+    assert "give --yes" in asked.stderr
+    assert trialfleet(["delete", "other", "--yes"], home).returncode == 0
+    assert trialfleet(["delete", "other", "--yes"], home).returncode == 2
+    assert "other" not in trialfleet(["studies"], home).stdout
+    assert trialfleet(["best", "tiny"], home).returncode == 0
+
+
+def test_the_dashboard_shows_and_changes_nothing(home: Path) -> None:
+    with start_trialfleet(["dashboard", "--port", "0"], home) as process:
+        assert process.stderr is not None
+        url = process.stderr.readline().split()[-1]
+        with urllib.request.urlopen(f"{url}/api/studies", timeout=PATIENCE) as answer:
+            (summary,) = document(answer.read().decode())["study_summaries"]
+        assert summary["study_name"] == "tiny"
+        with urllib.request.urlopen(f"{url}/dashboard", timeout=PATIENCE) as answer:
+            assert answer.status == 200
+        for method in ("DELETE", "POST", "PUT", "PATCH"):
+            request = urllib.request.Request(f"{url}/api/studies/{summary['study_id']}", method=method)
+            with pytest.raises(urllib.error.HTTPError) as caught:
+                urllib.request.urlopen(request, timeout=PATIENCE)
+            assert (caught.value.code, caught.value.headers["Allow"]) == (405, "GET, HEAD")
+            caught.value.close()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE) == 0
+        process.communicate()
+    assert trialfleet(["best", "tiny"], home).returncode == 0
+
+
+def test_a_port_that_is_taken_is_named(home: Path) -> None:
+    with start_trialfleet(["dashboard", "--port", "0"], home) as process:
+        assert process.stderr is not None
+        port = process.stderr.readline().rpartition(":")[2].strip()
+        ran = trialfleet(["dashboard", "--port", port], home)
+        process.terminate()
+        process.communicate()
+    assert ran.returncode == 2
+    assert f"can not listen on 127.0.0.1:{port}" in ran.stderr

@@ -1,0 +1,102 @@
+"""Commands on studies that are recorded in the home's store: best, export, delete."""
+
+import io
+import sys
+from pathlib import Path
+from typing import Literal
+
+import click
+import msgspec
+
+from trialfleet.commands.output import error_console, results_only, say
+from trialfleet.coordinator_files import CoordinatorFiles
+from trialfleet.engine import Home, delete_study, recorded_report
+from trialfleet.environment import Environment
+from trialfleet.rendering import finite, print_best, print_json, report_document
+from trialfleet_coordinator.report import best_of
+from trialfleet_shared.errors import ConfigurationError, TrialfleetError
+
+ExportFormat = Literal["csv", "parquet", "json", "optuna"]
+
+
+def best_command(study: str, environment: Environment, *, as_json: bool) -> None:
+    """Print the best trial so far."""
+    report, _ = recorded_report(Home(environment.home), study)
+    best = best_of(report)
+    with results_only() as results:
+        if as_json:
+            print_json(results, finite(msgspec.to_builtins(best)))
+        else:
+            print_best(results, best)
+
+
+def export_command(study: str, environment: Environment, *, kind: ExportFormat, output: str | None) -> None:
+    """Write the study's trials to a file, a storage, or standard output.
+
+    Raises:
+        ConfigurationError: the format needs an output.
+        TrialfleetError: it can not be written.
+    """
+    from trialfleet import exporting  # noqa: PLC0415  # Optuna only here
+
+    if output is None and kind in ("parquet", "optuna"):
+        wanted = "a file" if kind == "parquet" else "a storage's URL, sqlite:///study.db say"
+        raise ConfigurationError(f"--format {kind} needs --output: {wanted}")
+    home = Home(environment.home)
+    report, figures = recorded_report(home, study)
+    if kind == "optuna":
+        assert output is not None
+        exporting.copy_to_optuna(home.store, study, output)
+        return
+    text = io.StringIO(newline="")
+    if kind == "csv":
+        exporting.write_csv(report, text)
+    elif kind == "json":
+        document = report_document(report, figures, home.path)
+        text.write(msgspec.json.format(msgspec.json.encode(document), indent=2).decode() + "\n")
+    try:
+        if output is None:
+            sys.stdout.write(text.getvalue())
+        elif kind == "parquet":
+            exporting.write_parquet(report, Path(output))
+        else:
+            Path(output).write_text(text.getvalue(), encoding="utf-8", newline="")
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise TrialfleetError(f"{output} can not be written: {error.strerror or error}") from error
+
+
+def delete_command(study: str, environment: Environment, *, yes: bool) -> None:
+    """Delete a study that nobody runs.
+
+    Raises:
+        ConfigurationError: nobody can be asked whether it is meant.
+        StudyLockedError: it is being run.
+        StudyBusyError: a running coordinator has it, and it has not ended.
+    """
+    home = Home(environment.home)
+    report, _ = recorded_report(home, study)
+    if not yes:
+        if not sys.stdin.isatty():
+            raise ConfigurationError("nobody can be asked whether that is meant; give --yes")
+        click.confirm(f"Delete {study} and its {len(report.trials)} trials?", abort=True, err=True)
+    if not _deleted_by_coordinator(study, environment):
+        delete_study(home, study)
+    say(error_console(), f"{study} is deleted")
+
+
+def _deleted_by_coordinator(study: str, environment: Environment) -> bool:
+    """Have a running coordinator delete the study, if it is one of its own."""
+    if CoordinatorFiles(environment.home).url() is None:
+        return False
+    from trialfleet.commands.service import running_coordinator  # noqa: PLC0415  # HTTP only with a fleet
+
+    coordinator = running_coordinator(environment)
+    if coordinator is None:
+        return False
+    with coordinator:
+        if all(status.study != study for status in coordinator.studies()):
+            return False
+        coordinator.delete(study)
+        return True
