@@ -226,14 +226,17 @@ def studies(*, as_json: bool, home: Path | None, verbose: bool) -> None:
 
 @cli.command(epilog=_EPILOG)
 @click.argument("study")
+@click.option(
+    "--html", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write it as a page, with charts."
+)
 @_json_option
 @_home_option
 @_verbose_option
-def report(study: str, *, as_json: bool, home: Path | None, verbose: bool) -> None:
+def report(study: str, *, html: Path | None, as_json: bool, home: Path | None, verbose: bool) -> None:
     """Show what came of STUDY so far, running or not."""
     from trialfleet.commands.report import report_command  # noqa: PLC0415  # see _EPILOG
 
-    report_command(study, _begin(home, verbose=verbose), as_json=as_json)
+    report_command(study, _begin(home, verbose=verbose), as_json=as_json, html=html)
 
 
 @cli.command(epilog=_EPILOG)

@@ -1,6 +1,7 @@
 """A study's trials in the formats of others: a table for CSV and parquet, or a study in one of Optuna's storages."""
 
 import csv
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
@@ -8,6 +9,7 @@ from typing import Any, TextIO
 import optuna
 from optuna.storages import get_storage
 
+from trialfleet.html_report.charts import Span
 from trialfleet_coordinator.adapters.lmdb_storage import LmdbStorage
 from trialfleet_coordinator.report import StudyReport
 from trialfleet_shared.errors import ConfigurationError, TrialfleetError
@@ -89,3 +91,39 @@ def copy_to_optuna(store: Path, study: str, url: str) -> None:
         raise TrialfleetError(f"the storage failed: {type(error).__name__}") from None
     finally:
         source.close()
+
+
+def importances(store: Path, study: str) -> dict[str, float]:
+    """How much each param explains of which trials are good, as shares of 1 (PED-ANOVA, Watanabe et al. 2023).
+
+    Of the complete trials; empty where they are too few to tell.
+    """
+    if not store.exists():
+        return {}
+    source = LmdbStorage(store)
+    try:
+        loaded = optuna.load_study(study_name=study, storage=source)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            evaluator = optuna.importance.PedAnovaImportanceEvaluator()
+            return dict(optuna.importance.get_param_importances(loaded, evaluator=evaluator))
+    except (ValueError, RuntimeError):
+        return {}
+    finally:
+        source.close()
+
+
+def spans(store: Path, study: str) -> list[Span]:
+    """When each trial was worked on, from its first record to its last."""
+    source = LmdbStorage(store)
+    try:
+        trials = source.get_all_trials(source.get_study_id_from_name(study), deepcopy=False)
+    finally:
+        source.close()
+    times = [
+        (trial, trial.datetime_start.timestamp(), trial.datetime_complete.timestamp())
+        for trial in trials
+        if trial.datetime_start is not None and trial.datetime_complete is not None
+    ]
+    first = min((start for _, start, _ in times), default=0.0)
+    return [Span(trial.number, start - first, end - first, trial.state.name.lower()) for trial, start, end in times]

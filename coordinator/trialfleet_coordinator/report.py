@@ -368,4 +368,4 @@ def _because(state: StudyState) -> str:
         case Ended.STOPPED:
             return "it was stopped; run it again to go on"
         case None:
-            return "it has not ended"
+            return "what is recorded of it so far"

@@ -1,16 +1,35 @@
 """`trialfleet report` and `trialfleet studies`: the store is read, nothing is run."""
 
+from pathlib import Path
+
 import msgspec
 
-from trialfleet.commands.output import results_only
+from trialfleet.commands.output import error_console, results_only, say
 from trialfleet.engine import Home, recorded_report, studies
 from trialfleet.environment import Environment
 from trialfleet.rendering import finite, print_json, print_report, render_studies, report_document
+from trialfleet_shared.errors import TrialfleetError
 
 
-def report_command(study: str, environment: Environment, *, as_json: bool) -> None:
-    """Print what came of the study so far."""
+def report_command(study: str, environment: Environment, *, as_json: bool, html: Path | None) -> None:
+    """Print what came of the study so far, or write it as a page.
+
+    Raises:
+        TrialfleetError: the page can not be written.
+    """
     report, figures = recorded_report(Home(environment.home), study)
+    if html is not None:
+        from trialfleet import html_report  # noqa: PLC0415  # Optuna only here
+        from trialfleet.exporting import importances, spans  # noqa: PLC0415
+
+        store = Home(environment.home).store
+        page = html_report.render(report, figures, importances(store, study), spans(store, study))
+        try:
+            html.write_text(page, encoding="utf-8")
+        except OSError as error:
+            raise TrialfleetError(f"{html} can not be written: {error.strerror or error}") from error
+        say(error_console(), f"the report of {study} is in {html}")
+        return
     with results_only() as results:
         if as_json:
             print_json(results, report_document(report, figures, environment.home))

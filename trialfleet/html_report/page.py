@@ -1,0 +1,140 @@
+"""The page around the charts."""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+
+from trialfleet.html_report import charts
+from trialfleet.html_report.charts import Span
+from trialfleet.progress import duration, rung_name
+from trialfleet.rendering import CacheFigures, first_line
+from trialfleet_coordinator.report import StudyReport, TrialSummary
+
+#: Trials of the table of the best.
+_BEST = 10
+_STYLE = """
+:root { color-scheme: light dark; --ink: #1c1c1c; --quiet: #666; --line: #8883; --complete: #0072b2; --pruned: #b8860b;
+  --failed: #b3261e; --best: #009e73; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e8e8e8; --quiet: #a0a0a0; --complete: #56b4e9; --pruned: #d9a441;
+  --failed: #ff897d; --best: #2fd0a0; } }
+body { color: var(--ink); font: 15px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 62rem; padding: 1rem; }
+h1 { font-size: 1.4rem; margin-bottom: .2rem; overflow-wrap: anywhere; }
+h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; }
+p { color: var(--quiet); margin: .2rem 0; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th { color: var(--quiet); font-weight: 500; text-align: left; }
+th, td { border-bottom: 1px solid var(--line); padding: .25rem 1rem .25rem 0; vertical-align: top; }
+svg { display: block; height: auto; width: 100%; }
+.half { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(20rem, 1fr)); }
+svg text { fill: var(--quiet); font: 11px system-ui, sans-serif; }
+.half svg text { font-size: 20px; }
+svg .name { fill: var(--ink); }
+.grid { stroke: var(--line); } .axis { stroke: var(--quiet); }
+circle.complete, rect.complete { fill: var(--complete); }
+circle.pruned { fill: none; stroke: var(--pruned); stroke-width: 1.2; opacity: .75; }
+rect.pruned { fill: var(--pruned); opacity: .7; }
+rect.failed { fill: var(--failed); }
+polyline { fill: none; } polyline.best { stroke: var(--best); stroke-width: 2.5; }
+polyline.line { stroke-width: 1; } polyline.line.best { stroke-width: 3; }
+polyline.good { stroke: var(--complete); opacity: .7; } polyline.other { stroke: var(--quiet); opacity: .15; }
+.key span { margin-right: 1rem; }
+.key i { border-radius: 50%; display: inline-block; height: .7em; margin-right: .3em; width: .7em; }
+pre { overflow-x: auto; white-space: pre-wrap; }
+"""
+_SPANS = "<p>Each from the moment it was drawn to its end, waiting for a promotion included.</p>"
+_KEY = (
+    '<p class="key"><span><i style="background:var(--complete)"></i>complete</span>'
+    '<span><i style="border:2px solid var(--pruned)"></i>pruned</span>'
+    '<span><i style="background:var(--best)"></i>best so far</span></p>'
+)
+
+
+def render(report: StudyReport, cache: CacheFigures, shares: Mapping[str, float], spans: Sequence[Span]) -> str:
+    """The report as one HTML document without scripts, which loads nothing.
+
+    Args:
+        report: the study.
+        cache: how it used the result cache.
+        shares: each param's importance, 0 to 1; empty when it is not known.
+        spans: when its trials were worked on.
+    """
+    parts = [
+        f"<h1>{escape(report.study)}</h1><p>{escape(first_line(report.ended_because))}; {report.direction}</p>",
+        _section("Best", _best(report)),
+        _section("History", _KEY + charts.history(report)),
+        _section("Rungs", charts.funnel(report)),
+    ]
+    if shares:
+        parts.append(_section("Importance of the params", charts.importances(shares)))
+    if report.best_params is not None:
+        parts.append(_section("Params together", charts.parallel(report)))
+        parts.append(
+            _section("Params one by one", f'<div class="half">{"".join(charts.slices(report).values())}</div>')
+        )
+    if spans:
+        parts.append(_section("Trials over time", _SPANS + charts.timeline(spans)))
+    parts.append(_section("Efficiency", _efficiency(report, cache)))
+    if report.failures:
+        failures = "".join(f"<pre>{escape(failure)}</pre>" for failure in report.failures)
+        parts.append(_section("Latest failures", failures))
+    policy = "default-src 'none'; style-src 'unsafe-inline'"
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(report.study)} - trialfleet</title><style>{_STYLE}</style></head><body>"
+        f"{''.join(parts)}</body></html>\n"
+    )
+
+
+def _section(title: str, content: str) -> str:
+    return f"<section><h2>{escape(title)}</h2>{content}</section>"
+
+
+def _best(report: StudyReport) -> str:
+    ranked = charts.ranked_best_first(report, charts.scored(report))[:_BEST]
+    if not ranked:
+        return "<p>No trial has a value.</p>"
+    names: dict[str, None] = {}
+    for trial in ranked:
+        names |= dict.fromkeys(trial.params)
+    head = ["trial", "value", "measured on", *names]
+    rows = [_row(report, trial, list(names)) for trial in ranked]
+    test = (
+        "" if report.test_value is None else f"<p>The best one on the held-out test part: {report.test_value:.6g}</p>"
+    )
+    return test + _table(head, rows)
+
+
+def _row(report: StudyReport, trial: TrialSummary, names: Sequence[str]) -> list[str]:
+    params = [_shown(trial.params[name]) if name in trial.params else "" for name in names]
+    return [str(trial.number), _shown(trial.value), rung_name(report.ladder, trial.rung), *params]
+
+
+def _efficiency(report: StudyReport, cache: CacheFigures) -> str:
+    metrics = report.efficiency_metrics
+    saved = metrics.saved_cpu_seconds
+    rows = [
+        ["trials", f"{report.complete} complete, {report.pruned} pruned, {report.failed} failed"],
+        ["total time", duration(metrics.total_time_seconds)],
+        ["cache hit rate", f"{cache.hit_rate:.1%}"],
+        ["speed-up (estimated)", f"{metrics.speedup_factor:.2f} x"],
+        ["CPU spent", f"{metrics.spent_cpu_seconds:.4g} s"],
+        ["CPU without savings (estimated)", f"{metrics.baseline_cpu_seconds:.4g} s"],
+        ["saved by pruning (estimated)", f"{saved.pruning:.4g} s"],
+        ["saved by subsampling (estimated)", f"{saved.subsampling:.4g} s"],
+        ["saved by caching", f"{saved.caching:.4g} s"],
+    ]
+    if metrics.parallel_efficiency > 0:  # a report of the record alone measured no fleet
+        rows.insert(2, ["parallel efficiency", f"{metrics.parallel_efficiency:.1%}"])
+    return _table([], rows)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    top = f"<thead><tr>{''.join(f'<th>{escape(cell)}</th>' for cell in head)}</tr></thead>" if head else ""
+    body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    return f'<div class="scroll"><table>{top}<tbody>{body}</tbody></table></div>'
+
+
+def _shown(value: object) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
