@@ -71,6 +71,10 @@ def _log_option(command: _Command) -> _Command:
     )(command)
 
 
+def _quiet_option(command: _Command) -> _Command:
+    return click.option("-q", "--quiet", is_flag=True, help="Log warnings alone.")(command)
+
+
 def _json_option(command: _Command) -> _Command:
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of tables.")(command)
 
@@ -161,6 +165,7 @@ def run(
     help="Address to serve metrics at; 0.0.0.0 is all of this machine's, for a Prometheus elsewhere.",
 )
 @_log_option
+@_quiet_option
 @_home_option
 @_verbose_option
 def worker(  # click passes options by name
@@ -172,6 +177,7 @@ def worker(  # click passes options by name
     metrics_port: int | None,
     metrics_host: str,
     log_format: LogFormat | None,
+    quiet: bool,
     home: Path | None,
     verbose: bool,
 ) -> int:
@@ -183,7 +189,7 @@ def worker(  # click passes options by name
     """
     from trialfleet.commands.worker import worker_command  # noqa: PLC0415  # see _EPILOG
 
-    environment = _begin(home, verbose=verbose, daemon=True, log_format=log_format)
+    environment = _begin(home, verbose=verbose, daemon=True, quiet=quiet, log_format=log_format)
     return worker_command(
         environment,
         broker or environment.broker_url,
@@ -320,6 +326,7 @@ def health(url: str) -> int:
 )
 @_broker_option
 @_log_option
+@_quiet_option
 @_home_option
 @_verbose_option
 def coordinator(
@@ -327,6 +334,7 @@ def coordinator(
     broker: str | None,
     *,
     log_format: LogFormat | None,
+    quiet: bool,
     home: Path | None,
     verbose: bool,
 ) -> None:
@@ -338,7 +346,7 @@ def coordinator(
     """
     from trialfleet.commands.coordinator import coordinator_command  # noqa: PLC0415  # see _EPILOG
 
-    environment = _begin(home, verbose=verbose, daemon=True, log_format=log_format)
+    environment = _begin(home, verbose=verbose, daemon=True, quiet=quiet, log_format=log_format)
     if broker is not None:
         environment = msgspec.structs.replace(environment, broker_url=broker)
     coordinator_command(config, environment)
@@ -435,10 +443,15 @@ class _Invocation:
 
 
 def _begin(
-    home: Path | None, *, verbose: bool, daemon: bool = False, log_format: LogFormat | None = None
+    home: Path | None,
+    *,
+    verbose: bool,
+    daemon: bool = False,
+    quiet: bool = False,
+    log_format: LogFormat | None = None,
 ) -> Environment:
     """What every command does first; for those that run for months, see `start_logging`."""
-    taken = start_logging(sys.stderr, SystemClock(), daemon=daemon, verbose=verbose, log_format=log_format)
+    taken = start_logging(sys.stderr, SystemClock(), daemon=daemon, verbose=verbose, quiet=quiet, log_format=log_format)
     invocation = click.get_current_context().find_object(_Invocation)
     if invocation is not None:
         invocation.verbose = verbose

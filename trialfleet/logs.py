@@ -125,7 +125,13 @@ class RateLimit(logging.Filter):
 
 
 def start_logging(
-    stream: TextIO, clock: Clock, *, daemon: bool, verbose: bool, log_format: LogFormat | None = None
+    stream: TextIO,
+    clock: Clock,
+    *,
+    daemon: bool,
+    verbose: bool,
+    quiet: bool = False,
+    log_format: LogFormat | None = None,
 ) -> LogFormat:
     """Have this process log to `stream`; which format was taken.
 
@@ -135,6 +141,7 @@ def start_logging(
         daemon: whether the command runs for months and writes JSON unless `stream` is a terminal; other commands are
             for people.
         verbose: log one level more.
+        quiet: log warnings alone.
         log_format: the format; None: as of `daemon`.
     """
     if log_format is None:
@@ -145,5 +152,5 @@ def start_logging(
     handler.addFilter(RateLimit(clock))
     levels = [logging.WARNING, logging.INFO, logging.DEBUG]
     logging.getLogger().addHandler(handler)  # libraries keep to the root's level: warnings
-    logging.getLogger("trialfleet").setLevel(levels[daemon + verbose])
+    logging.getLogger("trialfleet").setLevel(levels[0 if quiet else daemon + verbose])
     return log_format

@@ -119,4 +119,4 @@ def test_a_worker_needs_a_broker(tmp_path: Path) -> None:
     done = trialfleet(["worker", "--objective-path", tmp_path], tmp_path / "home")
 
     assert done.returncode == 2
-    assert "error: a worker needs a broker: give --broker" in done.stderr
+    assert "a worker needs a broker: give --broker" in done.stderr

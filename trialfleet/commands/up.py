@@ -85,6 +85,7 @@ class _Workers:
             "-m",
             "trialfleet",
             "worker",
+            *("--quiet", "--log-format", "text"),
             "--slots",
             str(self.slots),
             "--home",
