@@ -33,7 +33,7 @@ $(VENV)/.tests: pyproject.toml | $(VENV)/bin/pip
 
 # All that development needs: the packages, and a RabbitMQ server for the tests to start nodes of their own.
 setup: $(VENV)/.tests
-	@./ops/install-rabbitmq
+	@./ops/install-programs rabbitmq-server prometheus chromium openssl systemd
 
 check: format lint types imports test
 
@@ -56,7 +56,7 @@ demo: $(VENV)/.runs
 	$(BIN)/trialfleet run examples/digits/study.toml
 
 bench: .venv-bench/.bench
-	for one in result_cache memory sampler_cost sampler_quality savings throughput; do .venv-bench/bin/python benchmarks/$$one.py --quick || exit 1; done
+	for one in result_cache memory sampler_cost sampler_quality savings throughput utilisation; do .venv-bench/bin/python benchmarks/$$one.py --quick || exit 1; done
 
 clean:
 	rm -rf $(VENV) .venv-bench dist build .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache

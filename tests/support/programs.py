@@ -11,5 +11,5 @@ def need(program: str) -> str:
     path = shutil.which(program)
     if path is None:
         complain = pytest.fail if os.environ.get("CI") else pytest.skip
-        complain(f"the program {program} is not installed; ops/install-rabbitmq does")
+        complain(f"the program {program} is not installed; make setup does")
     return path

@@ -87,6 +87,10 @@ class _Consumer(_RabbitmqConsumer):
 
     def __init__(self, broker: "FleetBroker", queue_name: str, prefetch: int, timeout: int) -> None:
         super().__init__(broker, queue_name, prefetch, timeout)  # type: ignore[no-untyped-call]  # dramatiq's
+        # Consuming begins with the first message asked for: dramatiq's own, without a priority, has not begun.
+        self.iterator = self.channel.consume(
+            queue_name, arguments={"x-priority": broker.priority}, inactivity_timeout=timeout / 1000
+        )
         self._stopping = broker.stopping
         self._stopped = broker.stopped
         self._idle_seconds = timeout / 1000
@@ -130,6 +134,8 @@ class FleetBroker(RabbitmqBroker):
 
     def __init__(self, url: str) -> None:
         super().__init__(url=url, confirm_delivery=True, middleware=[_RejectFailed()])
+        #: Of what consumes here: RabbitMQ delivers to a lower one only what those of a higher one have no room for.
+        self.priority = 0
         #: Set to have no more messages taken.
         self.stopping = threading.Event()
         #: Set once none will be taken any more.

@@ -53,6 +53,8 @@ HAND_BACK_SECONDS = 2.0
 BURST_SECONDS = 5.0
 #: Seconds between two looks whether the worker is gone, for a thread that waits for its batch.
 _LOOK_SECONDS = 0.5
+#: Priority of what takes work ahead of time; others have 0.
+_RESERVE_PRIORITY = -1
 #: Milliseconds that dramatiq's threads may take to end.
 _STOP_MILLISECONDS = 10_000
 #: Milliseconds after which idle dramatiq threads look whether they are to end.
@@ -66,6 +68,7 @@ class RabbitSink:
 
     Args:
         broker: where messages go.
+        reserve: where messages are taken from as well.
         on_heartbeat: is shown every heartbeat as well, be the broker there or not.
         telemetry: watches.
         metrics_address: host:port where the worker serves metrics; empty when it does not.
@@ -74,11 +77,13 @@ class RabbitSink:
     def __init__(
         self,
         broker: FleetBroker,
+        reserve: FleetBroker,
         on_heartbeat: Callable[[Heartbeat], None],
         telemetry: WorkerTelemetry,
         metrics_address: str,
     ) -> None:
         self._broker = broker
+        self._reserve = reserve
         self._on_heartbeat = on_heartbeat
         self._telemetry = telemetry
         self._metrics_address = metrics_address
@@ -86,7 +91,8 @@ class RabbitSink:
 
     def stop_taking(self) -> None:
         """Have RabbitMQ deliver no more."""
-        self._broker.stop_consuming(_STOP_SECONDS)
+        for broker in (self._broker, self._reserve):
+            broker.stop_consuming(_STOP_SECONDS)
 
     def send_results(self, address: str, batch: ResultBatch) -> bool:
         """Publish on the study's queue of results; where that is gone, nobody wants them any more."""
@@ -210,14 +216,15 @@ def run_worker(
     """
     clock = SystemClock()
     name = f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
-    broker = connect(url, patience=patience)
+    broker, reserve = connect(url, patience=patience), connect(url, patience=patience)
+    reserve.priority = _RESERVE_PRIORITY
     cache = LmdbResultCache(results_path, size=cache_size, ttl_hours=cache_ttl_hours, clock=clock)
     pool = SlotPool(
         slots=slots, base=base, data_path=data_path, name=name, allowance=allowance, cache=cache, clock=clock
     )
     service = WorkerService(
         pool,
-        RabbitSink(broker, on_heartbeat, telemetry, metrics_address),
+        RabbitSink(broker, reserve, on_heartbeat, telemetry, metrics_address),
         name=name,
         clock=clock,
         patience=BURST_SECONDS if burst else None,
@@ -225,12 +232,14 @@ def run_worker(
     )
     on_cache(cache.stats)
     gone = threading.Event()
-    consumers = _consumers(broker, slots)
+    consumers = [_consumers(each, slots) for each in (broker, reserve)]
     try:
         with _signals(service) as received:
-            _declare_actor(broker, service, StudyData(data_path, base, allowance, telemetry), telemetry, gone)
+            data = StudyData(data_path, base, allowance, telemetry)
             pool.start()
-            consumers.start()
+            for each, threads in zip((broker, reserve), consumers, strict=True):
+                _declare_actor(each, service, data, telemetry, gone)
+                threads.start()
             _LOG.info(
                 "worker %s serves %s with %d slots", name, redact(url), slots, extra={"worker": name, "slots": slots}
             )
@@ -239,13 +248,19 @@ def run_worker(
         gone.set()
         pool.close()
         cache.close()
-        consumers.stop(_STOP_MILLISECONDS)
+        for threads in consumers:
+            threads.stop(_STOP_MILLISECONDS)
         broker.close()
+        reserve.close()
     return 128 + received[1] if len(received) > 1 else 0
 
 
 def _consumers(broker: FleetBroker, slots: int) -> dramatiq.Worker:
-    """The threads that take batches, one per slot, so that none waits here while another worker idles."""
+    """The threads that take batches, one per slot.
+
+    Those of the reserve take, by their priority, what finds all slots of all workers occupied, and so keep this worker's busy
+    while its answers are on their way: none waits here while another worker idles.
+    """
     worker = dramatiq.Worker(broker, queues={EVALUATIONS}, worker_timeout=_IDLE_MILLISECONDS, worker_threads=slots)
     worker.queue_prefetch = slots
     return worker
