@@ -35,6 +35,28 @@ def test_a_study_is_submitted_watched_and_reported(fleet: Fleet) -> None:
     assert [one["study"] for one in document(fleet.run("list", "--json").stdout)] == ["a", "b"]
 
 
+def test_what_came_of_a_study_is_told_and_deleted_from_elsewhere(fleet: Fleet, tmp_path: Path) -> None:
+    assert fleet.run("submit", fleet.write("a"), "--watch").returncode == 0
+    there = {
+        "TRIALFLEET_URL": (fleet.home / "coordinator" / "url").read_text().strip(),
+        "TRIALFLEET_TOKEN_FILE": str(fleet.home / "coordinator" / "token"),
+    }
+    elsewhere = tmp_path / "elsewhere"
+    best = document(trialfleet(["best", "a", "--json"], elsewhere, **there).stdout)
+    assert best["value"] == document(fleet.run("best", "a", "--json").stdout)["value"]
+    report = document(trialfleet(["report", "a", "--json"], elsewhere, **there).stdout)
+    assert (report["ended"], len(report["trials"])) == ("trials", 40)
+    page = tmp_path / "report.html"
+    assert trialfleet(["report", "a", "--html", page], elsewhere, **there).returncode == 0
+    assert "<svg" in page.read_text()
+    exported = trialfleet(["export", "a"], elsewhere, **there)
+    assert exported.stdout.count("\n") == 41
+    storage = trialfleet(["export", "a", "--format", "optuna", "--output", "sqlite:///x.db"], elsewhere, **there)
+    assert storage.returncode == 2
+    assert trialfleet(["delete", "a", "--yes"], elsewhere, **there).returncode == 0
+    assert fleet.run("best", "a").returncode == 2
+
+
 def test_exit_statuses_tell_what_became_of_it(fleet: Fleet) -> None:
     broken = fleet.run("submit", fleet.write("broken", function="broken"), "--watch")
     assert broken.returncode == 1

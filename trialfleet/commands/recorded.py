@@ -1,4 +1,4 @@
-"""Commands on studies that are recorded in the home's store: best, export, delete."""
+"""Commands on recorded studies, of the home or of the coordinator that TRIALFLEET_URL names: best, export, delete."""
 
 import io
 import sys
@@ -8,9 +8,10 @@ from typing import Literal
 import click
 import msgspec
 
+from trialfleet.commands.finding import found_report
 from trialfleet.commands.output import error_console, results_only, say
 from trialfleet.coordinator_files import CoordinatorFiles
-from trialfleet.engine import Home, delete_study, recorded_report
+from trialfleet.engine import delete_study
 from trialfleet.environment import Environment
 from trialfleet.rendering import finite, print_best, print_json, report_document
 from trialfleet_coordinator.report import best_of
@@ -21,8 +22,7 @@ ExportFormat = Literal["csv", "parquet", "json", "optuna"]
 
 def best_command(study: str, environment: Environment, *, as_json: bool) -> None:
     """Print the best trial so far."""
-    report, _ = recorded_report(Home(environment.home), study)
-    best = best_of(report)
+    best = best_of(found_report(study, environment)[0])
     with results_only() as results:
         if as_json:
             print_json(results, finite(msgspec.to_builtins(best)))
@@ -42,17 +42,20 @@ def export_command(study: str, environment: Environment, *, kind: ExportFormat, 
     if output is None and kind in ("parquet", "optuna"):
         wanted = "a file" if kind == "parquet" else "a storage's URL, sqlite:///study.db say"
         raise ConfigurationError(f"--format {kind} needs --output: {wanted}")
-    home = Home(environment.home)
-    report, figures = recorded_report(home, study)
+    report, figures, home = found_report(study, environment)
     if kind == "optuna":
         assert output is not None
+        if home is None:
+            raise ConfigurationError(
+                "--format optuna reads the store: run it on the coordinator's machine, on its home"
+            )
         exporting.copy_to_optuna(home.store, study, output)
         return
     text = io.StringIO(newline="")
     if kind == "csv":
         exporting.write_csv(report, text)
     elif kind == "json":
-        document = report_document(report, figures, home.path)
+        document = report_document(report, figures, None if home is None else home.path)
         text.write(msgspec.json.format(msgspec.json.encode(document), indent=2).decode() + "\n")
     try:
         if output is None:
@@ -75,20 +78,19 @@ def delete_command(study: str, environment: Environment, *, yes: bool) -> None:
         StudyLockedError: it is being run.
         StudyBusyError: a running coordinator has it, and it has not ended.
     """
-    home = Home(environment.home)
-    report, _ = recorded_report(home, study)
+    report, _, home = found_report(study, environment)
     if not yes:
         if not sys.stdin.isatty():
             raise ConfigurationError("nobody can be asked whether that is meant; give --yes")
         click.confirm(f"Delete {study} and its {len(report.trials)} trials?", abort=True, err=True)
-    if not _deleted_by_coordinator(study, environment):
+    if not _deleted_by_coordinator(study, environment) and home is not None:
         delete_study(home, study)
     say(error_console(), f"{study} is deleted")
 
 
 def _deleted_by_coordinator(study: str, environment: Environment) -> bool:
     """Have a running coordinator delete the study, if it is one of its own."""
-    if CoordinatorFiles(environment.home).url() is None:
+    if environment.url is None and CoordinatorFiles(environment.home).url() is None:
         return False
     from trialfleet.commands.service import running_coordinator  # noqa: PLC0415  # HTTP only with a fleet
 

@@ -1,11 +1,12 @@
-"""`trialfleet report` and `trialfleet studies`: the store is read, nothing is run."""
+"""`trialfleet report` and `trialfleet studies`: what is recorded is read, nothing is run."""
 
 from pathlib import Path
 
 import msgspec
 
+from trialfleet.commands.finding import found_report
 from trialfleet.commands.output import error_console, results_only, say
-from trialfleet.engine import Home, recorded_report, studies
+from trialfleet.engine import Home, studies
 from trialfleet.environment import Environment
 from trialfleet.rendering import finite, print_json, print_report, render_studies, report_document
 from trialfleet_shared.errors import TrialfleetError
@@ -17,24 +18,27 @@ def report_command(study: str, environment: Environment, *, as_json: bool, html:
     Raises:
         TrialfleetError: the page can not be written.
     """
-    report, figures = recorded_report(Home(environment.home), study)
+    report, figures, home = found_report(study, environment)
     if html is not None:
         from trialfleet import html_report  # noqa: PLC0415  # Optuna only here
         from trialfleet.exporting import importances, spans  # noqa: PLC0415
 
-        store = Home(environment.home).store
-        page = html_report.render(report, figures, importances(store, study), spans(store, study))
+        # What the report alone does not tell, the store does, where it is here.
+        shares = {} if home is None else importances(home.store, study)
+        times = [] if home is None else spans(home.store, study)
+        page = html_report.render(report, figures, shares, times)
         try:
             html.write_text(page, encoding="utf-8")
         except OSError as error:
             raise TrialfleetError(f"{html} can not be written: {error.strerror or error}") from error
         say(error_console(), f"the report of {study} is in {html}")
         return
+    place = None if home is None else home.path
     with results_only() as results:
         if as_json:
-            print_json(results, report_document(report, figures, environment.home))
+            print_json(results, report_document(report, figures, place))
         else:
-            print_report(results, report, figures, environment.home)
+            print_report(results, report, figures, place)
 
 
 def studies_command(environment: Environment, *, as_json: bool) -> None:
