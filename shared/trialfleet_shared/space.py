@@ -53,7 +53,8 @@ class Float(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="float"
     def at(self, index: int) -> float:
         """Grid point `index`, rounded so that equal points are equal floats (0.58, not 0.5800000000000001)."""
         assert self.step is not None
-        return float(f"{self.min + index * self.step:.12g}")
+        # The sum of two large numbers that nearly cancel may lie beyond the end by a rounding error.
+        return min(max(float(f"{self.min + index * self.step:.12g}"), self.min), self.max)
 
     def contains(self, value: Scalar) -> bool:
         """Whether `value` can be drawn."""

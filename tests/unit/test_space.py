@@ -32,6 +32,12 @@ def test_the_guides_step_does_not_divide_its_range_and_ends_below_it() -> None:
     assert [distribution.at(index) for index in (0, 4, 22)] == [0.5, 0.58, 0.94]
 
 
+def test_no_grid_point_lies_beyond_the_range_where_its_ends_nearly_cancel() -> None:
+    distribution = Float(-131074.0, -1.00001, step=131072.99999)
+    assert distribution.contains(distribution.at(0))
+    assert distribution.contains(distribution.at(1))
+
+
 def test_a_step_that_divides_reaches_the_end_in_spite_of_rounding() -> None:
     assert Float(0.0, 1.0, step=0.1).high == 1.0
     assert Float(0.0, 1.0, step=0.1).cardinality() == 11
