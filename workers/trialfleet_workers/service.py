@@ -204,21 +204,28 @@ class WorkerService:
 
     def run(self) -> None:
         """Serve until `drain` or `abort` is called, or the patience ends, and all that was held is settled."""
-        while not self._may_leave():
-            self._take_in()
-            if self.draining and not self._stopped_taking:
-                # First of all: what is handed back must not come here again.
-                self._sink.stop_taking()
-                self._stopped_taking = True
-            if self._stopped_taking or self._stalled():
-                self._hand_back_waiting()
-            for spec, result in self._pool.poll(self._pause()):
-                self._moved_at = self._clock.monotonic()
-                self._gather(spec, result)
-            self._telemetry.turned(PoolFigures.of(self._pool, draining=self.draining))
-            self._send_results()
-            self._send_heartbeat()
-        self._farewell()
+        while self.turn():
+            pass
+
+    def turn(self) -> bool:
+        """One turn of `run`'s loop, which waits in `Pool.poll` alone; whether there is another."""
+        if self._may_leave():
+            self._farewell()
+            return False
+        self._take_in()
+        if self.draining and not self._stopped_taking:
+            # First of all: what is handed back must not come here again.
+            self._sink.stop_taking()
+            self._stopped_taking = True
+        if self._stopped_taking or self._stalled():
+            self._hand_back_waiting()
+        for spec, result in self._pool.poll(self._pause()):
+            self._moved_at = self._clock.monotonic()
+            self._gather(spec, result)
+        self._telemetry.turned(PoolFigures.of(self._pool, draining=self.draining))
+        self._send_results()
+        self._send_heartbeat()
+        return True
 
     def _do(self, action: Callable[[], None]) -> None:
         self._inbox.put(action)
