@@ -11,7 +11,7 @@ import msgspec
 from trialfleet.client import AsyncClient
 from trialfleet.study_file import StudyRequest
 from trialfleet_coordinator.report import StudyReport
-from trialfleet_coordinator.serving import ServiceState, Submission
+from trialfleet_coordinator.serving import ServiceState, StudyStatus, Submission
 from trialfleet_shared.errors import ConfigurationError, StudyFailedError, TrialfleetError
 from trialfleet_shared.space import SearchSpace
 
@@ -76,14 +76,15 @@ async def run_by(client: AsyncClient, submission: Submission, *, keep: bool) -> 
         TrialfleetError: somebody else cancelled it; the coordinator paused it because its store failed; or as the
             coordinator answers.
     """
-    study = (await client.submit(submission)).study
+    submitting = asyncio.ensure_future(client.submit(submission))
     try:
+        study = (await asyncio.shield(submitting)).study
         async for status in client.watch(study):
             if status.state is ServiceState.PAUSED and status.because != "by request":
                 break  # somebody has to mend something first
     except BaseException:
         # Also when the task is cancelled: the request that says so is made to its end.
-        await asyncio.shield(client.cancel(study))
+        await asyncio.shield(_withdraw(client, submitting))
         raise
     if status.state is not ServiceState.DONE:
         failure = StudyFailedError if status.state is ServiceState.FAILED else TrialfleetError
@@ -92,6 +93,15 @@ async def run_by(client: AsyncClient, submission: Submission, *, keep: bool) -> 
     if not keep:
         await client.delete(study)
     return report
+
+
+async def _withdraw(client: AsyncClient, submitting: asyncio.Future[StudyStatus]) -> None:
+    """Cancel the study; one whose submission is still on its way may be with the coordinator already."""
+    try:
+        study = (await submitting).study
+    except TrialfleetError:
+        return  # it is not: whoever waits for it is told why
+    await client.cancel(study)
 
 
 def _place(function: Callable[..., Any]) -> tuple[Path, str]:

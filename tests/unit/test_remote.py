@@ -1,0 +1,75 @@
+"""A study that a coordinator runs for the Python API."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any, cast
+
+import pytest
+
+from trialfleet.client import AsyncClient
+from trialfleet.remote import run_by
+from trialfleet_coordinator.serving import ServiceState, StudyStatus, Submission
+from trialfleet_shared.errors import TrialfleetError
+
+SUBMISSION = Submission(tables={}, base="/")
+
+
+class SlowClient:
+    """A coordinator's client whose submission takes as long as the test wants."""
+
+    def __init__(self, refusal: TrialfleetError | None = None) -> None:
+        self.asked, self.answer = asyncio.Event(), asyncio.Event()
+        self.cancelled: list[str] = []
+        self._refusal = refusal
+
+    async def submit(self, submission: Submission) -> StudyStatus:
+        self.asked.set()
+        await self.answer.wait()
+        if self._refusal is not None:
+            raise self._refusal
+        return StudyStatus(
+            study="a",
+            state=ServiceState.RUNNING,
+            because="",
+            mode="balanced",
+            direction="maximize",
+            priority=0,
+            weight=1.0,
+            submitted_at=0.0,
+            progress=None,
+        )
+
+    async def watch(self, study: str) -> AsyncIterator[StudyStatus]:
+        await asyncio.Event().wait()
+        yield cast("Any", None)
+
+    async def cancel(self, study: str) -> None:
+        self.cancelled.append(study)
+
+
+async def _cancelled_on_the_way(client: SlowClient) -> None:
+    task = asyncio.create_task(run_by(cast("AsyncClient", client), SUBMISSION, keep=True))
+    await client.asked.wait()
+    task.cancel()
+    await asyncio.sleep(0)
+    client.answer.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+def test_a_study_whose_submission_is_on_its_way_is_cancelled_too() -> None:
+    async def scenario() -> list[str]:
+        client = SlowClient()
+        await _cancelled_on_the_way(client)
+        return client.cancelled
+
+    assert asyncio.run(scenario()) == ["a"]
+
+
+def test_one_that_is_refused_meanwhile_needs_no_cancelling() -> None:
+    async def scenario() -> list[str]:
+        client = SlowClient(TrialfleetError("it has that name already"))
+        await _cancelled_on_the_way(client)
+        return client.cancelled
+
+    assert asyncio.run(scenario()) == []
