@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from trialfleet_shared.adapters.private_files import make_private_folder, private
 from trialfleet_shared.errors import ConfigurationError, StoreError, StudyLockedError
 
 #: Random bytes of a token.
@@ -46,7 +47,7 @@ class CoordinatorFiles:
         """
         path = self._folder / "lock"
         try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private_folder(self._folder)
             file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise StoreError(f"{path} can not be made: {error}") from error
@@ -96,7 +97,7 @@ class CoordinatorFiles:
         half = self._folder / f"{name}.half"
         try:
             half.unlink(missing_ok=True)
-            with open(half, "x", encoding="ascii", opener=_private) as file:
+            with open(half, "x", encoding="ascii", opener=private) as file:
                 file.write(text + "\n")
             half.replace(self._folder / name)
         except OSError as error:
@@ -110,7 +111,3 @@ def check_token(token: str, origin: str) -> str:
             f"{origin}: a token has at least {SHORTEST_TOKEN} printable ASCII characters and no spaces"
         )
     return token
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
+from trialfleet_shared.adapters.private_files import make_private_folder
 from trialfleet_shared.errors import BrokerError
 
 #: Where Debian keeps the program itself; `rabbitmq-server` on the PATH may be a wrapper that insists on its own user.
@@ -39,7 +40,7 @@ class RabbitNode:
     def __init__(self, folder: Path) -> None:
         self._program = _find_program()
         self._folder = folder.resolve()
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private_folder(self._folder)
         self._port, self._dist_port, self._epmd_port = _free_ports(3)
         self._password = secrets.token_urlsafe(24)
         self._process: subprocess.Popen[bytes] | None = None

@@ -11,7 +11,7 @@ from typing import Annotated, Literal, NamedTuple
 import msgspec
 from msgspec import Meta
 
-from trialfleet_shared.space import Params
+from trialfleet_shared.space import MOST_PARAMETERS, NAME_CHARACTERS, TEXT_CHARACTERS, WHOLE_MAX, WHOLE_MIN
 
 SCHEMA_VERSION = 1
 
@@ -19,11 +19,31 @@ SCHEMA_VERSION = 1
 TEST_FOLD = -1
 #: Longest text that a message carries from an objective's exception, in characters.
 ERROR_CHARACTERS = 4000
+#: Most metrics that an objective may return beside its value.
+MOST_METRICS = 1000
+#: Most evaluations, and most results, in one message; `EfficiencyConfig.batch_size` goes no higher.
+MOST_IN_BATCH = 10_000
+#: Most slots that a worker may claim to have: coordinators keep that much work ready for it.
+MOST_SLOTS = 65_536
+#: Most evaluations that a heartbeat may list.
+MOST_HELD = 250_000
 
 Name = Annotated[str, Meta(min_length=1, max_length=200)]
 Digest = Annotated[str, Meta(max_length=64, pattern="^[0-9a-f]*$")]
 Count = Annotated[int, Meta(ge=0, le=2**53)]
-Seconds = Annotated[float, Meta(ge=0)]
+#: Seconds, of many slots over years at most: sums of them stay finite.
+Seconds = Annotated[float, Meta(ge=0, le=1e12)]
+Fold = Annotated[int, Meta(ge=-1, le=2**53)]
+Slots = Annotated[int, Meta(ge=0, le=MOST_SLOTS)]
+Column = Annotated[str, Meta(max_length=4096)]
+Label = Annotated[str, Meta(max_length=NAME_CHARACTERS)]
+Whole = Annotated[int, Meta(ge=WHOLE_MIN, le=WHOLE_MAX)]
+Text = Annotated[str, Meta(max_length=TEXT_CHARACTERS)]
+#: `space.Params` within the bounds that spaces keep to.
+BoundedParams = Annotated[dict[Label, bool | Whole | float | Text | None], Meta(max_length=MOST_PARAMETERS)]
+BoundedMetrics = Annotated[dict[Label, float], Meta(max_length=MOST_METRICS)]
+#: Address (`StudySpec.reply_to`) and key of an evaluation that a worker holds.
+HeldKey = tuple[Name, Count, Count, Fold]
 
 
 class Resampling(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -55,13 +75,13 @@ class DataSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     #: called without arguments for a frame, an (X, y) pair, or a mapping of arrays.
     source: Annotated[str, Meta(min_length=1, max_length=4096)]
     #: Target column; None when the source is (X, y).
-    target: str | None = None
+    target: Column | None = None
     #: Order in which rows enter a subsample. None: stratified for a target of classes, else random.
     order: Literal["random", "stratified", "temporal", "grouped"] | None = None
     #: Column that orders the rows in time; None with order "temporal": the rows stand in time order.
-    time_column: str | None = None
+    time_column: Column | None = None
     #: Column of the group, for grouped order and resampling.
-    group_column: str | None = None
+    group_column: Column | None = None
     resampling: Resampling = Resampling()
     #: Seed of the rows' order and of the folds.
     seed: Count = 0
@@ -108,10 +128,10 @@ class Evaluation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     trial: Count
     rung: Count
     #: Index of the fold, or `TEST_FOLD`.
-    fold: Annotated[int, Meta(ge=-1)]
+    fold: Fold
     #: Share of the training rows, 0 < f <= 1.
     fraction: Annotated[float, Meta(gt=0, le=1)]
-    params: Params
+    params: BoundedParams
     #: 0 for the first time it is published, one more each time it is published again.
     attempt: Count = 0
 
@@ -145,13 +165,13 @@ class EvaluationResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     trial: Count
     rung: Count
-    fold: Annotated[int, Meta(ge=-1)]
+    fold: Fold
     attempt: Count
     outcome: Outcome
     #: The objective's value; None unless the outcome is OK.
     value: float | None = None
     #: Further metrics the objective returned beside `value`.
-    metrics: dict[str, float] = {}
+    metrics: BoundedMetrics = {}
     #: What went wrong, for people; None when the outcome is OK.
     error: Annotated[str, Meta(max_length=ERROR_CHARACTERS)] | None = None
     #: Seconds from the call of the objective to its end, measured where it ran; for a cached answer, of the run that
@@ -174,7 +194,7 @@ class EvaluationBatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True, t
     """Evaluations of one study that travel in one message."""
 
     spec: StudySpec
-    evaluations: tuple[Evaluation, ...]
+    evaluations: Annotated[tuple[Evaluation, ...], Meta(max_length=MOST_IN_BATCH)]
     version: int = SCHEMA_VERSION
 
 
@@ -182,7 +202,7 @@ class ResultBatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="
     """Results of one study that travel in one message."""
 
     study: Name
-    results: tuple[EvaluationResult, ...]
+    results: Annotated[tuple[EvaluationResult, ...], Meta(max_length=MOST_IN_BATCH)]
     version: int = SCHEMA_VERSION
 
 
@@ -190,14 +210,14 @@ class Heartbeat(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="he
     """A worker says that it lives, what it can do, and what it holds."""
 
     worker: Name
-    slots: Count
-    busy: Count
+    slots: Slots
+    busy: Slots
     #: Seconds after which the next one is due.
-    interval_seconds: Seconds
-    #: Address (`StudySpec.reply_to`) and key (trial, rung, fold) of every evaluation it holds unanswered.
-    held: tuple[tuple[Name, int, int, int], ...] = ()
+    interval_seconds: Annotated[float, Meta(ge=0, le=3600)]
+    #: Every evaluation it holds unanswered.
+    held: Annotated[tuple[HeldKey, ...], Meta(max_length=MOST_HELD)] = ()
     #: Those of them that RabbitMQ knows nothing of any more, because they outlived what it grants a delivery.
-    leased: tuple[tuple[Name, int, int, int], ...] = ()
+    leased: Annotated[tuple[HeldKey, ...], Meta(max_length=MOST_HELD)] = ()
     #: Whether it takes no new work because it is about to leave; the last heartbeat has slots = 0.
     draining: bool = False
     #: Busy and available slot-seconds since the worker started.

@@ -12,6 +12,7 @@ import msgspec
 
 from trialfleet_shared.errors import ConfigurationError
 from trialfleet_shared.ladder import Ladder, Rung, build_ladder
+from trialfleet_shared.messages import MOST_IN_BATCH
 from trialfleet_shared.tables import Setting, field_types, read_value, show
 from trialfleet_shared.tables import nearest as nearest
 
@@ -192,7 +193,7 @@ _RANGES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "pruning_threshold": (lambda value: 0 < value < 1, "between 0 and 1"),
     "min_trials_before_pruning": (lambda value: value >= 1, "at least 1"),
     "warm_start_trials": (lambda value: value >= 0, "at least 0"),
-    "batch_size": (lambda value: 1 <= value <= 10_000, "1 to 10000"),
+    "batch_size": (lambda value: 1 <= value <= MOST_IN_BATCH, f"1 to {MOST_IN_BATCH}"),
     "clear_cache_interval": (lambda value: value >= 1, "at least 1"),
     "reduction_factor": (lambda value: 1 < value <= 100, "above 1 and at most 100"),
     "lowest_fraction": (lambda value: value is None or 0 < value <= 1, "above 0 and at most 1"),

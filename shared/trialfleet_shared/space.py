@@ -6,13 +6,19 @@ Distributions are written as in the guide: `{"type": "float", "min": 0, "max": 1
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Protocol
 
 import msgspec
 
 from trialfleet_shared.errors import ConfigurationError
 
+#: Most parameters of a space, longest name and longest text among the values, in characters: what messages may carry.
+MOST_PARAMETERS = 1000
+NAME_CHARACTERS = 500
+TEXT_CHARACTERS = 10_000
+#: Whole numbers that every reader of JSON here takes: those of 64 bits.
+WHOLE_MIN, WHOLE_MAX = -(2**63), 2**63 - 1
 #: A parameter's value, as it travels in JSON.
 Scalar = None | bool | int | float | str
 #: One trial's parameter values by name, inactive parameters left out.
@@ -76,7 +82,9 @@ class Int(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="int", ta
     when: dict[str, list[Scalar]] = {}
 
     def __post_init__(self) -> None:
-        """Raise ValueError when no value lies in the range."""
+        """Raise ValueError when no value lies in the range, or one is too large to travel."""
+        for end in (self.min, self.max):
+            _check_whole(end)
         _check_range(self.min, self.max, self.step, log=self.log and self.step != 1)
         if self.log and self.min < 1:
             raise ValueError(f"log needs min >= 1, got min = {self.min}")
@@ -104,10 +112,14 @@ class Categorical(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="
     when: dict[str, list[Scalar]] = {}
 
     def __post_init__(self) -> None:
-        """Raise ValueError when there is nothing to choose, or a choice stands twice."""
+        """Raise ValueError when there is nothing to choose, a choice stands twice, or one is too large to travel."""
         if not self.choices:
             raise ValueError("choices must not be empty")
         for index, choice in enumerate(self.choices):
+            if isinstance(choice, int):
+                _check_whole(choice)
+            if isinstance(choice, str) and len(choice) > TEXT_CHARACTERS:
+                raise ValueError(f"a choice has {len(choice)} characters; allowed are {TEXT_CHARACTERS}")
             if isinstance(choice, float) and not math.isfinite(choice):
                 raise ValueError(f"choices must be finite, got {choice!r}")
             if any(same_scalar(choice, other) for other in self.choices[:index]):
@@ -156,6 +168,7 @@ class SearchSpace:
     def __init__(self, parameters: Mapping[str, Distribution]) -> None:
         if not parameters:
             raise ConfigurationError("the search space is empty; give at least one parameter")
+        _check_names(parameters)
         self.parameters = dict(parameters)
         seen: dict[str, Distribution] = {}
         for name, distribution in self.parameters.items():
@@ -248,6 +261,7 @@ class FunctionSpace:
         self._function(trial)
         if not trial.params:
             raise ConfigurationError("the space function suggested no parameter")
+        _check_names(trial.params)
         return trial.params
 
     def describe(self) -> dict[str, Any]:
@@ -262,6 +276,22 @@ class FunctionSpace:
 def same_scalar(left: Scalar, right: Scalar) -> bool:
     """Equality that keeps True apart from 1 and lets 1 equal 1.0, as JSON numbers do."""
     return isinstance(left, bool) == isinstance(right, bool) and left == right
+
+
+def _check_names(names: Collection[str]) -> None:
+    """Raise ConfigurationError when parameters of these names can not travel."""
+    if len(names) > MOST_PARAMETERS:
+        raise ConfigurationError(f"the search space has {len(names)} parameters; allowed are {MOST_PARAMETERS}")
+    for name in names:
+        if len(name) > NAME_CHARACTERS:
+            raise ConfigurationError(
+                f"a parameter's name has {len(name)} characters, {name[:20]!r}…; allowed are {NAME_CHARACTERS}"
+            )
+
+
+def _check_whole(number: int) -> None:
+    if not WHOLE_MIN <= number <= WHOLE_MAX:
+        raise ValueError(f"a whole number of {number.bit_length()} bits; allowed are those of 64, with their sign")
 
 
 def _check_range(low: float, high: float, step: float | None, *, log: bool) -> None:

@@ -1,6 +1,7 @@
 """Messages survive the wire, and what is not a message is refused with its payload kept."""
 
 import math
+from collections.abc import Callable
 
 import hypothesis.strategies as st
 import msgspec
@@ -20,9 +21,21 @@ from trialfleet_shared.messages import (
     ResultBatch,
     StudySpec,
 )
+from trialfleet_shared.space import (
+    MOST_PARAMETERS,
+    NAME_CHARACTERS,
+    TEXT_CHARACTERS,
+    WHOLE_MAX,
+    WHOLE_MIN,
+    Categorical,
+    FunctionSpace,
+    Int,
+    SearchSpace,
+)
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 seconds = st.floats(min_value=0, max_value=1e12)
+slots = st.integers(0, 65_536)
 counts = st.integers(0, 2**53)
 scalars = st.none() | st.booleans() | st.integers(-(2**53), 2**53) | finite | st.text(max_size=20)
 evaluations = st.builds(
@@ -69,7 +82,11 @@ messages: st.SearchStrategy[Message] = (
     )
     | st.builds(ResultBatch, study=st.text(min_size=1, max_size=200), results=st.lists(results, max_size=4).map(tuple))
     | st.builds(
-        Heartbeat, worker=st.text(min_size=1, max_size=200), slots=counts, busy=counts, interval_seconds=seconds
+        Heartbeat,
+        worker=st.text(min_size=1, max_size=200),
+        slots=slots,
+        busy=slots,
+        interval_seconds=st.floats(0, 3600),
     )
 )
 
@@ -116,3 +133,99 @@ def test_a_number_that_json_does_not_have_is_not_sent(number: float) -> None:
 def test_an_endless_payload_is_not_even_parsed() -> None:
     with pytest.raises(DecodeError, match="allowed are"):
         decode(b" " * (MAX_PAYLOAD_BYTES + 1))
+
+
+_EVALUATION = {"trial": 0, "rung": 0, "fold": 0, "fraction": 1.0, "params": {}}
+_WORK = {
+    "type": "evaluations",
+    "spec": {"study": "s", "objective": "o.py:f", "objective_digest": ""},
+    "evaluations": [_EVALUATION],
+}
+_RESULT = {"trial": 0, "rung": 0, "fold": 0, "attempt": 0, "outcome": "ok"}
+_RESULTS = {"type": "results", "study": "s", "results": [_RESULT]}
+_BEAT = {"type": "heartbeat", "worker": "w", "slots": 1, "busy": 0, "interval_seconds": 1.0}
+
+
+def _with_params(params: object) -> dict[str, object]:
+    return _WORK | {"evaluations": [_EVALUATION | {"params": params}]}
+
+
+def _with_result(**fields: object) -> dict[str, object]:
+    return _RESULTS | {"results": [_RESULT | fields]}
+
+
+#: By what they break: messages that are ours but for one thing.
+_BEYOND = {
+    "params-too-many": _with_params({f"p{i}": 1 for i in range(1001)}),
+    "param-name-too-long": _with_params({"p" * 501: 1}),
+    "param-text-too-long": _with_params({"p": "x" * 10_001}),
+    "param-whole-number-too-large": _with_params({"p": 2**63}),
+    "param-nested": _with_params({"p": [1]}),
+    "evaluations-too-many": _WORK | {"evaluations": [_EVALUATION] * 10_001},
+    "fold-below": _WORK | {"evaluations": [_EVALUATION | {"fold": -2}]},
+    "fraction-above": _WORK | {"evaluations": [_EVALUATION | {"fraction": 1.1}]},
+    "trial-too-large": _WORK | {"evaluations": [_EVALUATION | {"trial": 2**53 + 1}]},
+    "address-of-another-queue": _WORK | {"spec": _WORK["spec"] | {"reply_to": "a.b"}},  # type: ignore[operator]
+    "results-too-many": _RESULTS | {"results": [_RESULT] * 10_001},
+    "metrics-too-many": _with_result(metrics={f"m{i}": 1.0 for i in range(1001)}),
+    "metric-name-too-long": _with_result(metrics={"m" * 501: 1.0}),
+    "metric-no-number": _with_result(metrics={"m": "1"}),
+    "error-too-long": _with_result(error="x" * 4001),
+    "seconds-negative": _with_result(cpu_seconds=-1.0),
+    "seconds-too-many": _with_result(wall_seconds=1e13),
+    "slots-too-many": _BEAT | {"slots": 65_537},
+    "interval-too-long": _BEAT | {"interval_seconds": 3601.0},
+    "held-fold-below": _BEAT | {"held": [["a", 0, 0, -2]]},
+}
+
+
+@pytest.mark.parametrize("what", _BEYOND)
+def test_every_field_is_bounded(what: str) -> None:
+    for whole in (_WORK, _RESULTS, _BEAT):
+        decode(msgspec.json.encode(whole))
+    with pytest.raises(DecodeError, match="not a trialfleet message"):
+        decode(msgspec.json.encode(_BEYOND[what]))
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "-1e999", "9" * 5000])
+def test_numbers_that_are_none_are_refused(number: str) -> None:
+    for message, place in ((_with_params({"p": 12345}), b"12345"), (_with_result(value=12345.5), b"12345.5")):
+        payload = msgspec.json.encode(message)
+        assert place in payload
+        with pytest.raises(DecodeError):
+            decode(payload.replace(place, number.encode()))
+
+
+@pytest.mark.parametrize("deep", [b"[" * 200_000, b'{"type":' * 200_000, b'{"version":1,"x":' + b"[" * 200_000])
+def test_deep_nesting_is_refused(deep: bytes) -> None:
+    with pytest.raises(DecodeError):
+        decode(deep)
+
+
+def test_the_largest_space_travels() -> None:
+    """What a space may hold, a message may: bounds of both are the same."""
+    space = SearchSpace(
+        {
+            **{f"{i:0{NAME_CHARACTERS}}": Int(WHOLE_MIN, WHOLE_MAX) for i in range(MOST_PARAMETERS - 1)},
+            "text": Categorical(["x" * TEXT_CHARACTERS, "y"]),
+        }
+    )
+    params = space.draw(lambda _, one: one.choices[0] if isinstance(one, Categorical) else WHOLE_MAX)
+    batch = EvaluationBatch(StudySpec("s", "o.py:f", ""), (Evaluation(0, 0, 0, 1.0, params),))
+    assert decode(encode(batch)) == batch
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: SearchSpace({f"p{i}": Int(0, 1) for i in range(MOST_PARAMETERS + 1)}),
+        lambda: SearchSpace({"p" * (NAME_CHARACTERS + 1): Int(0, 1)}),
+        lambda: Categorical(["x" * (TEXT_CHARACTERS + 1)]),
+        lambda: Categorical([2**63]),
+        lambda: Int(0, 2**63),
+        lambda: FunctionSpace(lambda t: t.suggest_int("p" * 501, 0, 1), digest="").draw(lambda *_: 0),
+    ],
+)
+def test_what_could_not_travel_is_refused_as_a_space(build: Callable[[], object]) -> None:
+    with pytest.raises(ValueError, match="allowed are"):
+        build()

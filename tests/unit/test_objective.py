@@ -289,3 +289,11 @@ def test_what_casts_to_a_number_is_a_value(returned: Any, value: float, metrics:
 def test_what_is_no_number_is_told(returned: Any, message: str) -> None:
     with pytest.raises(ObjectiveError, match=message):
         read_returned(returned)
+
+
+def test_metrics_are_bounded_as_messages_are() -> None:
+    with pytest.raises(ObjectiveError, match="objective returned 1002 numbers; allowed are 1000"):
+        read_returned({"value": 1.0} | {f"m{i}": 0.0 for i in range(1001)})
+    with pytest.raises(ObjectiveError, match="name has 501 characters; allowed are 500"):
+        read_returned({"value": 1.0, "m" * 501: 0.0})
+    assert read_returned({"value": 1.0, "caf\udce9": 2.0}) == (1.0, {"caf?": 2.0})

@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 
 from trialfleet_shared.errors import ObjectiveError
 from trialfleet_shared.fingerprint import digest_bytes
-from trialfleet_shared.messages import Evaluation
+from trialfleet_shared.messages import MOST_METRICS, Evaluation
 from trialfleet_shared.settings import nearest
-from trialfleet_shared.space import Categorical, Distribution, Float, Int, Params, Scalar
+from trialfleet_shared.space import NAME_CHARACTERS, Categorical, Distribution, Float, Int, Params, Scalar
 
 #: How a reference to a function handed over in memory starts.
 MEMORY_PREFIX = "memory:"
@@ -337,13 +337,25 @@ def read_returned(returned: Any) -> tuple[float, dict[str, float]]:
         return _number(returned, "objective returned"), {}
     if "value" not in returned:
         raise ObjectiveError(f"objective returned a mapping without 'value'; its keys are {sorted(map(str, returned))}")
+    if len(returned) > MOST_METRICS:
+        raise ObjectiveError(f"objective returned {len(returned)} numbers; allowed are {MOST_METRICS}")
     metrics = {}
     for name, metric in returned.items():
         if name != "value":
             number = _cast(metric, f"objective returned for {name!r}")
             if math.isfinite(number):
-                metrics[str(name)] = number
+                metrics[_label(name)] = number
     return _number(returned["value"], "objective returned for 'value'"), metrics
+
+
+def _label(name: Any) -> str:
+    """A metric's name as it can travel: a lone surrogate (part of a file's name) can not."""
+    label = str(name).encode(errors="replace").decode()
+    if len(label) > NAME_CHARACTERS:
+        raise ObjectiveError(
+            f"objective returned a metric whose name has {len(label)} characters; allowed are {NAME_CHARACTERS}"
+        )
+    return label
 
 
 def _number(value: Any, what: str) -> float:

@@ -6,6 +6,7 @@ from pathlib import Path
 import msgspec
 
 from trialfleet_coordinator.roster import Entry
+from trialfleet_shared.adapters.private_files import make_private_folder, private
 from trialfleet_shared.errors import StoreError
 from trialfleet_shared.fingerprint import digest_bytes
 
@@ -23,7 +24,7 @@ class RosterFiles:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private_folder(folder)
         except OSError as error:
             raise _failed(folder, error) from error
 
@@ -36,7 +37,7 @@ class RosterFiles:
         path = self._path(entry.study)
         half = path.with_suffix(".half")
         try:
-            with open(half, "wb", opener=_private) as file:
+            with open(half, "wb", opener=private) as file:
                 file.write(msgspec.json.format(msgspec.json.encode(entry), indent=2))
                 file.flush()
                 os.fsync(file.fileno())
@@ -70,10 +71,6 @@ class RosterFiles:
             os.fsync(folder)
         finally:
             os.close(folder)
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
 
 
 def _failed(path: Path, error: Exception) -> StoreError:

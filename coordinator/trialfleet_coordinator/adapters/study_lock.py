@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from trialfleet_shared.adapters.private_files import make_private_folder
 from trialfleet_shared.errors import StoreError, StudyLockedError
 from trialfleet_shared.fingerprint import digest_bytes
 
@@ -32,7 +33,7 @@ class StudyLock:
     def __init__(self, folder: Path, name: str) -> None:
         path = folder / "locks" / f"{digest_bytes(name.encode())}.lock"
         try:
-            path.parent.mkdir(mode=0o700, exist_ok=True)
+            make_private_folder(path.parent)
             self._file: int | None = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise StoreError(f"{path} can not be made: {error}") from error

@@ -13,7 +13,7 @@ LMDB leaves four duties to its users, and this module does them once for all:
 import errno
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeAlias, TypeVar
@@ -21,6 +21,7 @@ from typing import TypeAlias, TypeVar
 import lmdb
 
 from trialfleet_shared.adapters.lmdb_session import BOOT_ID, Session
+from trialfleet_shared.adapters.private_files import make_private_folder
 from trialfleet_shared.errors import StoreError
 
 #: Reader slots of an environment: processes that may read at the same moment.
@@ -68,16 +69,25 @@ class LmdbEnvironment:
         map_bytes: address space to begin with; it doubles whenever it is full.
         durable: whether a write has reached the disk when it returns. Otherwise all is lost when the machine crashes, and
             only then (see `lmdb_session`): for what can be computed again.
+        earlier: layouts whose contents are dropped when they are found.
 
     Raises:
         StoreError: the folder can not be used, or holds something else or something newer.
     """
 
     def __init__(
-        self, path: Path, *, layout: str, databases: Sequence[str], map_bytes: int, durable: bool = True
+        self,
+        path: Path,
+        *,
+        layout: str,
+        databases: Sequence[str],
+        map_bytes: int,
+        durable: bool = True,
+        earlier: Collection[str] = (),
     ) -> None:
         self.path = path.resolve()
         self._layout = layout
+        self._earlier = earlier
         self._databases = tuple(databases)
         self._map_bytes = map_bytes
         self._durable = durable or not BOOT_ID.exists()
@@ -157,7 +167,7 @@ class LmdbEnvironment:
 
     def _open(self) -> _Opened:
         try:
-            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private_folder(self.path)
             if self._durable:
                 return self._open_files(None)
             session = Session(self.path, ("data.mdb", "lock.mdb"))
@@ -191,6 +201,10 @@ class LmdbEnvironment:
         meta = handle.databases[_META]
         found = transaction.get(b"format", db=meta)
         if found is None:
+            transaction.put(b"format", self._layout.encode(), db=meta)
+        elif found.decode(errors="replace") in self._earlier:
+            for name in self._databases:
+                transaction.drop(handle.databases[name], delete=False)
             transaction.put(b"format", self._layout.encode(), db=meta)
         elif found != self._layout.encode():
             raise self._other_layout(found.decode(errors="replace"))

@@ -2,13 +2,16 @@
 
 Three sub-databases, all trees; only the last, of a few entries, is ever scanned:
 
-    entries   key (16 bytes)         -> created, used (8 bytes each), the result as MessagePack
+    entries   key (16 bytes)         -> created, used (8 bytes each), checksum (4 bytes), the result as MessagePack
     uses      used (8 bytes) + key   -> nothing; its first entry is the least recently used one
     sizes     size (8 bytes)         -> asked, ttl (8 bytes each): who uses the cache asks for its size
 
 `created`, `used` and `asked` are microseconds since 1970, `ttl` microseconds. The cache keeps as many entries as the
 largest size that was asked for within the ttl of whoever asked: a study that wants less than another does not take away
 what the other kept, and once nobody has asked for so much for that long, the cache shrinks (docs/adr/0011).
+
+The checksum is CRC-32 of key and result: a flipped bit, or a value under another's key, is noticed when it is read, and
+the entry counts as missing.
 
 A hit is a read transaction. The uses it makes are written together with the next results (or after `_PENDING_LIMIT`
 of them), and only for entries in the older half of the time that the recorded uses span, as the others are in no
@@ -19,6 +22,7 @@ processes count once those have written them; otherwise the order is exact.
 import itertools
 import struct
 import threading
+import zlib
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -33,7 +37,9 @@ from trialfleet_shared.clock import Clock
 from trialfleet_shared.errors import StoreError
 
 #: What the environment holds; the number goes up when an older trialfleet could misread it.
-_LAYOUT = "result cache 1"
+_LAYOUT = "result cache 2"
+#: Earlier ones, whose entries are dropped: they can be computed again.
+_EARLIER = ("result cache 1",)
 #: Address space to begin with, in bytes; it grows.
 _MAP_BYTES = 256 * 2**20
 #: Uses and removals noted by hits before they are written without waiting for new results.
@@ -45,6 +51,9 @@ _REMOVED_PER_WRITE = 1000
 
 _STAMP = struct.Struct(">Q")
 _HEADER = struct.Struct(">QQ")
+_CHECKSUM = struct.Struct(">I")
+#: Header and checksum.
+_ENTRY = struct.Struct(">QQI")
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER = msgspec.msgpack.Decoder(CachedResult)
 
@@ -61,7 +70,7 @@ class CacheStats(NamedTuple):
     evictions: int
     #: Entries removed because they were older than `ttl_hours`.
     expirations: int
-    #: Entries removed because they could not be decoded.
+    #: Entries removed because they were damaged.
     corrupt: int
     #: Results not kept, and reads not answered, because the disk was full or failed.
     failures: int
@@ -84,7 +93,11 @@ class LmdbResultCache:
 
     def __init__(self, path: Path, *, size: int, ttl_hours: float, clock: Clock) -> None:
         self._environment = LmdbEnvironment(
-            path, layout=_LAYOUT, databases=("entries", "uses", "sizes"), map_bytes=_MAP_BYTES
+            path,
+            layout=_LAYOUT,
+            databases=("entries", "uses", "sizes"),
+            map_bytes=_MAP_BYTES,
+            earlier=_EARLIER,
         )
         self._size = size
         self._ttl = round(ttl_hours * 3600e6)
@@ -171,7 +184,7 @@ class LmdbResultCache:
 
     def _decode(self, key: bytes, stored: bytes, now: int, middle: int) -> CachedResult | None:
         """The result in `stored`; notes the use if it has to be written, or that the entry has to go."""
-        entry = _unpack(stored)
+        entry = _unpack(key, stored)
         if entry is None or self._expired(entry.created, now):
             if key not in self._dead:
                 self._dead.add(key)
@@ -188,7 +201,8 @@ class LmdbResultCache:
         packed = []
         for key, result in entries:
             try:
-                packed.append((key, _ENCODER.encode(result)))
+                payload = _ENCODER.encode(result)
+                packed.append((key, _CHECKSUM.pack(zlib.crc32(payload, zlib.crc32(key))) + payload))
             except (TypeError, OverflowError):  # metrics that are no numbers
                 self._failures += 1
         try:
@@ -210,7 +224,7 @@ class LmdbResultCache:
         stamps = itertools.count(max(now, _stamp_at(cursor, cursor.last()) + 1))
         for key in self._dead:
             stored = transaction.get(key, db=entries)
-            entry = None if stored is None else _unpack(stored)
+            entry = None if stored is None else _unpack(key, stored)
             # Another process may have renewed it since.
             if stored is not None and (entry is None or self._expired(entry.created, now)):
                 transaction.delete(key, db=entries)
@@ -277,10 +291,13 @@ class _Entry(NamedTuple):
     result: CachedResult
 
 
-def _unpack(stored: bytes) -> _Entry | None:
-    """The entry, None when it is not one of ours."""
+def _unpack(key: bytes, stored: bytes) -> _Entry | None:
+    """The entry, None when it is not as it was written."""
     try:
-        created, used = _HEADER.unpack_from(stored)
-        return _Entry(created, used, _DECODER.decode(memoryview(stored)[_HEADER.size :]))
+        created, used, checksum = _ENTRY.unpack_from(stored)
+        payload = stored[_ENTRY.size :]
+        if zlib.crc32(payload, zlib.crc32(key)) != checksum:
+            return None
+        return _Entry(created, used, _DECODER.decode(payload))
     except (struct.error, msgspec.DecodeError, UnicodeDecodeError):
         return None

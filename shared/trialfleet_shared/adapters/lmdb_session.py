@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from trialfleet_shared.adapters.private_files import private
+
 #: What identifies a boot of this kernel: random(4).
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -38,13 +40,14 @@ class Session:
     def opening(self) -> Iterator[None]:
         """Open the files inside this: they can be trusted then. Raises OSError when the notes can not be kept."""
         now = BOOT_ID.read_text()
-        with (self._folder / "open.lock").open("a") as lock:
+        with open(self._folder / "open.lock", "a", opener=private) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             found = self._boot.read_text() if self._boot.exists() else now
             if found != now and not self._synced.exists():
                 for name in self._files:
                     (self._folder / name).unlink(missing_ok=True)
-            self._boot.write_text(now)
+            with open(self._boot, "w", opener=private) as boot:
+                boot.write(now)
             self._sync_folder()
             yield
 
@@ -56,7 +59,7 @@ class Session:
 
     def note_synced(self) -> None:
         """Call this inside of a write transaction that changes nothing, after the files were synced."""
-        self._synced.touch()
+        self._synced.touch(mode=0o600)
 
     def _sync_folder(self) -> None:
         descriptor = os.open(self._folder, os.O_RDONLY)

@@ -25,6 +25,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from trialfleet_shared.adapters.private_files import make_private_folder, private
 from trialfleet_shared.data import DataInfo
 from trialfleet_shared.errors import DataError
 from trialfleet_shared.fingerprint import digest_json
@@ -118,8 +119,8 @@ class DataCache:
     def _importing(self) -> Iterator[Path]:
         """A folder to import in, while nobody else on this host imports."""
         try:
-            self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with (self._path / "import.lock").open("a") as lock:
+            make_private_folder(self._path)
+            with open(self._path / "import.lock", "a", opener=private) as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 for left in self._path.glob("import-*"):
                     shutil.rmtree(left)
@@ -148,9 +149,10 @@ class DataCache:
     def _remember(self, found: Stamp | None, spec: DataSpec, info: DataInfo) -> None:
         if found is not None:
             file = self._source_file(found, spec)
-            file.parent.mkdir(mode=0o700, exist_ok=True)
+            make_private_folder(file.parent)
             part = file.with_suffix(".part")
-            part.write_bytes(msgspec.json.encode((found, info)))
+            with open(part, "wb", opener=private) as half:
+                half.write(msgspec.json.encode((found, info)))
             part.rename(file)
 
     def _store(self, source: Arrays | list[ColumnSpool], spec: DataSpec, folder: Path) -> DataInfo:

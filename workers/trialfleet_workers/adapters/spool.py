@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from trialfleet_shared.adapters.private_files import private
 from trialfleet_shared.errors import DataError
 
 #: A code that stands for a missing text.
@@ -42,7 +43,7 @@ class ColumnSpool:
         self.is_text = _is_text(arrow_type)
         self.is_time = pa.types.is_timestamp(arrow_type) or pa.types.is_date(arrow_type)
         self._dtype = self._stored_type(arrow_type)
-        self._file: IO[bytes] = path.open("wb")
+        self._file: IO[bytes] = open(path, "wb", opener=private)  # noqa: SIM115  # closed by `close`
 
     def _stored_type(self, arrow_type: pa.DataType) -> np.dtype[np.generic]:
         if self.is_text:
