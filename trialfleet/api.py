@@ -292,13 +292,14 @@ class _Run:
         """Have the coordinator at `url` run it."""
         from trialfleet.client import AsyncClient  # noqa: PLC0415  # HTTP only with a fleet
         from trialfleet.remote import run_by, submission_of  # noqa: PLC0415
+        from trialfleet.tls import client_tls  # noqa: PLC0415
 
         submission = submission_of(self._request, self._function, self._warm_start)
         keep = self._store is None
         if not keep:
             name = f"{self._request.name}-{uuid.uuid4().hex[:8]}"
             submission = msgspec.structs.replace(submission, name=name)
-        async with AsyncClient(url, token=token) as client:
+        async with AsyncClient(url, token=token, tls=client_tls(os.environ)) as client:
             report = await run_by(client, submission, keep=keep)
         return _result(report, cache_figures_of(report))
 

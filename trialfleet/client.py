@@ -5,6 +5,7 @@ Their methods are the verbs of `StudyService`; they take and return the same val
 
 import asyncio
 import http
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from types import TracebackType
@@ -72,14 +73,17 @@ class Client:
     Args:
         url: http://host:port, or https://.
         token: what the coordinator wants to be shown; None: nothing.
+        tls: checks the certificate behind https://, and may show one; None: the system's authorities check it.
 
     Raises:
         ConfigurationError: the URL or the token is none.
     """
 
-    def __init__(self, url: str, *, token: str | None) -> None:
+    def __init__(self, url: str, *, token: str | None, tls: ssl.SSLContext | None = None) -> None:
         self._url = _checked(url)
-        self._http = httpx.Client(base_url=self._url + PREFIX, headers=_headers(token), timeout=_PATIENCE)
+        self._http = httpx.Client(
+            base_url=self._url + PREFIX, headers=_headers(token), timeout=_PATIENCE, verify=tls or True
+        )
 
     def __repr__(self) -> str:
         """Without the token."""
@@ -157,9 +161,11 @@ class Client:
 class AsyncClient:
     """As `Client`, for asyncio; an asynchronous context manager."""
 
-    def __init__(self, url: str, *, token: str | None) -> None:
+    def __init__(self, url: str, *, token: str | None, tls: ssl.SSLContext | None = None) -> None:
         self._url = _checked(url)
-        self._http = httpx.AsyncClient(base_url=self._url + PREFIX, headers=_headers(token), timeout=_PATIENCE)
+        self._http = httpx.AsyncClient(
+            base_url=self._url + PREFIX, headers=_headers(token), timeout=_PATIENCE, verify=tls or True
+        )
 
     def __repr__(self) -> str:
         """Without the token."""

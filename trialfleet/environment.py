@@ -2,8 +2,9 @@
 
 Each key of [study] and [efficiency] that holds one value can be set as TRIALFLEET_<KEY>, and beside these
 TRIALFLEET_HOME, TRIALFLEET_URL (of a coordinator), and TRIALFLEET_BROKER_URL and TRIALFLEET_TOKEN, which are secret and
-may be the contents of files: TRIALFLEET_BROKER_URL_FILE, TRIALFLEET_TOKEN_FILE. A variable of that prefix which is none of
-them is an error: a program that quietly runs with its defaults because of a typing error is worse than one that stops.
+may be the contents of files: TRIALFLEET_BROKER_URL_FILE, TRIALFLEET_TOKEN_FILE. For https:// there are TRIALFLEET_CA_FILE,
+TRIALFLEET_CERTIFICATE_FILE and TRIALFLEET_KEY_FILE (`tls.py`). A variable of that prefix which is none of them is an
+error: a program that quietly runs with its defaults because of a typing error is worse than one that stops.
 """
 
 import re
@@ -13,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from trialfleet.study_file import StudySection
+from trialfleet.tls import CA_FILE, CERTIFICATE_FILE, KEY_FILE
 from trialfleet_shared.errors import ConfigurationError
 from trialfleet_shared.settings import EfficiencyConfig
 from trialfleet_shared.tables import Setting, nearest
@@ -64,7 +66,7 @@ def read_environment(variables: Mapping[str, str]) -> Environment:
     Raises:
         ConfigurationError: a variable with our prefix is unknown, or the file with a secret can not be read.
     """
-    known = (*VARIABLES, HOME, BROKER_URL, BROKER_URL_FILE, URL, TOKEN, TOKEN_FILE)
+    known = (*VARIABLES, HOME, BROKER_URL, BROKER_URL_FILE, URL, TOKEN, TOKEN_FILE, CA_FILE, CERTIFICATE_FILE, KEY_FILE)
     settings: dict[str, list[Setting]] = {"study": [], "efficiency": []}
     for name, value in variables.items():
         if not name.startswith(PREFIX) or not value or _KUBERNETES.search(name):

@@ -20,11 +20,11 @@ class Authority:
         self._key = folder / "ca.key"
         _openssl("req", "-x509", *_NEW_KEY, "-subj", "/CN=tests", "-keyout", self._key, "-out", self.certificate)
 
-    def sign(self, name: str) -> tuple[Path, Path]:
-        """A certificate for 127.0.0.1 and its key."""
+    def sign(self, name: str, *, names: str = "IP:127.0.0.1, DNS:localhost") -> tuple[Path, Path]:
+        """A certificate for 127.0.0.1, or other names, and its key."""
         certificate, key, request = (self._folder / f"{name}.{suffix}" for suffix in ("pem", "key", "csr"))
         extensions = self._folder / "extensions"
-        extensions.write_text("subjectAltName = IP:127.0.0.1, DNS:localhost\n")
+        extensions.write_text(f"subjectAltName = {names}\n")
         _openssl("req", *_NEW_KEY, "-subj", f"/CN={name}", "-keyout", key, "-out", request)
         signer = ("-CA", self.certificate, "-CAkey", self._key, "-CAcreateserial", "-extfile", extensions)
         _openssl("x509", "-req", "-in", request, *signer, "-days", "1", "-out", certificate)

@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, Gauge
 from support.fake_workshop import FakeWatch, FakeWorkshop, MemoryRoster
 from support.simulated import SimulatedClock
 from trialfleet_coordinator.adapters.http.application import application
-from trialfleet_coordinator.adapters.http.server import served
+from trialfleet_coordinator.adapters.http.server import ServerTls, served
 from trialfleet_coordinator.daemon import Daemon, Workshop
 
 TOKEN = "a token that nobody guesses".replace(" ", "-")
@@ -32,10 +32,10 @@ class HttpService:
 
 
 @contextmanager
-def http_service(workshop: Workshop | None = None) -> Iterator[HttpService]:
+def http_service(workshop: Workshop | None = None, tls: ServerTls | None = None) -> Iterator[HttpService]:
     """Serve it while entered."""
     service = HttpService(workshop)
-    with served(service.application, "127.0.0.1", 0) as service.url:
+    with served(service.application, "127.0.0.1", 0, tls) as service.url:
         try:
             yield service
         finally:

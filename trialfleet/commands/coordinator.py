@@ -15,7 +15,7 @@ from trialfleet.signals import StopSignals
 from trialfleet.watching import Watching
 from trialfleet.workshop import HomeWorkshop
 from trialfleet_coordinator.adapters.http.application import application
-from trialfleet_coordinator.adapters.http.server import served
+from trialfleet_coordinator.adapters.http.server import ServerTls, served
 from trialfleet_coordinator.adapters.rabbit_workers import WorkerWatch
 from trialfleet_coordinator.adapters.roster_files import RosterFiles
 from trialfleet_coordinator.daemon import Daemon
@@ -49,11 +49,14 @@ def _serve(fleet: CoordinatorSection, broker_url: str, home: Home, files: Coordi
     daemon = Daemon(workshop, watch, RosterFiles(files.studies), clock, most_running=fleet.most_running)
     metrics.watch_service(daemon, watch.queues)
     http = application(daemon, token=token, registry=metrics_registry([metrics]), clock=clock)
+    tls = None
+    if fleet.tls_certificate is not None and fleet.tls_key is not None:
+        tls = ServerTls(fleet.tls_certificate, fleet.tls_key, fleet.tls_client_ca)
     notifier = Notifier.from_environment(os.environ)
     pause = threading.Event()
     with (
         StopSignals(lambda name: _LOG.info("%s: studies leave off where they are", name)) as signals,
-        served(http, fleet.host, fleet.port) as url,
+        served(http, fleet.host, fleet.port, tls) as url,
         files.announced(url),
     ):
         watch.start()

@@ -1,10 +1,13 @@
 """`trialfleet health`."""
 
 import http.client
+import os
 import urllib.error
 import urllib.request
 
 import click
+
+from trialfleet.tls import client_tls
 
 #: Seconds that an answer may take.
 _PATIENCE = 3.0
@@ -19,7 +22,8 @@ def health_command(url: str) -> int:
         raise click.BadParameter(f"{url!r} is none; allowed is http://host:port, or https://", param_hint="--url")
     try:
         # No proxy: whether the coordinator of this machine is there is no question for one.
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        handlers = [urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=client_tls(os.environ))]
+        opener = urllib.request.build_opener(*handlers)
         with opener.open(address, timeout=_PATIENCE) as answer:
             ready, said = answer.status == http.client.OK, f"answered {answer.status}"
     except urllib.error.HTTPError as error:

@@ -1,5 +1,6 @@
 """Commands that speak to a running coordinator: submit, list, status, watch, pause, resume, cancel."""
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ from trialfleet.progress import progress_view
 from trialfleet.rendering import finite, print_json, print_report, render_statuses, report_document
 from trialfleet.signals import StopSignals
 from trialfleet.study_file import read_study, read_toml, with_settings
+from trialfleet.tls import client_tls
 from trialfleet_coordinator.serving import ServiceState, StudyStatus, Submission
 from trialfleet_shared.clock import SystemClock
 from trialfleet_shared.errors import ConfigurationError, StudyBusyError, StudyFailedError, TrialfleetError
@@ -39,7 +41,7 @@ def connect(environment: Environment) -> Client:
             f"no coordinator runs on {environment.home}; start one with `trialfleet coordinator`, or give {URL}"
         )
     token = environment.token if environment.token is not None else files.token()
-    return Client(url, token=token)
+    return Client(url, token=token, tls=client_tls(os.environ))
 
 
 def running_coordinator(environment: Environment) -> Client | None:

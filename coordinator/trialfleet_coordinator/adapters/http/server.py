@@ -1,9 +1,11 @@
 """Serves an ASGI application from a thread."""
 
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -14,14 +16,24 @@ from trialfleet_shared.errors import ConfigurationError, TrialfleetError
 _END_SECONDS = 5
 
 
+class ServerTls(NamedTuple):
+    """How TLS is spoken: PEM files."""
+
+    certificate: str
+    key: str
+    #: Certificates of the authority that clients have to show one of; None: they need none.
+    client_authority: str | None = None
+
+
 @contextmanager
-def served(application: ASGIApp, host: str, port: int) -> Iterator[str]:
+def served(application: ASGIApp, host: str, port: int, tls: ServerTls | None = None) -> Iterator[str]:
     """Serve it while entered; gives the URL.
 
     Args:
         application: what is served.
         host: address to listen on.
         port: port to listen on; 0: any that is free.
+        tls: None: HTTP without it.
 
     Raises:
         ConfigurationError: it can not be listened on.
@@ -35,6 +47,10 @@ def served(application: ASGIApp, host: str, port: int) -> Iterator[str]:
         lifespan="off",
         ws="none",
         timeout_graceful_shutdown=_END_SECONDS,
+        ssl_certfile=tls and tls.certificate,
+        ssl_keyfile=tls and tls.key,
+        ssl_ca_certs=tls and tls.client_authority,
+        ssl_cert_reqs=ssl.CERT_REQUIRED if tls and tls.client_authority else ssl.CERT_NONE,
     )
     server = uvicorn.Server(config)
     ready = threading.Event()
@@ -44,7 +60,8 @@ def served(application: ASGIApp, host: str, port: int) -> Iterator[str]:
         raise TrialfleetError("the HTTP server did not start")
     address, bound = listener.getsockname()[:2]
     try:
-        yield f"http://[{address}]:{bound}" if ":" in address else f"http://{address}:{bound}"
+        scheme = "http" if tls is None else "https"
+        yield f"{scheme}://[{address}]:{bound}" if ":" in address else f"{scheme}://{address}:{bound}"
     finally:
         server.should_exit = True
         thread.join()
