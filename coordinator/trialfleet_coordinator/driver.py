@@ -21,6 +21,7 @@ from trialfleet_coordinator.budget import Budget
 from trialfleet_coordinator.commands import (
     Command,
     DrawTrials,
+    Observation,
     Observe,
     Record,
     RecordDecision,
@@ -48,7 +49,7 @@ from trialfleet_shared.caching import CachedResult, ResultCache
 from trialfleet_shared.clock import Clock
 from trialfleet_shared.fingerprint import result_key
 from trialfleet_shared.fleet import Fleet, LostEvaluation
-from trialfleet_shared.messages import Evaluation, EvaluationResult, Outcome, StudySpec
+from trialfleet_shared.messages import Evaluation, EvaluationKey, EvaluationResult, Outcome, StudySpec
 from trialfleet_shared.settings import EfficiencyConfig
 from trialfleet_shared.space import Params
 
@@ -129,6 +130,8 @@ class _Session:
         self._stopping = False
         #: Evaluations by the key of an equal one in flight, whose answer will be theirs.
         self._followers: dict[bytes, list[Evaluation]] = {}
+        #: The cache's keys of evaluations that this session published.
+        self._keys: dict[EvaluationKey, bytes] = {}
         # The tick's yield, in the order of the module's docstring.
         self._records: list[Record] = []
         self._entries: dict[bytes, CachedResult] = {}
@@ -202,24 +205,32 @@ class _Session:
         """Handle events, and those that their commands lead to at once, until there are none or the tick is full."""
         while (events or self._wanted is not None) and len(self._records) < TICK_RECORDS:
             # Draws come last: they are then few and large, and the sampler has been told of all that is known.
-            event = events.popleft() if events else self._drawn()
-            if isinstance(event, EvaluationFinished):
-                self._keep(event.result, events)
-            for command in self._state.handle(event):
-                self._obey(command, events)
+            happened = list(events) or [self._drawn()]
+            events.clear()
+            for event in happened:
+                if isinstance(event, EvaluationFinished):
+                    self._keep(event.result, events)
+            self._obey(self._state.handle(*happened), events)
 
-    def _obey(self, command: Command, events: deque[Event]) -> None:
-        match command:
-            case RecordTrial() | RecordEvaluation() | RecordRung() | RecordDecision() | RecordTest():
-                self._records.append(command)
-            case Observe(observation):
-                started = self._outside.clock.monotonic()
-                self._outside.sampler.tell([observation])
-                self._outside.telemetry.learned(self._outside.clock.monotonic() - started)
-            case DrawTrials(numbers):
-                self._wanted = numbers
-            case StartEvaluations(evaluations):
-                self._look_up(evaluations, events)
+    def _obey(self, commands: Sequence[Command], events: deque[Event]) -> None:
+        started: list[Evaluation] = []
+        observed: list[Observation] = []
+        for command in commands:
+            match command:
+                case RecordTrial() | RecordEvaluation() | RecordRung() | RecordDecision() | RecordTest():
+                    self._records.append(command)
+                case Observe(observation):
+                    observed.append(observation)
+                case DrawTrials(numbers):
+                    self._wanted = numbers
+                case StartEvaluations(evaluations):
+                    started += evaluations
+        if observed:
+            began = self._outside.clock.monotonic()
+            self._outside.sampler.tell(observed)
+            self._outside.telemetry.learned(self._outside.clock.monotonic() - began)
+        if started:
+            self._look_up(started, events)
 
     def _drawn(self) -> TrialsDrawn:
         """The trials that the study has asked for; it asks for no others before it has them."""
@@ -246,6 +257,7 @@ class _Session:
                 self._followers[key].append(evaluation)
             else:
                 self._followers.setdefault(key, [])
+                self._keys[evaluation.key] = key
                 self._misses.append(evaluation)
         misses = len(self._misses) - known
         self._outside.telemetry.looked_up(len(evaluations) - misses, misses)
@@ -253,10 +265,12 @@ class _Session:
     def _keep(self, result: EvaluationResult, events: deque[Event]) -> None:
         """Put a fresh value into the cache, once the tick is committed, and answer those that waited for it."""
         trials, rungs = self._state.trials, self._state.ladder.rungs
+        key = self._keys.pop(result.key, None)
         foreign = result.trial >= len(trials) or result.rung >= len(rungs)
-        if self._outside.cache is None or result.cached or foreign:
+        # What a worker's cache answered is published work all the same, and others may wait for it.
+        if self._outside.cache is None or foreign or (result.cached and key is None):
             return
-        key = self._key(rungs[result.rung].fraction, result.fold, trials[result.trial].params)
+        key = key or self._key(rungs[result.rung].fraction, result.fold, trials[result.trial].params)
         followers = self._followers.pop(key, [])
         if result.outcome is Outcome.OK and result.value is not None:
             entry = CachedResult(result.value, result.metrics, result.wall_seconds, result.cpu_seconds)

@@ -1,6 +1,6 @@
 """One study as a state machine without IO: events in, commands out.
 
-`StudyState.handle(event)` is the only mutator. It reads no clock, draws no random number and touches nothing outside:
+`StudyState.handle(*events)` is the only mutator. It reads no clock, draws no random number and touches nothing outside:
 the driver feeds it what happened and carries out what it answers. A trial's way is a walk through `TRANSITIONS`:
 
     EVALUATING  at least one evaluation of its rung is to be answered
@@ -142,13 +142,22 @@ class StudyState:
 
     # Events
 
-    def handle(self, event: Event) -> list[Command]:
-        """Take in what happened; the answer is what is to be done about it, in this order."""
+    def handle(self, *events: Event) -> list[Command]:
+        """Take in what happened; the answer is what is to be done about it, in this order.
+
+        Of events that are given together all are taken in before anything is decided on the strength of them: new trials
+        are then asked for once, not one for the first result and the others later.
+        """
         self._commands = []
         if self.finished:
-            if isinstance(event, EvaluationFinished):
-                self.discarded["late"] += 1
+            self.discarded["late"] += sum(isinstance(event, EvaluationFinished) for event in events)
             return []
+        for event in events:
+            self._on_event(event)
+        self._advance()
+        return self._commands
+
+    def _on_event(self, event: Event) -> None:
         match event:
             case EvaluationFinished(result):
                 self._on_result(result)
@@ -163,8 +172,6 @@ class StudyState:
                 self._on_lost(key, attempt, reason)
             case StopRequested():
                 self._end(Ended.STOPPED)
-        self._advance()
-        return self._commands
 
     def _on_drawn(self, draws: list[Draw]) -> None:
         exhausted = len(draws) < self._drawing

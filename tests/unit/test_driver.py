@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Sequence
 
+import msgspec
 import pytest
 from support.simulated import SimulatedClock, SimulatedFleet
 
@@ -163,6 +164,19 @@ def test_equal_evaluations_in_flight_at_once_are_run_once() -> None:
     assert [(e.fraction, e.params["x"]) for e in world.fleet.submitted] == [(0.1, 0.5), (0.3, 0.5), (1.0, 0.5)]
     assert report.complete == 3
     assert report.complete + report.pruned == 4
+
+
+def test_an_answer_of_a_worker_s_cache_is_for_equal_evaluations_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        SimulatedFleet,
+        "_evaluate",
+        lambda fleet, evaluation, seconds, evaluate=SimulatedFleet._evaluate: msgspec.structs.replace(
+            evaluate(fleet, evaluation, seconds), cached=True
+        ),
+    )
+    world = World(trials=4, slots=4, cache=MemoryResultCache(size=9, ttl_hours=1.0, clock=SimulatedClock()))
+    report = world.run(sampler=Points([0.5] * 4), stop=lambda: "stuck" if world.clock.now > 2000 else None)
+    assert (report.ended, report.complete + report.pruned) == ("trials", 4)
 
 
 def test_the_followers_of_a_failed_evaluation_get_their_own_chance() -> None:

@@ -126,6 +126,16 @@ def trial_number(evaluation: Evaluation) -> float:
     return float(evaluation.trial)
 
 
+def test_results_that_came_together_are_made_up_for_by_one_draw() -> None:
+    bench = Bench(Ladder((Rung(1.0, 1),)), Budget(trials=9), slots=3)
+    first, second = (
+        EvaluationFinished(EvaluationResult(each.trial, 0, 0, 0, Outcome.OK, value=1.0, wall_seconds=0.1))
+        for each in bench.in_flight[:2]
+    )
+    commands = bench.state.handle(first, second)
+    assert [command for command in commands if isinstance(command, DrawTrials)] == [DrawTrials(range(6, 8))]
+
+
 def test_a_study_ends_when_every_trial_of_its_budget_is_decided() -> None:
     bench = Bench(THREE_RUNGS, Budget(trials=9))
     bench.answer_all(trial_number)
