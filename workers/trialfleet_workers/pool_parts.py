@@ -17,6 +17,10 @@ _LOOK_SECONDS = 5.0
 #: Seconds for which a refusal is remembered: a batch of evaluations must not cost an import each, and a worker whose
 #: copy of the objective is updated should notice.
 _REFUSAL_SECONDS = 10.0
+#: Seconds of work that results may stand for, and how many they may be, before they are written to the result cache: a
+#: write takes a third of a millisecond, and doing quick evaluations again less.
+_UNWRITTEN_SECONDS = 0.01
+_UNWRITTEN_RESULTS = 100
 
 
 class CachedEvaluations:
@@ -31,6 +35,8 @@ class CachedEvaluations:
         self._cache = cache
         self._worker = worker
         self._fresh: list[tuple[bytes, CachedResult]] = []
+        #: Seconds that they took.
+        self._fresh_seconds = 0.0
 
     def answer(self, spec: StudySpec, evaluation: Evaluation) -> EvaluationResult | None:
         """The result of an earlier evaluation of the same; None when there is none, or the study does not want it."""
@@ -58,12 +64,14 @@ class CachedEvaluations:
         if self._cache is not None and spec.use_cache and result.value is not None:
             entry = CachedResult(result.value, result.metrics, result.wall_seconds, result.cpu_seconds)
             self._fresh.append((_key(spec, evaluation), entry))
+            self._fresh_seconds += result.wall_seconds
 
-    def flush(self) -> None:
-        """Write what is to be kept."""
-        if self._fresh and self._cache is not None:
+    def flush(self, *, idle: bool) -> None:
+        """Write what is to be kept, once it is worth a write, or where there is nothing else to do."""
+        worth = self._fresh_seconds >= _UNWRITTEN_SECONDS or len(self._fresh) >= _UNWRITTEN_RESULTS
+        if self._fresh and self._cache is not None and (worth or idle):
             self._cache.put_many(self._fresh)
-            self._fresh = []
+            self._fresh, self._fresh_seconds = [], 0.0
 
 
 class MemoryWatch:

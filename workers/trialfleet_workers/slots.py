@@ -183,6 +183,7 @@ class SlotPool:
         if self._closed:
             return
         self._closed = True
+        self._cached.flush(idle=True)
         self._usage.close()
         if self._usage.started:
             self._look_at_memory()
@@ -258,7 +259,7 @@ class SlotPool:
         if limit <= self._clock.monotonic():
             self._enforce_limits()
         self._dispatch()
-        self._cached.flush()
+        self._cached.flush(idle=not self._live.busy)
 
     def _take_wake(self) -> None:
         self._waker.take()
