@@ -210,6 +210,8 @@ class _Session:
             for event in happened:
                 if isinstance(event, EvaluationFinished):
                     self._keep(event.result, events)
+                elif isinstance(event, EvaluationLost):
+                    self._release(event.key)
             self._obey(self._state.handle(*happened), events)
 
     def _obey(self, commands: Sequence[Command], events: deque[Event]) -> None:
@@ -279,6 +281,12 @@ class _Session:
         else:
             # A crash, a refusal or a timeout may be of the place, not of the params: each has its own chance.
             self._misses.extend(followers)
+
+    def _release(self, lost: EvaluationKey) -> None:
+        """Have those that wait for the answer of an evaluation evaluated: it is lost, and perhaps not wanted any more."""
+        key = self._keys.pop(lost, None)
+        if key is not None:
+            self._misses.extend(self._followers.pop(key, []))
 
     def _key(self, fraction: float, fold: int, params: Params) -> bytes:
         spec = self._plan.spec

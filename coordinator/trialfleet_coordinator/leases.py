@@ -61,9 +61,16 @@ class LeaseTable:
         self._leases[key] = _Lease(attempt, now)
         self._empty_since = None
 
-    def answer(self, key: EvaluationKey) -> None:
-        """A result arrived, whoever it came from."""
-        self._leases.pop(key, None)
+    def answer(self, key: EvaluationKey, *, refused: int | None = None) -> None:
+        """A result arrived, whoever it came from.
+
+        Args:
+            key: what it answers.
+            refused: the attempt, if that was refused; a later one, published since, is not answered by it.
+        """
+        lease = self._leases.get(key)
+        if lease is not None and (refused is None or refused >= lease.attempt):
+            del self._leases[key]
 
     def open(self) -> int:
         """How many published evaluations are not answered."""

@@ -33,7 +33,18 @@ RACING_CONFIDENCE = 0.8
 #: Complete trials whose differences to the incumbent are pooled, the latest ones.
 RACING_POOL = 50
 
+#: Above the number of folds that a study may have.
+_SHRINK = 2.0**10
 _RACING_QUANTILE = statistics.NormalDist().inv_cdf(RACING_CONFIDENCE)
+
+
+def mean(values: Sequence[float]) -> float:
+    """Their mean, however large they are: objectives return the largest number there is to say "never again"."""
+    try:
+        return statistics.fmean(values)
+    except OverflowError:
+        # A power of two, by which numbers so large are divided and multiplied without being rounded.
+        return statistics.fmean([value / _SHRINK for value in values]) * _SHRINK
 
 
 class Promotion(NamedTuple):
@@ -179,25 +190,36 @@ class Racing:
     def complete(self, scores: Sequence[float]) -> None:
         """A trial has its scores on all folds."""
         entry = tuple(scores)
-        if self._incumbent is None or sum(entry) > sum(self._incumbent):
+        # Of equal sums the larger on the first folds, whichever came first: a resumed study must find the same.
+        if self._incumbent is None or (sum(entry), entry) > (sum(self._incumbent), self._incumbent):
             self._incumbent = entry
         self._complete = [*self._complete[1 - RACING_POOL :], entry]
         variances = [
-            statistics.variance(map(operator.sub, other, self._incumbent))
+            _variance(list(map(operator.sub, other, self._incumbent)))
             for other in self._complete
             if other != self._incumbent
         ]
-        self._deviation = math.sqrt(statistics.fmean(variances)) if variances else None
+        # Where numbers are too large for their squares, nothing is known.
+        finite = [variance for variance in variances if math.isfinite(variance)]
+        self._deviation = math.sqrt(mean(finite)) if finite else None
 
     def verdict(self, scores: Sequence[float]) -> Verdict:
         """Whether a trial with these scores on folds 0, 1, … may still beat the incumbent."""
-        own = statistics.fmean(scores) if scores else -math.inf
+        own = mean(scores) if scores else -math.inf
         if self._incumbent is None or self._deviation is None or not scores:
             return Verdict(goes_on=True, expected=own)
         seen, left = len(scores), self._folds - len(scores)
-        difference = own - statistics.fmean(self._incumbent[:seen])
-        expected = statistics.fmean(self._incumbent) + difference
+        difference = own - mean(self._incumbent[:seen])
+        expected = mean(self._incumbent) + difference
         if left == 0:
             return Verdict(goes_on=False, expected=own)
+        if not math.isfinite(expected):
+            return Verdict(goes_on=True, expected=own)
         spread = (left / self._folds) * self._deviation * math.sqrt(1 / seen + 1 / left)
         return Verdict(goes_on=difference + _RACING_QUANTILE * spread >= 0, expected=expected)
+
+
+def _variance(values: Sequence[float]) -> float:
+    """Their sample variance; not finite where that is too large to be told."""
+    center = mean(values)
+    return sum((value - center) * (value - center) for value in values) / (len(values) - 1)

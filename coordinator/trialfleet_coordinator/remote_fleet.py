@@ -25,6 +25,7 @@ from trialfleet_shared.messages import (
     EvaluationKey,
     EvaluationResult,
     Heartbeat,
+    Outcome,
     ResultBatch,
     StudySpec,
 )
@@ -289,7 +290,7 @@ class RemoteFleet:
 
     def _take_in(self, timeout: float) -> None:
         """Handle what the link received, waiting up to `timeout` seconds for the first."""
-        link, _ = self._running()
+        link, spec = self._running()
         for incoming in link.receive(timeout):
             now = self._clock.monotonic()
             match incoming:
@@ -299,8 +300,11 @@ class RemoteFleet:
                     self._lost += self._leases.lost(messages, now)
                 case (batch, delivery):
                     self._delivered.append(delivery)
+                    if batch.study != spec.study:
+                        continue  # whoever sent it takes our address for another's; it need not come again
                     for result in batch.results:
-                        self._leases.answer(result.key)
+                        is_refusal = result.outcome is Outcome.REFUSED
+                        self._leases.answer(result.key, refused=result.attempt if is_refusal else None)
                         self._results.append(result)
 
     def _on_heartbeat(self, heartbeat: Heartbeat, now: float) -> None:

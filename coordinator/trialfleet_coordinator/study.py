@@ -45,7 +45,7 @@ from trialfleet_coordinator.events import (
     TrialsDrawn,
 )
 from trialfleet_coordinator.ports import StudyRecord, TrialRecord
-from trialfleet_coordinator.promotion import Halving, Promotion, Racing, beyond_threshold
+from trialfleet_coordinator.promotion import Halving, Promotion, Racing, beyond_threshold, mean
 from trialfleet_coordinator.rung_choice import Finished, RungChoice
 from trialfleet_coordinator.trial import DECIDED, TRANSITIONS, InvalidTransitionError, Phase, Trial
 from trialfleet_shared.ladder import Ladder
@@ -244,7 +244,7 @@ class StudyState:
         rung = self.ladder.rungs[trial.rung]
         values = self._fold_values(trial, trial.rung)
         if len(values) == rung.folds:
-            self._on_rung(trial, statistics.fmean(values))
+            self._on_rung(trial, mean(values))
         elif not self._in_flight(trial):
             self._publish(trial)
 
@@ -273,7 +273,11 @@ class StudyState:
     def _on_complete(self, trial: Trial, value: float) -> None:
         if self._racing is not None:
             self._racing.complete([self._score(v) for v in self._fold_values(trial, self.ladder.last)])
-        if self._best is None or self._score(value) > self._score(self._best.value):
+        # Of equal ones the first in number, whichever was first in time: a resumed study must find the same.
+        if self._best is None or (self._score(value), -trial.number) > (
+            self._score(self._best.value),
+            -self._best.trial,
+        ):
             self._best = Best(trial.number, value, complete=True)
             self._judged_since = sum(later.judged for later in self.trials[trial.number + 1 :])
         if self.budget.target is not None and self._score(value) >= self._score(self.budget.target):
@@ -547,7 +551,7 @@ class StudyState:
             for result in trial.results
             if self.ladder.rungs[result.rung].fraction == fraction and result.outcome is Outcome.OK
         )
-        return Finished(rung, seconds, self._score(statistics.fmean(self._fold_values(trial, rung))))
+        return Finished(rung, seconds, self._score(mean(self._fold_values(trial, rung))))
 
     def _score(self, value: float) -> float:
         """Higher is better; its own inverse."""
@@ -611,6 +615,8 @@ class StudyState:
                 trial.values[self.ladder.rungs[result.rung].fraction, result.fold] = result.value
 
     def _restore_phase(self, trial: Trial, entry: TrialRecord) -> None:
+        if entry.state.decided and entry.reason == "racing":
+            trial.rung = self.ladder.last  # which it may have reached by values of the rung below alone
         marks = self._marks(trial)
         waits = not entry.state.decided and bool(marks) and marks[-1].rung == trial.rung
         for place, mark in enumerate(marks):

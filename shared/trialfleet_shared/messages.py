@@ -184,6 +184,11 @@ class EvaluationResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     #: Who evaluated it; empty when the coordinator's cache answered.
     worker: Annotated[str, Meta(max_length=200)] = ""
 
+    def __post_init__(self) -> None:
+        """Raise ValueError when the outcome is OK and there is no value."""
+        if self.outcome is Outcome.OK and self.value is None:
+            raise ValueError(f"value = {self.value} does not go with outcome = '{self.outcome}'")
+
     @property
     def key(self) -> EvaluationKey:
         """What identifies the evaluation within its study."""

@@ -60,19 +60,21 @@ specs = st.builds(
     collect_interval=st.integers(1, 1000),
     reply_to=st.text("0123456789abcdef", max_size=64),
 )
-results = st.builds(
-    EvaluationResult,
-    trial=counts,
-    rung=counts,
-    fold=st.integers(-1, 99),
-    attempt=counts,
-    outcome=st.sampled_from(Outcome),
-    value=st.none() | finite,
-    metrics=st.dictionaries(st.text(max_size=9), finite, max_size=3),
-    error=st.none() | st.text(max_size=100),
-    wall_seconds=seconds,
-    cpu_seconds=seconds,
-    worker=st.text(max_size=200),
+results = st.sampled_from(Outcome).flatmap(
+    lambda outcome: st.builds(
+        EvaluationResult,
+        trial=counts,
+        rung=counts,
+        fold=st.integers(-1, 99),
+        attempt=counts,
+        outcome=st.just(outcome),
+        value=finite if outcome is Outcome.OK else st.none(),
+        metrics=st.dictionaries(st.text(max_size=9), finite, max_size=3),
+        error=st.none() | st.text(max_size=100),
+        wall_seconds=seconds,
+        cpu_seconds=seconds,
+        worker=st.text(max_size=200),
+    )
 )
 messages: st.SearchStrategy[Message] = (
     st.builds(
@@ -141,7 +143,7 @@ _WORK = {
     "spec": {"study": "s", "objective": "o.py:f", "objective_digest": ""},
     "evaluations": [_EVALUATION],
 }
-_RESULT = {"trial": 0, "rung": 0, "fold": 0, "attempt": 0, "outcome": "ok"}
+_RESULT = {"trial": 0, "rung": 0, "fold": 0, "attempt": 0, "outcome": "ok", "value": 1.0}
 _RESULTS = {"type": "results", "study": "s", "results": [_RESULT]}
 _BEAT = {"type": "heartbeat", "worker": "w", "slots": 1, "busy": 0, "interval_seconds": 1.0}
 
@@ -229,3 +231,11 @@ def test_the_largest_space_travels() -> None:
 def test_what_could_not_travel_is_refused_as_a_space(build: Callable[[], object]) -> None:
     with pytest.raises(ValueError, match="allowed are"):
         build()
+
+
+def test_a_result_that_is_ok_has_a_value() -> None:
+    with pytest.raises(DecodeError, match="value = None does not go with outcome = 'ok'"):
+        decode(
+            b'{"type":"results","study":"s","version":1,'
+            b'"results":[{"trial":0,"rung":0,"fold":0,"attempt":0,"outcome":"ok"}]}'
+        )

@@ -2,14 +2,17 @@
 
 import random
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import msgspec
 import pytest
 from support.simulated import SimulatedClock, SimulatedFleet
 
+from trialfleet_coordinator import driver
 from trialfleet_coordinator.adapters.memory_store import MemoryStudies, MemoryStudyStore
 from trialfleet_coordinator.budget import Budget
-from trialfleet_coordinator.commands import Record
+from trialfleet_coordinator.commands import Record, RecordEvaluation
 from trialfleet_coordinator.driver import Outside, StudyPlan, run_study
 from trialfleet_coordinator.events import Draw
 from trialfleet_coordinator.ports import Observation, StudyDefinition
@@ -17,8 +20,9 @@ from trialfleet_coordinator.report import Progress, StudyReport
 from trialfleet_shared.adapters.memory_results import MemoryResultCache
 from trialfleet_shared.caching import ResultCache
 from trialfleet_shared.errors import StoreError
+from trialfleet_shared.fleet import LostEvaluation
 from trialfleet_shared.ladder import Ladder, Rung
-from trialfleet_shared.messages import Evaluation, StudySpec
+from trialfleet_shared.messages import Evaluation, EvaluationResult, StudySpec
 from trialfleet_shared.settings import EfficiencyConfig
 from trialfleet_shared.space import Float
 
@@ -67,10 +71,11 @@ class World:
         self.budget = Budget(trials=trials)
         self.definition = StudyDefinition("s", "maximize", {}, "f", "ab", "", LADDER, 0)
         self.progress: list[Progress] = []
+        self.make_fleet: Callable[..., SimulatedFleet] = SimulatedFleet
         self.fleet = self._fleet(quadratic)
 
     def _fleet(self, function: Callable[[Evaluation], float]) -> SimulatedFleet:
-        return SimulatedFleet(
+        return self.make_fleet(
             self.clock, function, slots=self.slots, seconds=lambda evaluation: self.seconds * evaluation.fraction
         )
 
@@ -276,3 +281,71 @@ def test_the_sampler_learns_every_rung_of_every_trial() -> None:
     sampler = Points(seed=1)
     report = World().run(sampler=sampler)
     assert len(sampler.told) == sum(report.rung_evaluations)
+
+
+class ForgetfulFleet(SimulatedFleet):
+    """Loses the first evaluations that it is given; it notices once it is polled again."""
+
+    def __init__(self, *args: Any, losses: int, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._losses = losses
+        self._lost: list[LostEvaluation] = []
+
+    def submit(self, evaluations: Sequence[Evaluation]) -> None:
+        lost = evaluations[: self._losses]
+        self._losses -= len(lost)
+        self._lost += [LostEvaluation(evaluation.key, evaluation.attempt, "gone") for evaluation in lost]
+        super().submit(evaluations[len(lost) :])
+
+    def poll(self, timeout: float) -> tuple[list[EvaluationResult], list[LostEvaluation]]:
+        lost, self._lost = self._lost, []
+        return ([], lost) if lost else super().poll(timeout)
+
+
+def test_those_that_wait_for_the_answer_of_a_lost_evaluation_are_evaluated_themselves() -> None:
+    """Stopped meanwhile, the study does not publish the lost one again; others that wait for it must not wait for ever."""
+    world = World(trials=3, slots=3, cache=MemoryResultCache(size=9, ttl_hours=1.0, clock=SimulatedClock()))
+    world.make_fleet = partial(ForgetfulFleet, losses=1)
+    asked = 0
+
+    def stop_soon() -> str | None:
+        nonlocal asked
+        asked += 1
+        assert asked < 1000, "the study does not end"
+        return "SIGINT" if asked == 2 else None
+
+    assert world.run(sampler=Points([0.5] * 3), stop=stop_soon).ended == "stopped"
+
+
+def test_nothing_is_acknowledged_while_some_of_it_is_not_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tick takes in so many records; what the fleet gave beyond that is for the next one."""
+    monkeypatch.setattr(driver, "TICK_RECORDS", 1)
+    world = World(trials=6, slots=6, seconds=1.0)
+    unrecorded = 0
+
+    class Fleet(SimulatedFleet):
+        """Gives all that it has at once, and looks at what is recorded when it is told that all is."""
+
+        def poll(self, timeout: float) -> tuple[list[EvaluationResult], list[LostEvaluation]]:
+            nonlocal unrecorded
+            results: list[EvaluationResult] = []
+            while self._running or not results:
+                more, _ = super().poll(timeout)
+                results += more
+            unrecorded += len(results)
+            return results, []
+
+        def acknowledge(self) -> None:
+            assert unrecorded == 0
+            super().acknowledge()
+
+    class Store(MemoryStudyStore):
+        def commit(self, records: Sequence[Record], *, elapsed: float) -> None:
+            nonlocal unrecorded
+            unrecorded -= sum(isinstance(record, RecordEvaluation) for record in records)
+            super().commit(records, elapsed=elapsed)
+
+    world.make_fleet = Fleet
+    report = world.run(store=Store(world.disk))
+    assert report.complete + report.pruned == 6
+    assert world.fleet.acknowledged > 0

@@ -129,3 +129,11 @@ def test_a_worker_without_slots_has_left_but_what_it_holds_it_holds(table: Lease
 def test_what_a_worker_holds_of_others_is_nobodys_business(table: LeaseTable) -> None:
     beat(table, 0.0, OTHER)
     assert table.outstanding == 1
+
+
+def test_a_late_refusal_of_an_earlier_attempt_does_not_answer_a_later_one(table: LeaseTable) -> None:
+    table.publish(KEY, 1, 1.0)
+    table.answer(KEY, refused=0)
+    assert table.outstanding == 1
+    table.answer(KEY, refused=1)
+    assert table.outstanding == 0

@@ -1,5 +1,7 @@
 """Halving, the threshold rule and racing, each alone."""
 
+import sys
+
 import pytest
 
 from trialfleet_coordinator.promotion import FINALISTS, Halving, Promotion, Racing, beyond_threshold
@@ -126,3 +128,20 @@ def test_identical_trials_do_not_make_a_race_certain() -> None:
     for _ in range(3):
         racing.complete([0.9, 0.8, 0.7])
     assert racing.verdict([0.1]).goes_on
+
+
+def test_the_incumbent_is_the_same_in_whichever_order_equal_trials_completed() -> None:
+    one, other = Racing(2), Racing(2)
+    for racing, entries in ((one, [(0.5, 0.25), (0.25, 0.5)]), (other, [(0.25, 0.5), (0.5, 0.25)])):
+        for entry in entries:
+            racing.complete(entry)
+    assert one.verdict([0.1]) == other.verdict([0.1])
+
+
+def test_the_largest_numbers_there_are_can_race() -> None:
+    huge = sys.float_info.max
+    racing = Racing(3)
+    for scores in ([huge, huge, huge], [-huge, huge, -huge], [-huge, -huge, -huge]):
+        racing.complete(scores)
+    assert racing.verdict([-huge]).goes_on, "so large a distance can not be told from any other"
+    assert racing.verdict([huge, huge, huge]).expected == pytest.approx(huge)

@@ -385,3 +385,13 @@ def test_in_flight_never_exceeds_what_the_slots_can_take() -> None:
         bench.answer(1.0)
         assert len(bench.in_flight) <= 8
     assert len(bench.in_flight) == 4, "slow evaluations are not kept ahead"
+
+
+def test_of_equal_trials_the_first_in_number_is_best_whichever_was_first_in_time() -> None:
+    bench = Bench(Ladder((Rung(1.0, 1),)), Budget(trials=2), slots=2)
+    bench.in_flight.reverse()
+    bench.answer(1.0)
+    bench.answer(1.0)
+    assert bench.state.best == bench.resumed().best
+    assert bench.state.best is not None
+    assert bench.state.best.trial == 0

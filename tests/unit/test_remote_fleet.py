@@ -1,0 +1,149 @@
+"""The fleet behind a link, on a link that does what the test says."""
+
+from collections.abc import Sequence
+
+import pytest
+from support.simulated import SimulatedClock
+
+from trialfleet_coordinator.remote_fleet import Delivery, Incoming, Mailbox, Ready, RemoteFleet
+from trialfleet_shared.errors import BrokerError
+from trialfleet_shared.messages import (
+    Evaluation,
+    EvaluationBatch,
+    EvaluationResult,
+    Heartbeat,
+    Outcome,
+    ResultBatch,
+    StudySpec,
+)
+
+SPEC = StudySpec(study="s", objective="o.py:f", objective_digest="")
+GRACE = 5.0
+
+
+class ToldLink:
+    """Gives what it was told to, moving the clock on when there is nothing."""
+
+    def __init__(self, clock: SimulatedClock) -> None:
+        self._clock = clock
+        self.incoming: list[Incoming] = [Heartbeat("w", 2, 0, 100.0)]
+        self.published: list[EvaluationBatch] = []
+        self.acknowledged: list[Delivery] = []
+        self.nothing_outstanding: bool | None = None
+
+    def publish(self, batch: EvaluationBatch) -> None:
+        self.published.append(batch)
+
+    def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
+        self.acknowledged += deliveries
+
+    def receive(self, timeout: float) -> list[Incoming]:
+        incoming, self.incoming = self.incoming, []
+        if not incoming:
+            self._clock.now += timeout
+        return incoming
+
+    def stop(self, *, nothing_outstanding: bool) -> None:
+        self.nothing_outstanding = nothing_outstanding
+
+
+class Bench:
+    """A fleet on the bench, with one evaluation published."""
+
+    def __init__(self) -> None:
+        self.clock = SimulatedClock()
+        self.link = ToldLink(self.clock)
+        self.fleet = RemoteFleet(lambda: self.link, address="here", clock=self.clock, grace=GRACE)
+        self.fleet.start(SPEC)
+        self.publish(0)
+
+    def publish(self, attempt: int) -> None:
+        self.fleet.submit([Evaluation(0, 0, 0, 1.0, {}, attempt)])
+
+    def lost_after_silence(self) -> list[int]:
+        """Attempts that are given up when nobody is heard for long, with the queue empty."""
+        lost = []
+        for _ in range(2):
+            self.link.incoming.append(Ready(0))
+            lost += self.fleet.poll(1.0)[1]
+            self.clock.now += GRACE
+        return [entry.attempt for entry in lost]
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+def answer(outcome: Outcome = Outcome.OK, *, attempt: int = 0, study: str = "s") -> ResultBatch:
+    value = 1.0 if outcome is Outcome.OK else None
+    return ResultBatch(study, (EvaluationResult(0, 0, 0, attempt, outcome, value),))
+
+
+def test_results_are_acknowledged_once_they_were_polled(bench: Bench) -> None:
+    bench.link.incoming.append((answer(), Delivery(1, 7)))
+    bench.fleet.acknowledge()
+    assert bench.link.acknowledged == []
+    assert [result.value for result in bench.fleet.poll(1.0)[0]] == [1.0]
+    bench.fleet.acknowledge()
+    bench.fleet.acknowledge()
+    assert bench.link.acknowledged == [Delivery(1, 7)]
+    bench.fleet.close()
+    assert bench.link.nothing_outstanding is True
+
+
+def test_the_results_of_another_study_are_nobodys(bench: Bench) -> None:
+    """And they are not delivered again for ever."""
+    bench.link.incoming.append((answer(study="another"), Delivery(1, 7)))
+    assert bench.fleet.poll(1.0) == ([], [])
+    bench.fleet.acknowledge()
+    assert bench.link.acknowledged == [Delivery(1, 7)]
+    assert bench.lost_after_silence() == [0]
+
+
+def test_a_late_refusal_does_not_answer_what_was_published_since(bench: Bench) -> None:
+    bench.publish(1)
+    bench.link.incoming.append((answer(Outcome.REFUSED, attempt=0), Delivery(1, 7)))
+    assert len(bench.fleet.poll(1.0)[0]) == 1
+    assert bench.lost_after_silence() == [1]
+
+
+def test_a_late_value_answers_what_was_published_since(bench: Bench) -> None:
+    bench.publish(1)
+    bench.link.incoming.append((answer(attempt=0), Delivery(1, 7)))
+    assert len(bench.fleet.poll(1.0)[0]) == 1
+    assert bench.lost_after_silence() == []
+
+
+def test_what_could_not_be_published_is_published_again() -> None:
+    mailbox = Mailbox()
+    published: list[bytes] = []
+
+    def publish(body: bytes) -> None:
+        published.append(body)
+        if len(published) == 2:
+            raise ConnectionError
+
+    for body in (b"a", b"b", b"c"):
+        mailbox.publish(body)
+    with pytest.raises(ConnectionError):
+        mailbox.flush(1, publish, lambda tag: None)
+    mailbox.flush(2, publish, lambda tag: None)
+    assert published == [b"a", b"b", b"b", b"c"]
+
+
+def test_deliveries_of_an_earlier_connection_are_not_acknowledged() -> None:
+    mailbox = Mailbox()
+    acknowledged: list[int] = []
+    mailbox.acknowledge([Delivery(1, 5), Delivery(2, 6)])
+    mailbox.flush(2, lambda body: None, acknowledged.append)
+    assert acknowledged == [6]
+
+
+def test_a_link_that_gives_up_says_so_once_all_that_came_is_taken() -> None:
+    mailbox = Mailbox()
+    mailbox.put(Ready(3))
+    mailbox.fail(BrokerError("gone"))
+    assert mailbox.receive(0.0) == [Ready(3)]
+    with pytest.raises(BrokerError, match="gone"):
+        mailbox.receive(0.0)
