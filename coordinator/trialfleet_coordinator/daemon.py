@@ -123,8 +123,6 @@ class Daemon:
             entry.study: entry for entry in sorted(roster.load(), key=lambda entry: (entry.submitted_at, entry.study))
         }
         self._runs: dict[str, _Run] = {}
-        #: The last progress of studies that do not run.
-        self._progress: dict[str, Progress] = {}
         #: When studies may be started again that could not go on.
         self._not_before: dict[str, float] = {}
         self._shares = FairShare()
@@ -192,7 +190,6 @@ class Daemon:
             self._workshop.delete(study)
             self._roster.remove(study)
             del self._entries[study]
-            self._progress.pop(study, None)
             _LOG.info("study %s was deleted", study, extra={"study": study})
 
     def report(self, study: str) -> StudyReport:
@@ -264,15 +261,15 @@ class Daemon:
 
     def _enter(self, entry: Entry, state: ServiceState, because: str, *, last: StudyReport | None = None) -> None:
         """Take the study to a state, durably; `last` is the report of the session that took it there."""
-        changed = msgspec.structs.replace(
-            entry,
-            state=state,
-            because=because,
-            ended=last.ended if last is not None else "stopped" if state.ended else "open",
-            efficiency=last.efficiency_metrics if last is not None else None,
+        self._keep(
+            msgspec.structs.replace(
+                entry,
+                state=state,
+                because=because,
+                ended=last.ended if last is not None else "stopped" if state.ended else "open",
+                efficiency=last.efficiency_metrics if last is not None else None,
+            )
         )
-        self._roster.save(changed)
-        self._entries[entry.study] = changed
         _LOG.info(
             "study %s is %s%s%s",
             entry.study,
@@ -281,6 +278,10 @@ class Daemon:
             because,
             extra={"study": entry.study, "state": state.value, "cause": because},
         )
+
+    def _keep(self, entry: Entry) -> None:
+        self._roster.save(entry)
+        self._entries[entry.study] = entry
 
     def _status(self, entry: Entry) -> StudyStatus:
         run = self._runs.get(entry.study)
@@ -293,18 +294,17 @@ class Daemon:
             priority=entry.submission.priority,
             weight=entry.submission.weight,
             submitted_at=entry.submitted_at,
-            progress=(run.progress if run is not None else None) or self._progress.get(entry.study),
+            progress=(run.progress if run is not None else None) or entry.progress,
         )
 
     def _conclude(self, entry: Entry, run: "_Run") -> None:
         """A study's thread has ended: what has become of the study?"""
         if run.progress is not None:
-            self._progress[entry.study] = run.progress
+            entry = msgspec.structs.replace(entry, progress=run.progress)
         match run.outcome:
-            case None:  # abandoned
-                pass
-            case StudyReport(ended="stopped"):
-                pass  # paused; or resumed meanwhile, and then it is queued
+            case None | StudyReport(ended="stopped"):
+                # Abandoned or paused: the state says so; or resumed meanwhile, and then it is queued.
+                self._keep(entry)
             case StudyReport() as report:
                 state = ServiceState.FAILED if report.ended == "failed" else ServiceState.DONE
                 self._enter(entry, state, report.ended_because, last=report)

@@ -4,7 +4,7 @@ from typing import Protocol
 
 import msgspec
 
-from trialfleet_coordinator.report import EfficiencyMetrics
+from trialfleet_coordinator.report import EfficiencyMetrics, Progress
 from trialfleet_coordinator.serving import ServiceState, Submission
 
 
@@ -24,6 +24,9 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     ended: str = "open"
     #: What its last session measured, once it has ended by itself.
     efficiency: EfficiencyMetrics | None = None
+    #: Of the last tick of its last session; None before its end. What `Progress` gains needs defaults, for the entries
+    #: that are kept.
+    progress: Progress | None = None
 
 
 class RosterStore(Protocol):

@@ -107,12 +107,12 @@ def test_a_study_on_this_machine(tmp_path: Path) -> None:
             )
             missing = series([metric for metric in expected if metric not in NOT_AT_ONCE]) - prometheus.names("study")
             assert not missing
+            # Over all of its time: between two turns of its loop a rate may be ahead of what was.
             busy = prometheus.number(
-                "rate(trialfleet_worker_busy_slot_seconds_total[10s])"
-                " / rate(trialfleet_worker_available_slot_seconds_total[10s])"
+                "trialfleet_worker_busy_slot_seconds_total / trialfleet_worker_available_slot_seconds_total"
             )
             assert busy is not None
-            assert 0 < busy <= 1.01
+            assert 0 < busy <= 1
             assert prometheus.number("trialfleet_worker_slots") == 2
             assert prometheus.number("trialfleet_study_info{mode='balanced', direction='maximize'}") == 1
             too_much = prometheus.number(

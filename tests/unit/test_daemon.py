@@ -76,6 +76,8 @@ def test_a_study_is_queued_runs_and_is_done(service: Service) -> None:
     assert status.because == "all trials are done"
     assert status.progress is not None, "what it came to stays to be seen"
     assert service.roster.entries["a"].state is DONE
+    service.start()
+    assert service.daemon.status("a") == status, "also by another coordinator"
 
 
 @pytest.mark.parametrize(
