@@ -49,8 +49,9 @@ types: $(VENV)/.tests
 imports: $(VENV)/.tests
 	$(BIN)/lint-imports
 
+# Two at a time: most tests wait for processes. A file's tests stay together, with the servers that they share.
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 demo: $(VENV)/.runs
 	$(BIN)/trialfleet run examples/digits/study.toml
