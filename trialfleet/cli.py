@@ -268,25 +268,29 @@ def best(study: str, *, as_json: bool, home: Path | None, verbose: bool) -> None
     help="A table with a row for each trial, the whole report, or a study in one of Optuna's storages.",
 )
 @click.option("--output", metavar="FILE", help="File, or URL of an Optuna storage; default: standard output.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print what was written where as a JSON document; needs --output."
+)
 @_home_option
 @_verbose_option
-def export(study: str, *, kind: Any, output: str | None, home: Path | None, verbose: bool) -> None:
+def export(study: str, *, kind: Any, output: str | None, as_json: bool, home: Path | None, verbose: bool) -> None:
     """Write the trials of STUDY for other tools."""
     from trialfleet.commands.recorded import export_command  # noqa: PLC0415  # see _EPILOG
 
-    export_command(study, _begin(home, verbose=verbose), kind=kind, output=output)
+    export_command(study, _begin(home, verbose=verbose), kind=kind, output=output, as_json=as_json)
 
 
 @cli.command(epilog=_EPILOG)
 @click.argument("study")
 @click.option("--yes", is_flag=True, help="Do not ask.")
+@_json_option
 @_home_option
 @_verbose_option
-def delete(study: str, *, yes: bool, home: Path | None, verbose: bool) -> None:
+def delete(study: str, *, yes: bool, as_json: bool, home: Path | None, verbose: bool) -> None:
     """Delete STUDY, which nobody runs, and its record."""
     from trialfleet.commands.recorded import delete_command  # noqa: PLC0415  # see _EPILOG
 
-    delete_command(study, _begin(home, verbose=verbose), yes=yes)
+    delete_command(study, _begin(home, verbose=verbose), yes=yes, as_json=as_json)
 
 
 @cli.command(epilog=_EPILOG)

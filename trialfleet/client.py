@@ -17,8 +17,9 @@ import msgspec
 
 from trialfleet.coordinator_files import check_token
 from trialfleet_coordinator.adapters.http.problems import STATUSES, Problem
-from trialfleet_coordinator.adapters.http.routes import PREFIX
-from trialfleet_coordinator.report import BestTrial, StudyReport
+from trialfleet_coordinator.adapters.http.routes import PREFIX, RunPage, TrialPage
+from trialfleet_coordinator.report import BestTrial, StudyReport, TrialSummary
+from trialfleet_coordinator.runs import Run
 from trialfleet_coordinator.serving import StudyStatus, Submission, WorkerStatus
 from trialfleet_shared.errors import ConfigurationError, TrialfleetError
 
@@ -57,6 +58,11 @@ def _one(study: str, verb: str = "", answer: Any = StudyStatus, method: str = "G
     except UnicodeEncodeError as error:
         raise _no_text("the study's name", error) from error
     return _Call(method, f"/studies/{name}{verb}", answer)
+
+
+def _page(study: str, verb: str, answer: Any, have: int) -> _Call:
+    call = _one(study, verb, answer)
+    return call._replace(path=f"{call.path}?offset={have}")
 
 
 def _no_text(what: str, error: UnicodeEncodeError) -> ConfigurationError:
@@ -146,6 +152,24 @@ class Client:
         """The best trial of a study so far."""
         return self._ask(_one(study, "/best", BestTrial))  # type: ignore[no-any-return]
 
+    def trials(self, study: str) -> list[TrialSummary]:
+        """A study's trials, by number."""
+        trials: list[TrialSummary] = []
+        while True:
+            page: TrialPage = self._ask(_page(study, "/trials", TrialPage, len(trials)))
+            trials += page.trials
+            if len(trials) >= page.total or not page.trials:
+                return trials
+
+    def runs(self, study: str) -> list[Run]:
+        """See `StudyService.runs`."""
+        runs: list[Run] = []
+        while True:
+            page: RunPage = self._ask(_page(study, "/runs", RunPage, len(runs)))
+            runs += page.runs
+            if len(runs) >= page.total or not page.runs:
+                return runs
+
     def workers(self) -> list[WorkerStatus]:
         """See `StudyService.workers`."""
         return self._ask(_WORKERS)  # type: ignore[no-any-return]
@@ -227,6 +251,24 @@ class AsyncClient:
     async def best(self, study: str) -> BestTrial:
         """The best trial of a study so far."""
         return await self._ask(_one(study, "/best", BestTrial))  # type: ignore[no-any-return]
+
+    async def trials(self, study: str) -> list[TrialSummary]:
+        """A study's trials, by number."""
+        trials: list[TrialSummary] = []
+        while True:
+            page: TrialPage = await self._ask(_page(study, "/trials", TrialPage, len(trials)))
+            trials += page.trials
+            if len(trials) >= page.total or not page.trials:
+                return trials
+
+    async def runs(self, study: str) -> list[Run]:
+        """See `StudyService.runs`."""
+        runs: list[Run] = []
+        while True:
+            page: RunPage = await self._ask(_page(study, "/runs", RunPage, len(runs)))
+            runs += page.runs
+            if len(runs) >= page.total or not page.runs:
+                return runs
 
     async def workers(self) -> list[WorkerStatus]:
         """See `StudyService.workers`."""

@@ -22,6 +22,7 @@ from trialfleet_coordinator.driver import Outside, StudyPlan, run_study
 from trialfleet_coordinator.events import TimePassed
 from trialfleet_coordinator.ports import Sampler, StudyDefinition, StudyRecord
 from trialfleet_coordinator.report import Progress, StudyReport, build_report
+from trialfleet_coordinator.runs import Run, runs_of
 from trialfleet_coordinator.sampling.tpe import TpeSampler
 from trialfleet_coordinator.sampling.uniform import UniformSampler
 from trialfleet_coordinator.sampling.warm_start import warm_start as learn_from
@@ -241,6 +242,13 @@ def recorded_report(home: Home, name: str) -> tuple[StudyReport, CacheFigures]:
         _recorded_state(record), study=name, elapsed_seconds=record.elapsed, fleet=_NO_FLEET, coordinator_pss_bytes=0
     )
     return report, cache_figures_of(report)
+
+
+def recorded_runs(home: Home, name: str) -> list[Run]:
+    """When and where a study's evaluations ran, as it is recorded."""
+    with _store(home) as store:
+        record = load_record(store, name)
+    return runs_of(result for trial in record.trials for result in trial.results)
 
 
 def delete_study(home: Home, name: str) -> None:

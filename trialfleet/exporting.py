@@ -9,7 +9,6 @@ from typing import Any, TextIO
 import optuna
 from optuna.storages import get_storage
 
-from trialfleet.html_report.charts import Span
 from trialfleet_coordinator.adapters.lmdb_storage import LmdbStorage
 from trialfleet_coordinator.report import StudyReport
 from trialfleet_shared.errors import ConfigurationError, TrialfleetError
@@ -111,19 +110,3 @@ def importances(store: Path, study: str) -> dict[str, float]:
         return {}
     finally:
         source.close()
-
-
-def spans(store: Path, study: str) -> list[Span]:
-    """When each trial was worked on, from its first record to its last."""
-    source = LmdbStorage(store)
-    try:
-        trials = source.get_all_trials(source.get_study_id_from_name(study), deepcopy=False)
-    finally:
-        source.close()
-    times = [
-        (trial, trial.datetime_start.timestamp(), trial.datetime_complete.timestamp())
-        for trial in trials
-        if trial.datetime_start is not None and trial.datetime_complete is not None
-    ]
-    first = min((start for _, start, _ in times), default=0.0)
-    return [Span(trial.number, start - first, end - first, trial.state.name.lower()) for trial, start, end in times]

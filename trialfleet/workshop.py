@@ -6,13 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from trialfleet.engine import Home, OpenStudy, open_study, recorded_report
+from trialfleet.engine import Home, OpenStudy, open_study, recorded_report, recorded_runs
 from trialfleet.study_file import StudyRequest, read_study
 from trialfleet.watching import Watching
 from trialfleet_coordinator.adapters.lmdb_store import LmdbStudyStore
 from trialfleet_coordinator.daemon import Described
 from trialfleet_coordinator.report import StudyReport
 from trialfleet_coordinator.roster import Entry
+from trialfleet_coordinator.runs import Run
 from trialfleet_coordinator.serving import Submission
 from trialfleet_shared.clock import SystemClock
 from trialfleet_shared.errors import ConfigurationError, StoreError, UnknownStudyError
@@ -58,6 +59,13 @@ class HomeWorkshop:
         """See `Workshop.report`."""
         try:
             return recorded_report(self._home, study)[0]
+        except UnknownStudyError:
+            return None
+
+    def runs(self, study: str) -> list[Run] | None:
+        """See `Workshop.runs`."""
+        try:
+            return recorded_runs(self._home, study)
         except UnknownStudyError:
             return None
 

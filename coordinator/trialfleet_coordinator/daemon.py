@@ -19,6 +19,7 @@ import msgspec
 
 from trialfleet_coordinator.report import Progress, StudyReport
 from trialfleet_coordinator.roster import Entry, RosterStore
+from trialfleet_coordinator.runs import Run
 from trialfleet_coordinator.serving import Readiness, ServiceState, StudyStatus, Submission, WorkerState, WorkerStatus
 from trialfleet_coordinator.shares import Claim, FairShare
 from trialfleet_shared.clock import Clock
@@ -73,6 +74,10 @@ class Workshop(Protocol):
 
     def report(self, study: str) -> StudyReport | None:
         """What is recorded of a study; None when nothing is."""
+        ...
+
+    def runs(self, study: str) -> Sequence[Run] | None:
+        """Its evaluations that ran, as recorded; None when nothing is."""
         ...
 
     def delete(self, study: str) -> None:
@@ -208,6 +213,15 @@ class Daemon:
             ended_because=entry.because,
             efficiency_metrics=entry.efficiency or report.efficiency_metrics,
         )
+
+    def runs(self, study: str) -> Sequence[Run]:
+        """See `StudyService.runs`."""
+        with self._lock:
+            self._entry(study)
+        runs = self._workshop.runs(study)
+        if runs is None:
+            raise StudyBusyError(f"study {study!r} has no record yet")
+        return runs
 
     def workers(self) -> Sequence[WorkerStatus]:
         """See `StudyService.workers`."""

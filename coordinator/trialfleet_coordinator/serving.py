@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Meta
 
 from trialfleet_coordinator.report import Progress, StudyReport
+from trialfleet_coordinator.runs import Run
 from trialfleet_shared.messages import Name
 
 #: Priorities of studies: a higher one overtakes at the next free slot.
@@ -146,6 +147,10 @@ class StudyService(Protocol):
 
     def report(self, study: str) -> StudyReport:
         """What came of it so far. Raises StudyBusyError while there is no record of it yet."""
+        ...
+
+    def runs(self, study: str) -> Sequence[Run]:
+        """Its evaluations that ran, by when they began. Raises as `report`."""
         ...
 
     def workers(self) -> Sequence[WorkerStatus]:

@@ -13,7 +13,8 @@ from msgspec import Meta
 
 from trialfleet_shared.space import MOST_PARAMETERS, NAME_CHARACTERS, TEXT_CHARACTERS, WHOLE_MAX, WHOLE_MIN
 
-SCHEMA_VERSION = 1
+#: 2: results tell when and in which slot an evaluation ran.
+SCHEMA_VERSION = 2
 
 #: The fold of the test part: trained on every row the search saw, scored on the rows it never saw.
 TEST_FOLD = -1
@@ -160,7 +161,7 @@ class Outcome(StrEnum):
     REFUSED = "refused"
 
 
-class EvaluationResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class EvaluationResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """What became of one evaluation."""
 
     trial: Count
@@ -183,6 +184,10 @@ class EvaluationResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cached: bool = False
     #: Who evaluated it; empty when the coordinator's cache answered.
     worker: Annotated[str, Meta(max_length=200)] = ""
+    #: Which of the worker's slots ran it, counted from 0; None when none did, or the worker is of version 1.
+    slot: Count | None = None
+    #: When the objective was called, in seconds since 1970 by the clock of the machine it ran on; None as for `slot`.
+    started_at: Seconds | None = None
 
     def __post_init__(self) -> None:
         """Raise ValueError when the outcome is OK and there is no value."""
@@ -210,6 +215,13 @@ class ResultBatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="
     results: Annotated[tuple[EvaluationResult, ...], Meta(max_length=MOST_IN_BATCH)]
     version: int = SCHEMA_VERSION
 
+    def as_of(self, version: int) -> "ResultBatch":
+        """The same for who reads up to `version`: what came later is left out."""
+        if version >= SCHEMA_VERSION:
+            return self
+        known = tuple(msgspec.structs.replace(result, slot=None, started_at=None) for result in self.results)
+        return ResultBatch(self.study, known, version)
+
 
 class Heartbeat(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="heartbeat"):
     """A worker says that it lives, what it can do, and what it holds."""
@@ -232,7 +244,8 @@ class Heartbeat(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="he
     pss_bytes: Count = 0
     #: host:port where the worker serves metrics; empty when it does not.
     metrics_address: Annotated[str, Meta(max_length=300)] = ""
-    version: int = SCHEMA_VERSION
+    #: That of its form, which is the same in 2: a coordinator of version 1 hears newer workers.
+    version: int = 1
 
 
 Message = EvaluationBatch | ResultBatch | Heartbeat

@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
+from support.fake_workshop import A_RUN
 from support.http_service import TOKEN, HttpService, http_service
 from support.waiting import wait_until
 
@@ -49,6 +50,7 @@ def test_a_study_goes_through_its_life_whatever_it_is_called(service: HttpServic
     assert client.resume(name).state is ServiceState.QUEUED
     assert [status.study for status in client.studies()] == [name]
     assert client.report(name).study == client.best(name).study == name
+    assert (client.trials(name), client.runs(name)) == ([], [A_RUN])
     assert client.cancel(name).state is ServiceState.CANCELLED
 
     def gone() -> bool:
@@ -199,6 +201,9 @@ def test_the_asynchronous_client_does_the_same(service: HttpService) -> None:
             assert [worker.slots for worker in await client.workers()] == [4]
             with pytest.raises(UnknownStudyError):
                 await client.status("nobody")
+            service.daemon.tick()
+            await asyncio.to_thread(wait_until, lambda: service.workshop.opened, "it runs")
+            assert (await client.trials("a"), await client.runs("a")) == ([], [A_RUN])
             await client.cancel("a")
             return [status.state async for status in client.watch("a")]
 
@@ -239,5 +244,5 @@ def test_the_document_describes_every_route(service: HttpService) -> None:
     document = ask(service, "GET", "/openapi.json").json()
     assert document["openapi"] == "3.1.0"
     operations = [operation for path in document["paths"].values() for operation in path.values()]
-    assert len({operation["operationId"] for operation in operations}) == len(operations) == 11
+    assert len({operation["operationId"] for operation in operations}) == len(operations) == 12
     assert "Submission" in json.dumps(document["components"]["schemas"])

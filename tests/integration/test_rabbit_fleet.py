@@ -183,7 +183,7 @@ def test_work_of_a_newer_coordinator_is_handed_back_and_kept_from_the_dead_lette
     coordinator.fleet.start(make_spec("objectives.py:double"))
     channel.queue_declare(DEAD, passive=True)
     channel.queue_purge(DEAD)
-    newer = json.dumps({"type": "evaluations", "version": 2, "spec": {"colour": "red"}, "evaluations": []})
+    newer = json.dumps({"type": "evaluations", "version": 99, "spec": {"colour": "red"}, "evaluations": []})
     channel.basic_publish("", EVALUATIONS, pack_again(newer))
     wait_until(lambda: b"update this worker" in workers.log(0).read_bytes(), "the worker says so")
     coordinator.fleet.submit([make_evaluation(0, x=1.0)])

@@ -3,12 +3,14 @@
 import shutil
 from pathlib import Path
 
+import msgspec
 import pytest
 from support.commands import document, trialfleet
 
 from tests.fixtures.make import ENTRY, MESSAGES
 from trialfleet_coordinator.adapters.roster_files import RosterFiles
 from trialfleet_shared.codec import decode
+from trialfleet_shared.messages import SCHEMA_VERSION, ResultBatch
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 VERSIONS = sorted(folder.name for folder in FIXTURES.iterdir() if folder.is_dir() and folder.name.startswith("v"))
@@ -23,12 +25,16 @@ def left(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def test_there_is_something_of_every_version() -> None:
-    assert VERSIONS == ["v1"]
+    assert [f"v{version}" for version in range(1, SCHEMA_VERSION + 1)] == VERSIONS
 
 
 @pytest.mark.parametrize("name", MESSAGES)
 def test_messages_mean_what_they_meant(left: Path, name: str) -> None:
-    assert decode((left / f"{name}.json").read_bytes()) == MESSAGES[name]
+    payload = (left / f"{name}.json").read_bytes()
+    version = msgspec.json.decode(payload)["version"]
+    said = MESSAGES[name]
+    expected = said.as_of(version) if isinstance(said, ResultBatch) else msgspec.structs.replace(said, version=version)
+    assert decode(payload) == expected
 
 
 def test_a_roster_is_read(left: Path) -> None:

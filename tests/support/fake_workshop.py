@@ -10,11 +10,13 @@ from trialfleet_coordinator.budget import Budget
 from trialfleet_coordinator.daemon import Described
 from trialfleet_coordinator.report import Progress, StudyReport, build_report
 from trialfleet_coordinator.roster import Entry
+from trialfleet_coordinator.runs import Run
 from trialfleet_coordinator.serving import Submission, WorkerState, WorkerStatus
 from trialfleet_coordinator.study import StudyState
 from trialfleet_shared.errors import ConfigurationError
 from trialfleet_shared.fleet import FleetReport
 from trialfleet_shared.ladder import Ladder, Rung
+from trialfleet_shared.messages import Outcome
 from trialfleet_shared.settings import EfficiencyConfig
 
 _LADDER = Ladder((Rung(1.0, 1),))
@@ -88,6 +90,9 @@ class FakeStudy:
         return self._ends
 
 
+A_RUN = Run(trial=0, rung=0, fold=0, outcome=Outcome.OK, worker="w", slot=1, started_at=5.0, wall_seconds=2.0)
+
+
 class FakeWorkshop:
     """Implements `trialfleet_coordinator.daemon.Workshop`."""
 
@@ -117,6 +122,9 @@ class FakeWorkshop:
     def report(self, study: str) -> StudyReport | None:
         known = any(opened.entry.study == study for opened in self.opened)
         return a_report(study, "open") if known else None
+
+    def runs(self, study: str) -> list[Run] | None:
+        return None if self.report(study) is None else [A_RUN]
 
     def delete(self, study: str) -> None:
         self.deleted.append(study)

@@ -26,6 +26,9 @@ class MovedClock:
     def cpu(self) -> float:
         return self.used
 
+    def time(self) -> float:
+        return self.now + 1.7e9
+
 
 def evaluated(function: Callable[[dict[str, Any]], Any]) -> EvaluationResult:
     result = evaluate(EVALUATION, None, Objective(function, "f"), MovedClock(), worker="me")
@@ -61,6 +64,7 @@ def test_a_value_is_measured() -> None:
         metrics={"loss": 2.0},
         wall_seconds=5.0,
         cpu_seconds=3.0,
+        started_at=1.7e9 + 100,
     )
 
 

@@ -12,9 +12,12 @@ from support.chromium import open_page
 import trialfleet
 from trialfleet.engine import cache_figures_of
 from trialfleet.html_report import render
-from trialfleet.html_report.charts import MOST_LINES, MOST_POINTS, Span, history, parallel, slices, timeline
+from trialfleet.html_report.charts import MOST_LINES, MOST_POINTS, history, parallel, slices
 from trialfleet.html_report.svg import Scale
+from trialfleet.html_report.timeline import MOST_SLOTS, timeline, utilisation
 from trialfleet_coordinator.report import StudyReport, TrialSummary
+from trialfleet_coordinator.runs import Run
+from trialfleet_shared.messages import Outcome
 
 HOSTILE = "<script>document.title = 'taken over'</script>"
 EMPTY = trialfleet.optimize(
@@ -54,7 +57,7 @@ def mixed(count: int) -> list[TrialSummary]:
 
 
 def page(report: StudyReport, shares: dict[str, float] | None = None) -> str:
-    return render(report, cache_figures_of(report), shares or {}, [])
+    return render(report, cache_figures_of(report), shares or {}, [a_run(0, 0, 1, worker=HOSTILE), a_run(0, 1, 2)])
 
 
 def test_every_trial_is_a_point_of_each_chart() -> None:
@@ -85,7 +88,19 @@ def test_nothing_of_a_study_is_markup(tmp_path: Path) -> None:
     shown = open_page(file.as_uri(), tmp_path / "profile")
     assert shown.console == []
     assert "<title>taken over" not in shown.document
-    assert shown.document.count("<svg") == 6
+    assert shown.document.count("<svg") == 7
+
+
+def test_a_browser_shows_a_study_of_two_thousand_trials(tmp_path: Path) -> None:
+    runs = [a_run(number % 16, number // 16, number // 16 + 0.9, rung=number % 4) for number in range(5000)]
+    report = a_report(*mixed(2000))
+    file = tmp_path / "report.html"
+    file.write_text(render(report, cache_figures_of(report), {"rate": 0.7, "n": 0.3}, runs), encoding="utf-8")
+    assert file.stat().st_size < 2_000_000
+    shown = open_page(file.as_uri(), tmp_path / "profile")
+    assert shown.console == []
+    assert shown.document.count("<circle") == 4 * 2000, "the history and a slice for each param"
+    assert shown.document.rstrip().endswith("</html>")
 
 
 @pytest.mark.parametrize(
@@ -105,11 +120,64 @@ def test_odd_studies_are_drawn_too(trials: tuple[TrialSummary, ...]) -> None:
     assert not re.search(r'[",]-?(nan|inf)[",]', text), "a place on the drawing is a number"
 
 
-def test_trials_at_the_same_time_are_drawn_in_rows_of_their_own() -> None:
-    drawn = timeline([Span(0, 0.0, 2.0, "complete"), Span(1, 1.0, 3.0, "pruned"), Span(2, 2.5, 4.0, "fail")])
-    heights = [part.split('y="')[1].split('"')[0] for part in drawn.split("<rect")[1:]]
-    assert len(set(heights)) == 2
-    assert heights[0] == heights[2]
+def a_run(
+    slot: int, start: float, end: float, *, worker: str = "w", rung: int = 0, outcome: Outcome = Outcome.OK
+) -> Run:
+    return Run(
+        trial=0,
+        rung=rung,
+        fold=0,
+        outcome=outcome,
+        worker=worker,
+        slot=slot,
+        started_at=1.7e9 + start,
+        wall_seconds=end - start,
+    )
+
+
+def drawn_bars(runs: list[Run]) -> list[dict[str, str]]:
+    """The attributes of each bar of the timeline."""
+    return [dict(re.findall(r'(\w+)="([^"]*)"', part.split(">")[0])) for part in timeline(runs).split("<rect")[1:]]
+
+
+def test_an_evaluation_is_a_bar_in_its_slots_row_from_its_start_to_its_end() -> None:
+    runs = [
+        a_run(0, 0, 4),
+        a_run(1, 2, 6, rung=1),
+        a_run(0, 4, 8, rung=9, outcome=Outcome.CRASH),
+        a_run(1, 6, 10, rung=9),
+    ]
+    bars = drawn_bars(runs)
+    assert [bar["class"] for bar in bars] == ["rung0", "failed", "rung1", "rung5"]
+    assert len({bar["y"] for bar in bars[:2]}) == len({bar["y"] for bar in bars[2:]}) == 1
+    assert bars[0]["y"] != bars[2]["y"]
+    at = [float(bar["x"]) for bar in bars]
+    assert at[1] == pytest.approx(at[0] + float(bars[0]["width"]), abs=0.2)
+    assert at[2] - at[0] == pytest.approx((at[1] - at[0]) / 2, abs=0.2)
+    assert timeline(runs).count("80%") == 2, "each slot evaluated for 8 of 10 seconds"
+    assert utilisation(runs) == pytest.approx(0.8)
+
+
+def test_workers_have_rows_of_their_own_and_names_that_are_told_apart() -> None:
+    names = [f"machine-of-the-fleet-{number:03}" for number in range(MOST_SLOTS + 5)]
+    drawn = timeline([a_run(0, number, number + 3, worker=name) for number, name in enumerate(names)])
+    assert drawn.count("<rect") == MOST_SLOTS
+    assert f"of which {MOST_SLOTS} are drawn" in drawn
+    assert "of-the-fleet-000 0" in drawn
+
+
+def test_evaluations_too_short_to_be_told_apart_share_a_bar() -> None:
+    runs = [a_run(0, number * 0.01, number * 0.01 + 0.009, rung=int(number % 4 == 0)) for number in range(10_000)]
+    bars = drawn_bars(runs)
+    assert 300 < len(bars) < 700
+    assert {bar["class"] for bar in bars} == {"rung0"}, "the colour is that of most of the time"
+
+
+def test_a_study_that_rested_for_a_week_is_still_seen() -> None:
+    runs = [a_run(0, 0, 10), a_run(0, 7 * 86400, 7 * 86400 + 10, rung=1)]
+    assert all(float(bar["width"]) > 200 for bar in drawn_bars(runs))
+    assert timeline(runs).count('class="cut"') == 1
+    assert 'class="cut"' not in timeline([a_run(0, 0, 10), a_run(0, 10.5, 20)])
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import pytest
 from support.simulated import SimulatedClock
 
 from trialfleet_shared.messages import (
+    SCHEMA_VERSION,
     Evaluation,
     EvaluationBatch,
     EvaluationResult,
@@ -83,6 +84,8 @@ class FakeSink:
         self.handed_back_before = 0
         self.results: list[tuple[str, EvaluationResult]] = []
         self.batches = 0
+        self.answers: list[ResultBatch] = []
+        self.returned: list[EvaluationBatch] = []
         self.handed_back: list[Evaluation] = []
         self.heartbeats: list[Heartbeat] = []
 
@@ -93,12 +96,14 @@ class FakeSink:
     def send_results(self, address: str, batch: ResultBatch) -> bool:
         if not self.away:
             self.batches += 1
+            self.answers.append(batch)
             self.results += [(address, result) for result in batch.results]
         return not self.away
 
     def hand_back(self, batch: EvaluationBatch) -> bool:
         if not self.away:
             self.handed_back += batch.evaluations
+            self.returned.append(batch)
         return not self.away
 
     def send_heartbeat(self, heartbeat: Heartbeat) -> bool:
@@ -154,6 +159,8 @@ def answer(evaluation: Evaluation) -> EvaluationResult:
         attempt=evaluation.attempt,
         outcome=Outcome.OK,
         value=1.0,
+        slot=1,
+        started_at=5.0,
     )
 
 
@@ -201,6 +208,24 @@ def test_a_copy_of_what_is_held_waits_for_the_one_answer(worker: Worker) -> None
     assert copy.wait(0)
     assert worker.pool.started == [0, 0]
     assert [result.attempt for _, result in worker.sink.results] == [0, 1]
+
+
+def test_who_asks_in_an_earlier_version_is_answered_in_it(worker: Worker) -> None:
+    asked = EvaluationBatch(SPEC, evaluations(0, 1), version=1)
+    waiting = EvaluationBatch(SPEC, evaluations(2), version=1)
+    newer = EvaluationBatch(OTHER, evaluations(5))
+    worker.run(
+        (0, lambda: worker.service.begin(worker.service.take(asked))),
+        (0.5, lambda: worker.service.begin(worker.service.take(waiting))),
+        (0.5, worker.service.drain),
+    )
+    again = Worker()
+    again.run((0, lambda: again.service.begin(again.service.take(newer))), (3, again.service.drain))
+    assert [batch.version for batch in worker.sink.answers] == [1]
+    assert all(result.slot is result.started_at is None for _, result in worker.sink.results)
+    assert [batch.version for batch in worker.sink.returned] == [1], "its coordinator's other workers may be older"
+    assert [batch.version for batch in again.sink.answers] == [SCHEMA_VERSION]
+    assert [(result.slot, result.started_at) for _, result in again.sink.results] == [(1, 5.0)]
 
 
 def test_what_is_refused_is_answered(worker: Worker) -> None:

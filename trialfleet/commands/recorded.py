@@ -11,10 +11,10 @@ import msgspec
 from trialfleet.commands.finding import found_report
 from trialfleet.commands.output import error_console, results_only, say
 from trialfleet.coordinator_files import CoordinatorFiles
-from trialfleet.engine import delete_study
+from trialfleet.engine import Home, delete_study
 from trialfleet.environment import Environment
-from trialfleet.rendering import finite, print_best, print_json, report_document
-from trialfleet_coordinator.report import best_of
+from trialfleet.rendering import CacheFigures, finite, print_best, print_json, report_document
+from trialfleet_coordinator.report import StudyReport, best_of
 from trialfleet_shared.errors import ConfigurationError, TrialfleetError
 
 ExportFormat = Literal["csv", "parquet", "json", "optuna"]
@@ -30,7 +30,9 @@ def best_command(study: str, environment: Environment, *, as_json: bool) -> None
             print_best(results, best)
 
 
-def export_command(study: str, environment: Environment, *, kind: ExportFormat, output: str | None) -> None:
+def export_command(
+    study: str, environment: Environment, *, kind: ExportFormat, output: str | None, as_json: bool
+) -> None:
     """Write the study's trials to a file, a storage, or standard output.
 
     Raises:
@@ -39,6 +41,8 @@ def export_command(study: str, environment: Environment, *, kind: ExportFormat, 
     """
     from trialfleet import exporting  # noqa: PLC0415  # Optuna only here
 
+    if output is None and as_json:
+        raise ConfigurationError("--json needs --output: standard output is for one thing")
     if output is None and kind in ("parquet", "optuna"):
         wanted = "a file" if kind == "parquet" else "a storage's URL, sqlite:///study.db say"
         raise ConfigurationError(f"--format {kind} needs --output: {wanted}")
@@ -50,7 +54,19 @@ def export_command(study: str, environment: Environment, *, kind: ExportFormat, 
                 "--format optuna reads the store: run it on the coordinator's machine, on its home"
             )
         exporting.copy_to_optuna(home.store, study, output)
-        return
+    else:
+        _write(report, figures, home, kind, output)
+    if as_json:
+        with results_only() as results:
+            # Not where: a storage's URL may hold a password.
+            print_json(results, {"study": study, "format": kind, "trials": len(report.trials)})
+
+
+def _write(
+    report: StudyReport, figures: CacheFigures, home: Home | None, kind: ExportFormat, output: str | None
+) -> None:
+    from trialfleet import exporting  # noqa: PLC0415  # as above
+
     text = io.StringIO(newline="")
     if kind == "csv":
         exporting.write_csv(report, text)
@@ -70,7 +86,7 @@ def export_command(study: str, environment: Environment, *, kind: ExportFormat, 
         raise TrialfleetError(f"{output} can not be written: {error.strerror or error}") from error
 
 
-def delete_command(study: str, environment: Environment, *, yes: bool) -> None:
+def delete_command(study: str, environment: Environment, *, yes: bool, as_json: bool) -> None:
     """Delete a study that nobody runs.
 
     Raises:
@@ -86,6 +102,9 @@ def delete_command(study: str, environment: Environment, *, yes: bool) -> None:
     if not _deleted_by_coordinator(study, environment) and home is not None:
         delete_study(home, study)
     say(error_console(), f"{study} is deleted")
+    if as_json:
+        with results_only() as results:
+            print_json(results, {"study": study, "deleted_trials": len(report.trials)})
 
 
 def _deleted_by_coordinator(study: str, environment: Environment) -> bool:

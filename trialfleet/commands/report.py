@@ -4,7 +4,7 @@ from pathlib import Path
 
 import msgspec
 
-from trialfleet.commands.finding import found_report
+from trialfleet.commands.finding import found_report, found_runs
 from trialfleet.commands.output import error_console, results_only, say
 from trialfleet.engine import Home, studies
 from trialfleet.environment import Environment
@@ -21,12 +21,11 @@ def report_command(study: str, environment: Environment, *, as_json: bool, html:
     report, figures, home = found_report(study, environment)
     if html is not None:
         from trialfleet import html_report  # noqa: PLC0415  # Optuna only here
-        from trialfleet.exporting import importances, spans  # noqa: PLC0415
+        from trialfleet.exporting import importances  # noqa: PLC0415
 
         # What the report alone does not tell, the store does, where it is here.
         shares = {} if home is None else importances(home.store, study)
-        times = [] if home is None else spans(home.store, study)
-        page = html_report.render(report, figures, shares, times)
+        page = html_report.render(report, figures, shares, found_runs(study, environment))
         try:
             html.write_text(page, encoding="utf-8")
         except OSError as error:

@@ -14,17 +14,6 @@ MOST_POINTS = 2000
 MOST_LINES = 300
 #: A param whose largest value is so many times its smallest is drawn on a logarithmic axis.
 _LOG_FROM = 500.0
-#: Rows of the timeline at most.
-MOST_LANES = 40
-
-
-class Span(NamedTuple):
-    """When a trial was worked on, in seconds since the study's first one began."""
-
-    trial: int
-    start: float
-    end: float
-    state: str
 
 
 def scored(report: StudyReport) -> list[TrialSummary]:
@@ -151,39 +140,6 @@ def parallel(report: StudyReport) -> str:
         lines.append(svg.path(points, kind))
     about = f"The {len(trials)} best trials as lines over {len(names)} params."
     return svg.chart("Parallel coordinates", about, "".join(lines) + "".join(parts))
-
-
-def timeline(spans: Sequence[Span]) -> str:
-    """When each trial was worked on, those at the same time in rows of their own."""
-    ends: list[float] = []
-    rows: list[tuple[int, Span]] = []
-    for span in sorted(spans, key=lambda span: span.start):
-        lane = next((lane for lane, end in enumerate(ends) if end <= span.start), len(ends))
-        if lane == len(ends):
-            ends.append(span.end)
-        ends[lane] = span.end
-        rows.append((lane, span))
-    shown = [(lane, span) for lane, span in rows if lane < MOST_LANES]
-    lanes = min(len(ends), MOST_LANES)
-    height = max(7.0 * lanes, 20) + svg.TOP + svg.BOTTOM
-    across = svg.scale([0.0, *(span.end for span in spans)], svg.LEFT, svg.WIDTH - svg.RIGHT)
-    bottom = height - svg.BOTTOM
-    marks = [
-        svg.bar(
-            across(span.start),
-            svg.TOP + 7.0 * lane,
-            across(span.end) - across(span.start),
-            5.5,
-            "complete" if span.state == "complete" else "failed" if span.state == "fail" else "pruned",
-            f"trial {span.trial}: {svg.number(span.start)} s to {svg.number(span.end)} s, {span.state}",
-        )
-        for lane, span in shown
-    ]
-    ticks = [svg.text(across(value), bottom + 14, svg.number(value), "tick", "middle") for value in across.ticks()]
-    name = svg.text(svg.WIDTH / 2, height - 6, "seconds", "name", "middle")
-    frame = svg.line(svg.LEFT, bottom, svg.WIDTH - svg.RIGHT, bottom, "axis")
-    about = f"{len(shown)} of {len(spans)} trials by time."
-    return svg.chart("Timeline", about, frame + "".join(ticks) + name + "".join(marks), height=height)
 
 
 class _Param(NamedTuple):

@@ -4,18 +4,21 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 from trialfleet.html_report import charts
-from trialfleet.html_report.charts import Span
+from trialfleet.html_report.timeline import RUNG_COLOURS, timeline, utilisation
 from trialfleet.progress import duration, rung_name
 from trialfleet.rendering import CacheFigures, first_line
 from trialfleet_coordinator.report import StudyReport, TrialSummary
+from trialfleet_coordinator.runs import Run
 
 #: Trials of the table of the best.
 _BEST = 10
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c1c1c; --quiet: #666; --line: #8883; --complete: #0072b2; --pruned: #b8860b;
-  --failed: #b3261e; --best: #009e73; }
+  --failed: #b3261e; --best: #009e73; --rung0: #9ecae1; --rung1: #4292c6; --rung2: #08519c; --rung3: #e6a817;
+  --rung4: #a06a00; --rung5: #7a3b00; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e8e8e8; --quiet: #a0a0a0; --complete: #56b4e9; --pruned: #d9a441;
-  --failed: #ff897d; --best: #2fd0a0; } }
+  --failed: #ff897d; --best: #2fd0a0; --rung0: #2a6f97; --rung1: #4ba3d6; --rung2: #a9d9f5; --rung3: #b98a1b;
+  --rung4: #e3b341; --rung5: #ffe08a; } }
 body { color: var(--ink); font: 15px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 62rem; padding: 1rem; }
 h1 { font-size: 1.4rem; margin-bottom: .2rem; overflow-wrap: anywhere; }
 h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; }
@@ -34,6 +37,9 @@ circle.complete, rect.complete { fill: var(--complete); }
 circle.pruned { fill: none; stroke: var(--pruned); stroke-width: 1.2; opacity: .75; }
 rect.pruned { fill: var(--pruned); opacity: .7; }
 rect.failed { fill: var(--failed); }
+rect.rung0 { fill: var(--rung0); } rect.rung1 { fill: var(--rung1); } rect.rung2 { fill: var(--rung2); }
+rect.rung3 { fill: var(--rung3); } rect.rung4 { fill: var(--rung4); } rect.rung5 { fill: var(--rung5); }
+.cut { stroke: var(--quiet); stroke-dasharray: 3 3; }
 polyline { fill: none; } polyline.best { stroke: var(--best); stroke-width: 2.5; }
 polyline.line { stroke-width: 1; } polyline.line.best { stroke-width: 3; }
 polyline.good { stroke: var(--complete); opacity: .7; } polyline.other { stroke: var(--quiet); opacity: .15; }
@@ -41,7 +47,11 @@ polyline.good { stroke: var(--complete); opacity: .7; } polyline.other { stroke:
 .key i { border-radius: 50%; display: inline-block; height: .7em; margin-right: .3em; width: .7em; }
 pre { overflow-x: auto; white-space: pre-wrap; }
 """
-_SPANS = "<p>Each from the moment it was drawn to its end, waiting for a promotion included.</p>"
+_SLOTS = (
+    "<p>Each bar is an evaluation, or several that are too short to be told apart; at the right, how much of the time the "
+    "slot evaluated. Answers of the cache took none. Pauses of all slots are cut short at dashed lines. Times are by each "
+    "worker's own clock.</p>"
+)
 _KEY = (
     '<p class="key"><span><i style="background:var(--complete)"></i>complete</span>'
     '<span><i style="border:2px solid var(--pruned)"></i>pruned</span>'
@@ -49,14 +59,14 @@ _KEY = (
 )
 
 
-def render(report: StudyReport, cache: CacheFigures, shares: Mapping[str, float], spans: Sequence[Span]) -> str:
+def render(report: StudyReport, cache: CacheFigures, shares: Mapping[str, float], runs: Sequence[Run]) -> str:
     """The report as one HTML document without scripts, which loads nothing.
 
     Args:
         report: the study.
         cache: how it used the result cache.
         shares: each param's importance, 0 to 1; empty when it is not known.
-        spans: when its trials were worked on.
+        runs: its evaluations that ran, each with its slot; empty when they are not known.
     """
     parts = [
         f"<h1>{escape(report.study)}</h1><p>{escape(first_line(report.ended_because))}; {report.direction}</p>",
@@ -71,9 +81,9 @@ def render(report: StudyReport, cache: CacheFigures, shares: Mapping[str, float]
         parts.append(
             _section("Params one by one", f'<div class="half">{"".join(charts.slices(report).values())}</div>')
         )
-    if spans:
-        parts.append(_section("Trials over time", _SPANS + charts.timeline(spans)))
-    parts.append(_section("Efficiency", _efficiency(report, cache)))
+    if runs:
+        parts.append(_section("Slots over time", _rung_key(report) + timeline(runs) + _SLOTS))
+    parts.append(_section("Efficiency", _efficiency(report, cache, runs)))
     if report.failures:
         failures = "".join(f"<pre>{escape(failure)}</pre>" for failure in report.failures)
         parts.append(_section("Latest failures", failures))
@@ -85,6 +95,15 @@ def render(report: StudyReport, cache: CacheFigures, shares: Mapping[str, float]
         f"<title>{escape(report.study)} - trialfleet</title><style>{_STYLE}</style></head><body>"
         f"{''.join(parts)}</body></html>\n"
     )
+
+
+def _rung_key(report: StudyReport) -> str:
+    """What the colours of the timeline say."""
+    colours = {
+        rung_name(report.ladder, rung): f"rung{min(rung, RUNG_COLOURS - 1)}" for rung in range(len(report.ladder.rungs))
+    } | {"failed": "failed"}
+    names = [f'<span><i style="background:var(--{kind})"></i>{escape(name)}</span>' for name, kind in colours.items()]
+    return f'<p class="key">{"".join(names)}</p>'
 
 
 def _section(title: str, content: str) -> str:
@@ -111,7 +130,7 @@ def _row(report: StudyReport, trial: TrialSummary, names: Sequence[str]) -> list
     return [str(trial.number), _shown(trial.value), rung_name(report.ladder, trial.rung), *params]
 
 
-def _efficiency(report: StudyReport, cache: CacheFigures) -> str:
+def _efficiency(report: StudyReport, cache: CacheFigures, runs: Sequence[Run]) -> str:
     metrics = report.efficiency_metrics
     saved = metrics.saved_cpu_seconds
     rows = [
@@ -125,8 +144,10 @@ def _efficiency(report: StudyReport, cache: CacheFigures) -> str:
         ["saved by subsampling (estimated)", f"{saved.subsampling:.4g} s"],
         ["saved by caching", f"{saved.caching:.4g} s"],
     ]
-    if metrics.parallel_efficiency > 0:  # a report of the record alone measured no fleet
-        rows.insert(2, ["parallel efficiency", f"{metrics.parallel_efficiency:.1%}"])
+    # A report of the record alone measured no fleet; what ran on it tells nearly as much.
+    efficiency = metrics.parallel_efficiency or utilisation(runs)
+    if efficiency > 0:
+        rows.insert(2, ["parallel efficiency", f"{efficiency:.1%}"])
     return _table([], rows)
 
 

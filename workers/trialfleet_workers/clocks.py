@@ -16,6 +16,10 @@ class ProcessClock:
         children = resource.getrusage(resource.RUSAGE_CHILDREN)
         return time.process_time() + children.ru_utime + children.ru_stime
 
+    def time(self) -> float:
+        """Seconds since 1970-01-01 UTC."""
+        return time.time()
+
 
 class ThreadClock:
     """Measures an evaluation that shares its process with others."""
@@ -27,3 +31,7 @@ class ThreadClock:
     def cpu(self) -> float:
         """CPU seconds of this thread alone."""
         return time.thread_time()
+
+    def time(self) -> float:
+        """Seconds since 1970-01-01 UTC."""
+        return time.time()

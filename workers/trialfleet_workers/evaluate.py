@@ -17,7 +17,7 @@ _OWN_FOLDER = str(Path(__file__).parent)
 
 
 class EvaluationClock(Protocol):
-    """Time as one evaluation sees it, in seconds since some point in the past."""
+    """Time as one evaluation sees it, in seconds; `wall` and `cpu` since some point in the past."""
 
     def wall(self) -> float:
         """Seconds that passed."""
@@ -25,6 +25,10 @@ class EvaluationClock(Protocol):
 
     def cpu(self) -> float:
         """CPU seconds that whoever runs the objective used, its finished child processes counted in."""
+        ...
+
+    def time(self) -> float:
+        """Seconds since 1970-01-01 UTC."""
         ...
 
 
@@ -43,7 +47,7 @@ def evaluate(
     value: float | None = None
     metrics: dict[str, float] = {}
     message: str | None = None
-    wall, cpu = clock.wall(), clock.cpu()
+    started_at, wall, cpu = clock.time(), clock.wall(), clock.cpu()
     try:
         value, metrics = read_returned(objective(evaluation, data))
         outcome = Outcome.OK
@@ -70,6 +74,7 @@ def evaluate(
         wall_seconds=max(0.0, clock.wall() - wall),
         cpu_seconds=max(0.0, clock.cpu() - cpu),
         worker=worker,
+        started_at=started_at,
     )
 
 
@@ -81,6 +86,8 @@ def failed(
     wall_seconds: float = 0.0,
     cpu_seconds: float = 0.0,
     worker: str = "",
+    slot: int | None = None,
+    started_at: float | None = None,
 ) -> EvaluationResult:
     """The result of an evaluation that came to no end of its own."""
     return EvaluationResult(
@@ -93,6 +100,8 @@ def failed(
         wall_seconds=max(0.0, wall_seconds),
         cpu_seconds=max(0.0, cpu_seconds),
         worker=worker,
+        slot=slot,
+        started_at=started_at,
     )
 
 

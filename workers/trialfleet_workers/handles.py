@@ -147,6 +147,8 @@ class Slot:
     """A slot process; it exists from the moment its zygote is asked for it."""
 
     number: int
+    #: Which of the pool's slots it is, counted from 0: what takes a dead one's place has its number here.
+    place: int
     zygote: Zygote
     sock: socket.socket
     #: The study it was told of last.

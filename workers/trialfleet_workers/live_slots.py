@@ -1,6 +1,7 @@
 """The slot processes of a slot pool: which there are, how one is started, chosen, told of a study, heard and given up."""
 
 import contextlib
+import itertools
 import math
 import selectors
 import socket
@@ -115,7 +116,7 @@ class LiveSlots:
     def spawn(self, zygote: Zygote, spec: StudySpec) -> Slot:
         """Have a slot forked and told of the study."""
         mine, theirs = socket.socketpair()
-        slot = Slot(self._next_number, zygote, mine, spec)
+        slot = Slot(self._next_number, self._free_place(), zygote, mine, spec)
         self._next_number += 1
         self._by_number[slot.number] = slot
         self._selector.register(mine, selectors.EVENT_READ, lambda: self._hear(slot))
@@ -152,6 +153,10 @@ class LiveSlots:
             self._hang_up(slot)
         slot.sock.close()
         slot.offers.close()
+
+    def _free_place(self) -> int:
+        taken = {slot.place for slot in self if not slot.ending}
+        return next(place for place in itertools.count() if place not in taken)
 
     def _begin(self, slot: Slot, spec: StudySpec) -> None:
         slot.spec = spec

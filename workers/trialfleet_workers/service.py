@@ -17,6 +17,7 @@ from typing import NamedTuple, Protocol
 from trialfleet_shared.clock import Clock
 from trialfleet_shared.messages import (
     ERROR_CHARACTERS,
+    SCHEMA_VERSION,
     Evaluation,
     EvaluationBatch,
     EvaluationKey,
@@ -298,7 +299,7 @@ class WorkerService:
         for spec, results in list(self._outbox.items()):
             while results:
                 batch = ResultBatch(spec.study, tuple(results[:MOST_RESULTS]))
-                if not self._sink.send_results(spec.reply_to, batch):
+                if not self._sink.send_results(spec.reply_to, batch.as_of(self._version(spec, batch.results))):
                     self._retry_at = now + RETRY_SECONDS
                     return
                 del results[:MOST_RESULTS]
@@ -306,6 +307,11 @@ class WorkerService:
                     self._settle(_Held.of(spec, result))
             del self._outbox[spec]
         self._send_at = None
+
+    def _version(self, spec: StudySpec, results: Sequence[EvaluationResult]) -> int:
+        """The version that these were asked in."""
+        tickets = (ticket for result in results for ticket in self._held.get(_Held.of(spec, result), []))
+        return min((ticket.batch.version for ticket in tickets), default=SCHEMA_VERSION)
 
     def _idle(self) -> bool:
         """Whether a slot waits for what the coordinator makes of the results: then they go at once."""
@@ -349,7 +355,8 @@ class WorkerService:
             evaluation = next(e for e in ticket.unsettled() if (e.key, e.attempt) == (held.key, held.attempt))
             parts.setdefault(ticket.batch.spec, {})[held] = evaluation
         for spec, part in parts.items():
-            if not self._sink.hand_back(EvaluationBatch(spec, tuple(part.values()))):
+            version = min(self._held[held][0].batch.version for held in part)
+            if not self._sink.hand_back(EvaluationBatch(spec, tuple(part.values()), version)):
                 if self.draining:
                     for held in chosen:
                         self._held.pop(held, None)

@@ -348,7 +348,17 @@ class SlotPool:
             return
         wall_seconds = self._clock.monotonic() - slot.since
         job = self._release(slot)
-        self._fail(job, outcome, message, wall_seconds=wall_seconds, cpu_seconds=cpu_seconds)
+        ended = failed(
+            job.evaluation,
+            outcome,
+            message,
+            wall_seconds=wall_seconds,
+            cpu_seconds=cpu_seconds,
+            worker=self._name,
+            slot=slot.place,
+            started_at=self._clock.time() - wall_seconds,
+        )
+        self._results.append((job.spec, ended))
 
     def _release(self, slot: Slot) -> Job:
         assert slot.job is not None
@@ -358,8 +368,8 @@ class SlotPool:
         slot.limit = math.inf
         return job
 
-    def _fail(self, job: Job, outcome: Outcome, message: str, **measured: float) -> None:
-        self._results.append((job.spec, failed(job.evaluation, outcome, message, worker=self._name, **measured)))
+    def _fail(self, job: Job, outcome: Outcome, message: str) -> None:
+        self._results.append((job.spec, failed(job.evaluation, outcome, message, worker=self._name)))
 
     def _answer_from_cache(self, job: Job) -> bool:
         if job.asked_cache:
@@ -400,7 +410,7 @@ class SlotPool:
     def _take_result(self, slot: Slot, message: Done) -> None:
         job = self._release(slot)
         slot.cpu_seconds = message.cpu_seconds
-        result = msgspec.structs.replace(message.result, worker=self._name)
+        result = msgspec.structs.replace(message.result, worker=self._name, slot=slot.place)
         self._cached.remember(job.spec, job.evaluation, result)
         self._results.append((job.spec, result))
         if result.outcome is Outcome.MEMORY:

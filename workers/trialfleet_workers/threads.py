@@ -6,6 +6,7 @@ until it returns, and what it returns then is ignored. Memory limits do not appl
 program. Global random generators are not seeded, and CPU seconds are those of the evaluating thread alone.
 """
 
+import itertools
 import math
 import os
 import threading
@@ -15,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+
+import msgspec
 
 from trialfleet_shared.clock import Clock
 from trialfleet_shared.errors import FleetError, ObjectiveError, TrialfleetError
@@ -42,6 +45,8 @@ class _Running:
 
     study: _Study
     evaluation: Evaluation
+    #: Which of the slots it is in, counted from 0.
+    slot: int
     #: When it began, and when its deadline is, in seconds of the pool's clock.
     since: float
     limit: float
@@ -239,7 +244,8 @@ class ThreadPool:
                 study, evaluation = self._queue.popleft()
                 now = self._clock.monotonic()
                 deadline = study.spec.deadline_seconds
-                running = _Running(study, evaluation, now, math.inf if deadline is None else now + deadline)
+                limit = math.inf if deadline is None else now + deadline
+                running = _Running(study, evaluation, self._free_slot(), now, limit)
                 self._running.add(running)
                 # A poll that is waiting has to know of the deadline.
                 self._changed.notify_all()
@@ -248,8 +254,12 @@ class ThreadPool:
                 if running not in self._running:  # given up on: another thread has taken this one's place
                     return
                 self._account(running)
-                self._results.append((study.spec, result))
+                self._results.append((study.spec, msgspec.structs.replace(result, slot=running.slot)))
                 self._changed.notify_all()
+
+    def _free_slot(self) -> int:
+        taken = {running.slot for running in self._running}
+        return next(slot for slot in itertools.count() if slot not in taken)
 
     def _evaluate(self, study: _Study, evaluation: Evaluation) -> EvaluationResult:
         data = None
@@ -284,6 +294,8 @@ class ThreadPool:
                 f"given up on at its deadline of {deadline:g} s; its thread runs on",
                 wall_seconds=now - running.since,
                 worker=self._name,
+                slot=running.slot,
+                started_at=self._clock.time() - (now - running.since),
             )
             self._account(running)
             self.restarts["timeout"] += 1

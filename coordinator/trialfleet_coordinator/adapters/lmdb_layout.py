@@ -81,11 +81,26 @@ class TrialRow(msgspec.Struct, array_like=True, kw_only=True):
 
 
 class EvaluationRow(msgspec.Struct, frozen=True, array_like=True):
-    """A result that counted."""
+    """A result that counted. Made by `of`, read by `whole`."""
 
     #: Its place among the study's results.
     place: int
+    #: Without what stands below: an older trialfleet reads the first two fields, and nothing else.
     result: EvaluationResult
+    #: `EvaluationResult.slot` and `started_at`.
+    slot: int | None = None
+    started_at: float | None = None
+
+    @classmethod
+    def of(cls, place: int, result: EvaluationResult) -> "EvaluationRow":
+        """The row of a result."""
+        plain = msgspec.structs.replace(result, slot=None, started_at=None)
+        return cls(place, plain, result.slot, result.started_at)
+
+    @property
+    def whole(self) -> EvaluationResult:
+        """The result."""
+        return msgspec.structs.replace(self.result, slot=self.slot, started_at=self.started_at)
 
 
 class ProgressRow(msgspec.Struct, array_like=True):

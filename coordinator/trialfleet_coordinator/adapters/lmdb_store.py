@@ -182,7 +182,7 @@ class LmdbStudyStore:
         if definition is None:
             raise StoreError(f"study {name!r} in {self._path} was made by Optuna alone; use another name")
         results = {
-            number: [row.result for row in sorted(rows, key=attrgetter("place"))]
+            number: [row.whole for row in sorted(rows, key=attrgetter("place"))]
             for number, rows in groupby(self._tables.evaluations(transaction, study), key=attrgetter("result.trial"))
         }
         trials = [
@@ -231,7 +231,7 @@ class _Commit:
                 self._add_trial(record)
             case RecordEvaluation(result):
                 self._known(result.trial)
-                row = EvaluationRow(self._progress.results, result)
+                row = EvaluationRow.of(self._progress.results, result)
                 self._progress.results += self._tables.put_evaluation(self._transaction, self._study, row)
             case RecordRung(number, rung, value):
                 self._unfinished(number).intermediate[rung] = value

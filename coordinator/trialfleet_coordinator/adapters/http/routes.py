@@ -8,12 +8,13 @@ import msgspec
 from msgspec import Meta
 
 from trialfleet_coordinator.report import BestTrial, StudyReport, TrialSummary, best_of
+from trialfleet_coordinator.runs import Run
 from trialfleet_coordinator.serving import StudyService, StudyStatus, Submission, WorkerStatus
 from trialfleet_shared.errors import ConfigurationError, StudyBusyError, TrialfleetError, UnknownStudyError
 
 #: Where this version of the API is.
 PREFIX = "/api/v1"
-#: Trials of one page at most, and when nobody says how many.
+#: Trials, or runs, of one page at most, and when nobody says how many.
 MOST_TRIALS = 1000
 
 
@@ -25,10 +26,18 @@ class TrialPage(msgspec.Struct, frozen=True):
     total: int
 
 
-class Paging(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which trials are wanted."""
+class RunPage(msgspec.Struct, frozen=True):
+    """Some of a study's evaluations that ran, by when they began."""
 
-    #: Number of the first one.
+    runs: tuple[Run, ...]
+    #: Evaluations that ran.
+    total: int
+
+
+class Paging(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which trials, or runs, are wanted."""
+
+    #: How many come before the first one.
     offset: Annotated[int, Meta(ge=0, le=2**31)] = 0
     limit: Annotated[int, Meta(ge=1, le=MOST_TRIALS)] = MOST_TRIALS
 
@@ -68,6 +77,10 @@ def _submit(service: StudyService, asked: Asked) -> StudyStatus:
 
 def _trials(report: StudyReport, query: Paging) -> TrialPage:
     return TrialPage(report.trials[query.offset :][: query.limit], len(report.trials))
+
+
+def _runs(runs: Sequence[Run], query: Paging) -> RunPage:
+    return RunPage(tuple(runs[query.offset :][: query.limit]), len(runs))
 
 
 _ONE = "/studies/{study}"
@@ -162,6 +175,16 @@ ROUTES: Sequence[Route] = (
         "A study's trials, by number.",
         TrialPage,
         lambda service, asked: _trials(service.report(asked.study), asked.query),
+        errors=(UnknownStudyError, StudyBusyError, ConfigurationError),
+        takes_query=True,
+    ),
+    Route(
+        "GET",
+        f"{_ONE}/runs",
+        "list_runs",
+        "When and in which slot a study's evaluations ran.",
+        RunPage,
+        lambda service, asked: _runs(service.runs(asked.study), asked.query),
         errors=(UnknownStudyError, StudyBusyError, ConfigurationError),
         takes_query=True,
     ),
