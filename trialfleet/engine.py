@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Union
 
 import msgspec
 
@@ -14,7 +14,6 @@ from trialfleet.rendering import CacheFigures, StudySummary
 from trialfleet.study_file import StudyRequest
 from trialfleet.watching import Watching
 from trialfleet_coordinator.adapters.lmdb_store import LmdbStudyStore
-from trialfleet_coordinator.adapters.optuna_samplers import OptunaSampler
 from trialfleet_coordinator.budget import Budget
 from trialfleet_coordinator.capped_fleet import CappedFleet
 from trialfleet_coordinator.commands import TrialState
@@ -42,11 +41,14 @@ from trialfleet_workers.digests import code_digest, function_digest
 from trialfleet_workers.local import LocalFleet
 from trialfleet_workers.objective import MEMORY_PREFIX, Objective, load_function
 
+if TYPE_CHECKING:  # imported when one of Optuna's samplers is asked for: it takes a quarter of a second
+    from trialfleet_coordinator.adapters.optuna_samplers import OptunaSampler
+
 #: Evaluations between two garbage collections where they are switched off.
 _NEVER = 2**53
 _DEFAULTS = EfficiencyConfig()
 #: What draws the params of a study.
-StudySampler = UniformSampler | TpeSampler | OptunaSampler
+StudySampler = Union[UniformSampler, TpeSampler, "OptunaSampler"]
 #: What a study that is only looked at has measured of a fleet.
 _NO_FLEET = FleetReport(slots=0, workers=0, busy_slot_seconds=0.0, available_slot_seconds=0.0, pss_bytes=0)
 
@@ -396,6 +398,8 @@ def make_sampler(request: StudyRequest) -> StudySampler:
         return UniformSampler(request.space, seed=request.seed)
     if request.sampler == "tpe":
         return TpeSampler(request.space, maximize=maximize, startup=config.warm_start_trials, seed=request.seed)
+    from trialfleet_coordinator.adapters.optuna_samplers import OptunaSampler  # noqa: PLC0415  # see the top
+
     return OptunaSampler(request.sampler, request.space, maximize=maximize, seed=request.seed)
 
 

@@ -1,7 +1,8 @@
 """`trialfleet run`."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
@@ -10,7 +11,6 @@ from trialfleet.commands.output import error_console, results_only, say
 from trialfleet.engine import Home, OpenStudy, open_study
 from trialfleet.environment import Environment
 from trialfleet.flags import StudyFlags
-from trialfleet.metrics import coordinator_metrics, metrics_served, worker_metrics
 from trialfleet.progress import PLAIN_SECONDS, progress_view
 from trialfleet.rendering import first_line, print_json, print_report, report_document
 from trialfleet.signals import StopSignals
@@ -99,17 +99,15 @@ def run_and_report(
     Raises:
         StudyFailedError: its first trials all failed; the report is printed.
     """
-    metrics, slots = coordinator_metrics(home.data), worker_metrics(home.data, alone=False)
     with (
-        # Where others evaluate, this process has no slots to tell of.
-        metrics_served([metrics, slots] if broker_url is None else [metrics], metrics_port),
+        _watched(home, metrics_port, embedded=broker_url is None) as watching,
         open_study(
             request,
             home,
             broker_url=broker_url,
             warm_start=warm_start,
             on_rows=_import_view(notes, SystemClock()),
-            watching=None if metrics_port is None else Watching(metrics, slots),
+            watching=watching,
         ) as study,
     ):
         report = study.finished()
@@ -124,6 +122,20 @@ def run_and_report(
         print_report(results, report, figures, home.path)
     if report.ended == "failed":
         raise StudyFailedError(f"{request.name}: {first_line(report.ended_because)}")
+
+
+@contextmanager
+def _watched(home: Home, port: int | None, *, embedded: bool) -> Iterator[Watching | None]:
+    """Serve the study's metrics; without a port nobody watches."""
+    if port is None:
+        yield None
+        return
+    from trialfleet.metrics import coordinator_metrics, metrics_served, worker_metrics  # noqa: PLC0415  # see cli._EPILOG
+
+    metrics, slots = coordinator_metrics(home.data), worker_metrics(home.data, alone=False)
+    # Where others evaluate, this process has no slots to tell of.
+    with metrics_served([metrics, slots] if embedded else [metrics], port):
+        yield Watching(metrics, slots)
 
 
 def _run(study: OpenStudy, notes: Console, check: Callable[[], None]) -> StudyReport:

@@ -5,7 +5,6 @@ A reference is `package.module:function` or `file.py:function`, where the functi
 imports beside the file work; the module is loaded once per process.
 """
 
-import asyncio
 import functools
 import importlib
 import importlib.util
@@ -313,6 +312,8 @@ class Objective:
             named["budget"] = evaluation.fraction
         returned = self.function(first, **named)
         if inspect.isawaitable(returned):
+            import asyncio  # noqa: PLC0415  # few objectives need it
+
             return asyncio.run(_wait_for(returned))
         return returned
 

@@ -22,21 +22,18 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-from optuna.distributions import (
-    BaseDistribution,
-    FloatDistribution,
-    IntDistribution,
-    distribution_to_json,
-    json_to_distribution,
-)
 
-from trialfleet_coordinator.adapters.optuna_distributions import from_optuna, to_optuna
 from trialfleet_shared.adapters.lmdb_environment import LmdbEnvironment, Transaction
 from trialfleet_shared.messages import EvaluationResult
-from trialfleet_shared.space import Distribution
+from trialfleet_shared.space import Categorical, Distribution, Float, Int
+
+if (
+    TYPE_CHECKING
+):  # imported where Optuna's words are asked for: it takes a quarter of a second, which a study's run does not need
+    from optuna.distributions import BaseDistribution
 
 #: What the environment holds; the number goes up when an older trialfleet could misread it.
 LAYOUT = "study store 1"
@@ -115,17 +112,29 @@ class ProgressRow(msgspec.Struct, array_like=True):
 class TrialSpace:
     """The distributions of a trial, decoded. Trials share it: nobody may change what it holds."""
 
-    def __init__(self, optuna: dict[str, BaseDistribution], ours: dict[str, Distribution] | None) -> None:
-        #: By name, in Optuna's words.
-        self.optuna = optuna
+    def __init__(
+        self, ours: dict[str, Distribution] | None = None, optuna: "dict[str, BaseDistribution] | None" = None
+    ) -> None:
         self._ours = ours
+        self._optuna = optuna
         #: By name, what makes a value of its internal representation.
-        self._to_external = [(name, _to_external(distribution)) for name, distribution in optuna.items()]
+        self._to_external = [(name, _to_external(each)) for name, each in (ours or optuna or {}).items()]
+
+    @property
+    def optuna(self) -> "dict[str, BaseDistribution]":
+        """By name, in Optuna's words."""
+        if self._optuna is None:
+            from trialfleet_coordinator.adapters.optuna_distributions import to_optuna  # noqa: PLC0415  # see the top
+
+            self._optuna = {name: to_optuna(each) for name, each in (self._ours or {}).items()}
+        return self._optuna
 
     @property
     def ours(self) -> dict[str, Distribution]:
         """By name, in our words. Raises ValueError for what Optuna has and we do not, as infinite choices."""
         if self._ours is None:
+            from trialfleet_coordinator.adapters.optuna_distributions import from_optuna  # noqa: PLC0415  # see the top
+
             self._ours = {name: from_optuna(each) for name, each in self.optuna.items()}
         return self._ours
 
@@ -165,8 +174,10 @@ def our_space(distributions: dict[str, Distribution]) -> bytes:
     return _OURS + _ENCODER.encode(distributions)
 
 
-def optuna_space(distributions: dict[str, BaseDistribution]) -> bytes:
+def optuna_space(distributions: "dict[str, BaseDistribution]") -> bytes:
     """A space of Optuna's distributions, as it is stored."""
+    from optuna.distributions import distribution_to_json  # noqa: PLC0415  # see the top
+
     return _OPTUNAS + _ENCODER.encode({name: distribution_to_json(each) for name, each in distributions.items()})
 
 
@@ -181,7 +192,7 @@ class StudyTables:
     def __init__(self, path: Path) -> None:
         self.environment = LmdbEnvironment(path, layout=LAYOUT, databases=DATABASES, map_bytes=MAP_BYTES)
         #: Decoded spaces. They are named by what they contain, so an entry is right for ever.
-        self._spaces: dict[bytes, TrialSpace] = {b"": TrialSpace({}, {})}
+        self._spaces: dict[bytes, TrialSpace] = {b"": TrialSpace({})}
 
     def create_study(self, transaction: Transaction, name: str, directions: Sequence[int]) -> int:
         """A new study's id. The name must not be taken."""
@@ -237,13 +248,17 @@ class StudyTables:
         )
         return {key: json.loads(text) for key, text in stored}
 
-    def parameter(self, transaction: Transaction, study: int, name: str) -> BaseDistribution | None:
+    def parameter(self, transaction: Transaction, study: int, name: str) -> "BaseDistribution | None":
         """The distribution that the parameter was last suggested from, None when it is new to the study."""
+        from optuna.distributions import json_to_distribution  # noqa: PLC0415  # see the top
+
         stored = transaction.get(_STUDY.pack(study) + _digest(name.encode()), db=self._db("parameters"))
         return None if stored is None else json_to_distribution(stored.decode())
 
-    def set_parameter(self, transaction: Transaction, study: int, name: str, distribution: BaseDistribution) -> None:
+    def set_parameter(self, transaction: Transaction, study: int, name: str, distribution: "BaseDistribution") -> None:
         """Remember the distribution that the parameter was last suggested from."""
+        from optuna.distributions import distribution_to_json  # noqa: PLC0415  # see the top
+
         key = _STUDY.pack(study) + _digest(name.encode())
         transaction.put(key, distribution_to_json(distribution).encode(), db=self._db("parameters"))
 
@@ -333,14 +348,29 @@ def _digest(data: bytes) -> bytes:
 
 def _decode_space(stored: bytes) -> TrialSpace:
     if stored[:1] == _OURS:
-        ours = _OUR_SPACE.decode(stored[1:])
-        return TrialSpace({name: to_optuna(each) for name, each in ours.items()}, ours)
+        return TrialSpace(_OUR_SPACE.decode(stored[1:]))
+    from optuna.distributions import json_to_distribution  # noqa: PLC0415  # see the top
+
     texts = _OPTUNA_SPACE.decode(stored[1:])
-    return TrialSpace({name: json_to_distribution(text) for name, text in texts.items()}, None)
+    return TrialSpace(optuna={name: json_to_distribution(text) for name, text in texts.items()})
 
 
-def _to_external(distribution: BaseDistribution) -> Callable[[float], Any]:
+def _to_external(distribution: "Distribution | BaseDistribution") -> Callable[[float], Any]:
     """The distribution's `to_external_repr`, by a function in C where there is one."""
+    match distribution:
+        case Float():
+            return float
+        case Int():
+            return int
+        case Categorical():
+            choices = distribution.choices
+            return lambda index: choices[int(index)]
+    return _optuna_to_external(distribution)
+
+
+def _optuna_to_external(distribution: "BaseDistribution") -> Callable[[float], Any]:
+    from optuna.distributions import FloatDistribution, IntDistribution  # noqa: PLC0415  # see the top
+
     match distribution:
         case FloatDistribution():
             return float

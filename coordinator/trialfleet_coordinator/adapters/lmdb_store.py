@@ -10,8 +10,6 @@ from operator import attrgetter
 from pathlib import Path
 
 import msgspec
-from optuna.study import StudyDirection
-from optuna.trial import TrialState as OptunaState
 
 from trialfleet_coordinator.adapters.lmdb_layout import (
     SYSTEM,
@@ -47,8 +45,17 @@ TEST_ATTR = "trialfleet:test"
 #: … and a trial's reason (user). "rung", "evaluations" and "cached" stand beside it.
 REASON_ATTR = "trialfleet:reason"
 
-_TO_OPTUNA = {state: OptunaState[state.name] for state in TrialState}
-_FROM_OPTUNA = {optuna.value: state for state, optuna in _TO_OPTUNA.items()}
+#: Optuna's numbers of states and directions, which its databases hold too: `TrialState` and `StudyDirection`. They stand here
+#: because the import of Optuna takes a quarter of a second, which running a study does not need.
+OPTUNA_STATES = {
+    TrialState.RUNNING: 0,
+    TrialState.COMPLETE: 1,
+    TrialState.PRUNED: 2,
+    TrialState.FAIL: 3,
+    TrialState.WAITING: 4,
+}
+OPTUNA_DIRECTIONS = {"minimize": 1, "maximize": 2}
+_FROM_OPTUNA = {number: state for state, number in OPTUNA_STATES.items()}
 
 
 class LmdbStudyStore:
@@ -160,8 +167,8 @@ class LmdbStudyStore:
     def _find_or_create(self, transaction: Transaction, definition: StudyDefinition) -> tuple[int, StudyRecord]:
         study = self._tables.study_id(transaction, definition.name)
         if study is None:
-            direction = StudyDirection[definition.direction.upper()]
-            study = self._tables.create_study(transaction, definition.name, [direction.value])
+            direction = OPTUNA_DIRECTIONS[definition.direction]
+            study = self._tables.create_study(transaction, definition.name, [direction])
             value = msgspec.to_builtins(definition)
             self._tables.set_attr(transaction, study, SYSTEM, DEFINITION_ATTR, value)
         record = self._record(transaction, study, definition.name)
@@ -258,7 +265,7 @@ class _Commit:
                 f"{sorted(record.distributions)}"
             )
         self._rows[record.number] = TrialRow(
-            state=OptunaState.RUNNING.value,
+            state=OPTUNA_STATES[TrialState.RUNNING],
             started=self._now,
             space=self._tables.put_space(self._transaction, self._study, our_space(record.distributions)),
             internal=_internal(record),
@@ -271,7 +278,7 @@ class _Commit:
             raise StoreError(f"trial {record.trial} can not be decided as {record.state.value!r}")
         if record.state is TrialState.COMPLETE and record.value is None:
             raise StoreError(f"trial {record.trial} can not be complete without a value")
-        row.state = _TO_OPTUNA[record.state].value
+        row.state = OPTUNA_STATES[record.state]
         row.finished = self._now
         # As in Optuna, a failed trial has no value; a pruned one has the last it is known by, if any.
         row.values = None if record.value is None or record.state is TrialState.FAIL else [record.value]
