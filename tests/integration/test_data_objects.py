@@ -12,8 +12,9 @@ import pytest
 
 from trialfleet_shared.errors import DataError
 from trialfleet_shared.messages import DataSpec
+from trialfleet_workers.adapters.arrow_tables import BATCH_ROWS
 from trialfleet_workers.adapters.lmdb_data import DataCache
-from trialfleet_workers.adapters.sources import BATCH_ROWS, read_file
+from trialfleet_workers.adapters.sources import read_file
 from trialfleet_workers.data import Data
 
 #: More than one batch, so that what the first one looks like does not decide.

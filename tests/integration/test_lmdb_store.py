@@ -16,7 +16,7 @@ import pytest
 
 from tests.support.simulated import SimulatedClock
 from trialfleet_coordinator.adapters.lmdb_storage import LmdbStorage
-from trialfleet_coordinator.adapters.lmdb_store import LmdbStudyStore
+from trialfleet_coordinator.adapters.lmdb_store import OPTUNA_DIRECTIONS, OPTUNA_STATES, LmdbStudyStore
 from trialfleet_coordinator.commands import RecordDecision, RecordEvaluation, RecordRung, RecordTest, RecordTrial
 from trialfleet_coordinator.commands import TrialState as State
 from trialfleet_coordinator.ports import StudyDefinition
@@ -50,6 +50,13 @@ for number in range(first, 10**6, 2):
     store.commit([trial(number), trial(number + 1), *results], elapsed=float(number + 2))
     print(number + 2, flush=True)
 """
+
+
+def test_numbers_of_states_and_directions_are_optunas() -> None:
+    assert {optuna.trial.TrialState[state.name].value: state for state in State} == {
+        number: state for state, number in OPTUNA_STATES.items()
+    }
+    assert {name: optuna.study.StudyDirection[name.upper()].value for name in OPTUNA_DIRECTIONS} == OPTUNA_DIRECTIONS
 
 
 def trial(number: int) -> RecordTrial:

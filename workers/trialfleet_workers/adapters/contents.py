@@ -5,7 +5,7 @@ import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +14,10 @@ from trialfleet_shared.errors import DataError
 from trialfleet_shared.messages import DataSpec
 from trialfleet_shared.settings import nearest
 from trialfleet_workers.adapters.sources import Arrays
-from trialfleet_workers.adapters.spool import ColumnSpool
 from trialfleet_workers.subsample import looks_like_classes
+
+if TYPE_CHECKING:  # see sources.py
+    from trialfleet_workers.adapters.spool import ColumnSpool
 
 #: Rows that are put into their stored order at a time: an import's memory is this many rows, or one column.
 _GATHER_ROWS = 16_384
@@ -83,7 +85,7 @@ class ArrayContents:
 class TableContents:
     """A source of columns."""
 
-    def __init__(self, spools: list[ColumnSpool], spec: DataSpec, folder: Path) -> None:
+    def __init__(self, spools: "list[ColumnSpool]", spec: DataSpec, folder: Path) -> None:
         if not spools:
             raise DataError(f"data.source = {spec.source!r} has no rows")
         self._by_name = {spool.name: spool for spool in spools}
@@ -169,7 +171,7 @@ class TableContents:
             arrays["X"] = self._block(columns, rows)
         return arrays
 
-    def _gather(self, spool: ColumnSpool, rows: NDArray[np.int64]) -> NDArray[Any]:
+    def _gather(self, spool: "ColumnSpool", rows: NDArray[np.int64]) -> NDArray[Any]:
         """A column in its stored order, in a file."""
         values = spool.values()
         out = _mapped(self._folder / f"stored {id(spool)}", values.dtype, (len(rows),))
@@ -177,7 +179,7 @@ class TableContents:
             out[start : start + _GATHER_ROWS] = values[rows[start : start + _GATHER_ROWS]]
         return out
 
-    def _block(self, columns: Sequence[ColumnSpool], rows: NDArray[np.int64]) -> NDArray[Any]:
+    def _block(self, columns: "Sequence[ColumnSpool]", rows: NDArray[np.int64]) -> NDArray[Any]:
         """All features in one block of one type, in their stored order, in a file."""
         dtype = np.result_type(*(spool.dtype for spool in columns))
         out = _mapped(self._folder / "block", dtype, (len(rows), len(columns)))

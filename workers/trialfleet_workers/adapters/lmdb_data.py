@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any
 import lmdb
 import msgspec
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from trialfleet_shared.adapters.private_files import make_private_folder, private
@@ -40,13 +39,14 @@ from trialfleet_workers.adapters.sources import (
     is_function,
     read_file,
     stamp,
-    table_batches,
 )
-from trialfleet_workers.adapters.spool import ColumnSpool, spool_table
 from trialfleet_workers.subsample import Layout, default_order, plan_layout, size
 
 if TYPE_CHECKING:  # reading takes pandas, which an import of a file does not need
+    import pyarrow as pa
+
     from trialfleet_workers.adapters.data_set import DataSet
+    from trialfleet_workers.adapters.spool import ColumnSpool
 
 #: Room in the file beyond the arrays: pages are not filled to the last byte.
 _SLACK_BYTES = 16 * 2**20
@@ -88,7 +88,9 @@ class DataCache:
                 return known
             spools: list[ColumnSpool] = []
 
-            def consume(batches: Iterable[pa.RecordBatch]) -> None:
+            def consume(batches: "Iterable[pa.RecordBatch]") -> None:
+                from trialfleet_workers.adapters.spool import spool_table  # noqa: PLC0415  # see sources.py
+
                 spools[:] = spool_table(_counted(batches, progress), folder)
 
             arrays = read_file(spec.source, base, consume)
@@ -106,6 +108,9 @@ class DataCache:
         with self._importing() as folder:
             if isinstance(source, Arrays):
                 return self._store(source, spec, folder)
+            from trialfleet_workers.adapters.arrow_tables import table_batches  # noqa: PLC0415  # see sources.py
+            from trialfleet_workers.adapters.spool import spool_table  # noqa: PLC0415  # see sources.py
+
             spools = spool_table(table_batches(source.table), folder)
             return self._store(spools, msgspec.structs.replace(spec, target=source.target), folder)
 
@@ -155,7 +160,7 @@ class DataCache:
                 half.write(msgspec.json.encode((found, info)))
             part.rename(file)
 
-    def _store(self, source: Arrays | list[ColumnSpool], spec: DataSpec, folder: Path) -> DataInfo:
+    def _store(self, source: "Arrays | list[ColumnSpool]", spec: DataSpec, folder: Path) -> DataInfo:
         contents = ArrayContents(source, spec) if isinstance(source, Arrays) else TableContents(source, spec, folder)
         classes = contents.classes()
         usable = contents.usable()
@@ -249,7 +254,7 @@ def _layout(
     )
 
 
-def _counted(batches: Iterable[pa.RecordBatch], progress: Callable[[int], None] | None) -> Iterator[pa.RecordBatch]:
+def _counted(batches: "Iterable[pa.RecordBatch]", progress: Callable[[int], None] | None) -> "Iterator[pa.RecordBatch]":
     rows = 0
     for batch in batches:
         rows += batch.num_rows

@@ -13,7 +13,6 @@ from typing import IO
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from trialfleet_shared.adapters.private_files import private
@@ -73,12 +72,14 @@ class ColumnSpool:
                     f"column {self.name!r} has points in time before 1678 or after 2262: {error}"
                 ) from error
         elif self._dtype.kind == "f":
-            raw = values.cast(pa.from_numpy_dtype(self._dtype)).to_numpy(zero_copy_only=False)
+            wanted = pa.from_numpy_dtype(self._dtype)
+            raw = (values if values.type == wanted else values.cast(wanted)).to_numpy(zero_copy_only=False)
         else:
             if values.null_count:
                 gaps = np.flatnonzero(values.is_null().to_numpy(zero_copy_only=False))
                 self._gaps.append(gaps + self._rows)
-            raw = pc.fill_null(values, pa.scalar(0, pa.int64()).cast(values.type)).to_numpy(zero_copy_only=False)
+                values = values.fill_null(pa.scalar(0, pa.int64()).cast(values.type))
+            raw = values.to_numpy(zero_copy_only=False)
         stored = np.ascontiguousarray(raw, dtype=self._dtype)
         self._rows += len(stored)
         self._digest.update(stored.data)
@@ -91,7 +92,7 @@ class ColumnSpool:
         encoded = values if pa.types.is_dictionary(values.type) else values.dictionary_encode()
         texts = encoded.dictionary.cast(pa.string()).to_pylist()
         codes = [MISSING if text is None else self._codes.setdefault(text, len(self._codes)) for text in texts]
-        indices = pc.fill_null(encoded.indices.cast(pa.int64()), len(codes)).to_numpy(zero_copy_only=False)
+        indices = encoded.indices.cast(pa.int64()).fill_null(len(codes)).to_numpy(zero_copy_only=False)
         known = np.array([*codes, MISSING], dtype=np.int32)
         return np.asarray(known[indices])
 
