@@ -61,7 +61,7 @@ class StudyOptions(TypedDict, total=False):
     study_name: str | None
     #: CPU seconds that evaluations may take, over all sessions.
     cpu_seconds: float | None
-    #: Trials without a better complete one after which no new ones are started.
+    #: Trials in a row without a better one after which no new ones are started; 0: start all. Default: as the mode says.
     patience: int | None
     #: Value at which a complete trial ends the study.
     target_value: float | None

@@ -386,9 +386,16 @@ def _plan(request: StudyRequest, objective: Objective, digest: str, info: DataIn
             collect_interval=config.clear_cache_interval if config.enable_memory_optimization else _NEVER,
             use_cache=config.enable_caching,
         ),
-        budget=request.budget,
+        budget=_budget(request),
         has_test=info is not None and info.test_rows > 0,
     )
+
+
+def _budget(request: StudyRequest) -> Budget:
+    """The budget with the mode's patience, unless the study names its own."""
+    own, budget = request.budget.patience, request.budget
+    patience = request.config.patience(budget.trials) if own is None else own or None
+    return msgspec.structs.replace(budget, patience=patience)
 
 
 def make_sampler(request: StudyRequest) -> StudySampler:

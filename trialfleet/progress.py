@@ -180,10 +180,11 @@ def _left(progress: Progress) -> str:
 def _state(progress: Progress) -> str:
     if progress.slots == 0:
         return "waiting for workers"
-    return (
-        "finishing what is in flight"
-        if progress.closing == "stopped"
-        else "finishing"
-        if progress.closing
-        else "running"
-    )
+    match progress.closing:
+        case None:
+            return "running"
+        case "stopped":
+            return "finishing what is in flight"
+        case "patience":
+            return "finishing early: nothing better came"
+    return "finishing"

@@ -205,6 +205,8 @@ def _efficiency(metrics: EfficiencyMetrics, report: StudyReport, cache: CacheFig
     table.add_row("speed-up *", f"{metrics.speedup_factor:.2f} x")
     table.add_row("CPU spent", _seconds(metrics.spent_cpu_seconds))
     table.add_row("CPU without savings *", _seconds(metrics.baseline_cpu_seconds))
+    if saved.stopping:
+        table.add_row("  saved by stopping early *", _seconds(saved.stopping))
     table.add_row("  saved by pruning *", _seconds(saved.pruning))
     table.add_row("  saved by subsampling *", _seconds(saved.subsampling))
     table.add_row("  saved by caching", _seconds(saved.caching))

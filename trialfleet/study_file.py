@@ -52,8 +52,8 @@ class StudySection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     seconds: Annotated[float, Meta(gt=0, le=1e9)] | None = None
     #: CPU seconds that evaluations may take, over all sessions.
     cpu_seconds: Annotated[float, Meta(gt=0, le=1e12)] | None = None
-    #: Trials without a better complete one after which no new ones are started.
-    patience: Annotated[int, Meta(ge=1, le=10**9)] | None = None
+    #: Trials in a row without a better one after which no new ones are started; 0: start all. None: the mode says.
+    patience: Annotated[int, Meta(ge=0, le=10**9)] | None = None
     #: Value at which a complete trial ends the study.
     target: float | None = None
     #: Seed of the sampler, of the rows' order, of the folds, and of `data.seed`.

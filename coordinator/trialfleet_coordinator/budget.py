@@ -40,7 +40,8 @@ class Budget(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seconds: float | None = None
     #: CPU seconds that evaluations may take, over all sessions.
     cpu_seconds: float | None = None
-    #: Trials without a better complete one after which no new ones are started.
+    #: Trials after the best one, by number, that are known to be no better, after which no new ones are started; best is who
+    #: leads the highest rung reached. Of a study that is only asked for, 0 says never, and None that its mode decides.
     patience: int | None = None
     #: Value at which a complete trial ends the study.
     target: float | None = None

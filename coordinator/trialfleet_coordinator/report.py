@@ -1,15 +1,18 @@
 """What a study tells about itself: `Progress` while it runs, `StudyReport` at its end, and the efficiency figures.
 
 The figures compare with one imaginary run, the *baseline*: the same trials, one after another, each on all rows and all
-folds. What a trial would have cost there is estimated from measured durations alone:
+folds; of a study that its patience ended, all the trials that it might have started, at the mean price of those it did.
+What a trial would have cost there is estimated from measured durations alone:
 
     cost on all rows, one fold = the trial's own mean on all rows, where it got that far; else its mean on the
     highest fraction it reached x the ratio between the two fractions' costs, measured on the trials that ran on both,
     and until there are any, 1 / fraction.
 
-`speedup_factor` = baseline wall seconds / wall seconds of the study. CPU seconds are attributed in a fixed order, so
-that spent + saved by pruning + saved by subsampling + saved by caching = baseline:
+`speedup_factor` = baseline wall seconds / wall seconds of the study: both grow alike where other work keeps the cores busy.
+CPU seconds are attributed in a fixed order, so that spent + saved by stopping + saved by pruning + saved by subsampling +
+saved by caching = baseline:
 
+    stopping     trials that were never started, because the study's patience was at an end
     pruning      folds that a trial never saw, at its cost on all rows
     subsampling  folds that it saw, at its cost on all rows, less what its evaluations cost
     caching      what the cached evaluations cost when they were measured
@@ -72,6 +75,7 @@ class SavedSeconds(msgspec.Struct, frozen=True, kw_only=True):
     subsampling: float
     pruning: float
     caching: float
+    stopping: float
 
 
 class EfficiencyMetrics(msgspec.Struct, frozen=True, kw_only=True):
@@ -180,15 +184,17 @@ class Savings(msgspec.Struct, frozen=True):
     pruning: float
     subsampling: float
     caching: float
+    stopping: float
 
 
-def estimate_savings(trials: Iterable[TrialCosts], ladder: Ladder, *, cpu: bool) -> Savings:
+def estimate_savings(trials: Iterable[TrialCosts], ladder: Ladder, *, cpu: bool, unstarted: int = 0) -> Savings:
     """The baseline's cost and what was saved against it; see the module's docstring for the formulas.
 
     Args:
         trials: all trials with an answered evaluation; evaluations on the test part are left out.
         ladder: the study's ladder.
         cpu: whether to count CPU seconds; else wall seconds.
+        unstarted: further trials that the baseline would have run.
     """
     every = [(trial, [r for r in trial.results if r.fold != TEST_FOLD]) for trial in trials]
     full = ladder.rungs[-1].fraction
@@ -210,7 +216,8 @@ def estimate_savings(trials: Iterable[TrialCosts], ladder: Ladder, *, cpu: bool)
         baseline += folds * whole
         pruning += (folds - seen) * whole
         subsampling += seen * whole - executed - cached
-    return Savings(spent, baseline, pruning, subsampling, caching)
+    stopping = unstarted * baseline / len(every) if every else 0.0
+    return Savings(spent, baseline + stopping, pruning, subsampling, caching, stopping)
 
 
 def _seconds(result: EvaluationResult, *, cpu: bool) -> float:
@@ -243,12 +250,13 @@ def efficiency_metrics(
     *,
     elapsed_seconds: float,
     trials_started: int,
+    unstarted: int,
     fleet: FleetReport,
     coordinator_pss_bytes: int,
 ) -> EfficiencyMetrics:
     """The guide's metrics of a study that ran for `elapsed_seconds`."""
-    cpu = estimate_savings(trials, ladder, cpu=True)
-    wall = estimate_savings(trials, ladder, cpu=False)
+    cpu = estimate_savings(trials, ladder, cpu=True, unstarted=unstarted)
+    wall = estimate_savings(trials, ladder, cpu=False, unstarted=unstarted)
     results = [result for trial in trials for result in trial.results]
     cached = sum(result.cached for result in results)
     return EfficiencyMetrics(
@@ -262,7 +270,9 @@ def efficiency_metrics(
         speedup_factor=wall.baseline / elapsed_seconds if elapsed_seconds > 0 else 0.0,
         spent_cpu_seconds=cpu.spent,
         baseline_cpu_seconds=cpu.baseline,
-        saved_cpu_seconds=SavedSeconds(subsampling=cpu.subsampling, pruning=cpu.pruning, caching=cpu.caching),
+        saved_cpu_seconds=SavedSeconds(
+            subsampling=cpu.subsampling, pruning=cpu.pruning, caching=cpu.caching, stopping=cpu.stopping
+        ),
     )
 
 
@@ -305,12 +315,20 @@ def build_report(
             state.ladder,
             elapsed_seconds=elapsed_seconds,
             trials_started=len(state.trials),
+            unstarted=_unstarted(state),
             fleet=fleet,
             coordinator_pss_bytes=coordinator_pss_bytes,
         ),
         failures=tuple(state.failures),
         trials=tuple(_summary(trial, state.ladder) for trial in state.trials),
     )
+
+
+def _unstarted(state: StudyState) -> int:
+    """Trials that the study might have started, had its patience lasted."""
+    if state.ended is not Ended.PATIENCE or state.budget.trials is None:
+        return 0
+    return max(state.budget.trials - len(state.trials), 0)
 
 
 def best_of(report: StudyReport) -> BestTrial:
@@ -356,7 +374,7 @@ def _because(state: StudyState) -> str:
         case Ended.EXHAUSTED:
             return f"every point of the search space was tried, {len(state.trials)} in all"
         case Ended.PATIENCE:
-            return f"{state.budget.patience} trials brought nothing better"
+            return _given_up(state)
         case Ended.CPU_SECONDS:
             return f"the budget of {state.budget.cpu_seconds:g} CPU seconds is used up"
         case Ended.SECONDS:
@@ -369,3 +387,12 @@ def _because(state: StudyState) -> str:
             return "it was stopped; run it again to go on"
         case None:
             return "what is recorded of it so far"
+
+
+def _given_up(state: StudyState) -> str:
+    """Why a study started fewer trials than it might have."""
+    most = f" of {state.budget.trials}" if state.budget.trials is not None else ""
+    return (
+        f"it stopped early, after {len(state.trials)}{most} trials: {state.budget.patience} in a row brought nothing better "
+        "(study.patience = 0 starts all)"
+    )

@@ -131,7 +131,8 @@ class StudyState:
         self._evaluations_ok = 0
         #: Trials whose test evaluation failed: it is not tried twice.
         self._untestable: set[int] = set()
-        #: Trials after the best one, by number, that have a value or failed.
+        #: The best trial so far, complete or not, and the trials after it, by number, that have a value or failed.
+        self._leader: int | None = None
         self._judged_since = 0
         #: CPU seconds of the evaluations that ran.
         self._cpu_seconds = 0.0
@@ -256,6 +257,7 @@ class StudyState:
         self._commands.append(RecordRung(trial.number, rung, value))
         self._observe(trial, rung, value)
         self._halving.finish(rung, trial.number, score)
+        self._lead()
         if rung > 0:
             *earlier, latest = self._marks(trial)
             self.choice.observe(earlier, latest)
@@ -279,7 +281,7 @@ class StudyState:
             -self._best.trial,
         ):
             self._best = Best(trial.number, value, complete=True)
-            self._judged_since = sum(later.judged for later in self.trials[trial.number + 1 :])
+            self._lead()
         if self.budget.target is not None and self._score(value) >= self._score(self.budget.target):
             self._end(Ended.TARGET)
 
@@ -296,8 +298,15 @@ class StudyState:
 
     def _judge(self, trial: Trial) -> None:
         """The trial is about to be known for better or worse than the best one, if it was not before."""
-        if self._best is not None and trial.number > self._best.trial and not trial.judged:
+        if self._leader is not None and trial.number > self._leader and not trial.judged:
             self._judged_since += 1
+
+    def _lead(self) -> None:
+        """Another trial may be the best one now."""
+        best = self.best
+        if best is not None and best.trial != self._leader:
+            self._leader = best.trial
+            self._judged_since = sum(later.judged for later in self.trials[best.trial + 1 :])
 
     def _publish(self, trial: Trial) -> None:
         """Have the next folds of the trial's rung evaluated; on the last rung, one at a time while it races."""
@@ -601,6 +610,8 @@ class StudyState:
             self._restore_results(trial, entry)
             self._restore_phase(trial, entry)
             self._rung_mix[trial.rung] += 1
+        self._leader = None  # who led meanwhile was counted without the trials that came later
+        self._lead()
 
     def _restore_results(self, trial: Trial, entry: TrialRecord) -> None:
         for result in entry.results:
@@ -638,5 +649,3 @@ class StudyState:
                 self.failures.append(f"trial {trial.number}: {entry.reason}")
             elif trial.phase is Phase.COMPLETE and entry.value is not None:
                 self._on_complete(trial, entry.value)
-        if self._best is not None and trial.number > self._best.trial and trial.judged:
-            self._judged_since += 1

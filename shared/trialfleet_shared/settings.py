@@ -19,6 +19,8 @@ from trialfleet_shared.tables import nearest as nearest
 #: Preset of settings.
 Mode = Literal["fast", "balanced", "thorough"]
 MODES: tuple[Mode, ...] = ("fast", "balanced", "thorough")
+#: Trials that a mode's patience lasts at least: so many are drawn at random before the sampler has learned anything.
+FEWEST_PATIENCE = 20
 
 
 class EfficiencyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -90,6 +92,9 @@ class EfficiencyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     fold_halving: bool = True
     #: On the last rung, stop a trial that can no longer beat the incumbent on the same folds.
     fold_racing: bool = True
+    #: Start no new trials when so many of the study's trials in a row, as a share of their number and at least
+    #: `FEWEST_PATIENCE`, brought nothing better; None: start all. What `study.patience` says comes first.
+    patience_share: float | None = None
 
     def __post_init__(self) -> None:
         """Check every type and range; see the class docstring."""
@@ -113,6 +118,16 @@ class EfficiencyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     def thorough(cls) -> Self:
         """The baseline's own answer for less: all rows always, only folds and the cache save work."""
         return cls(**PRESETS["thorough"])
+
+    def patience(self, trials: int | None) -> int | None:
+        """Trials in a row that may bring nothing better before no new ones are started; None: any number.
+
+        Args:
+            trials: trials that the study may start; None when only time limits it.
+        """
+        if self.patience_share is None or trials is None:
+            return None
+        return max(math.ceil(self.patience_share * trials), FEWEST_PATIENCE)
 
     def slots(self, cores: int) -> int:
         """How many slots to run on a machine with `cores` cores."""
@@ -161,6 +176,8 @@ PRESETS: Mapping[str, dict[str, Any]] = {
         "pruning_threshold": 0.05,
         "batch_size": 200,
         "fewest_rows": 500,
+        "reduction_factor": 4.0,
+        "patience_share": 0.25,
     },
     "balanced": {
         "subsample_fraction": 0.5,
@@ -170,6 +187,7 @@ PRESETS: Mapping[str, dict[str, Any]] = {
         "pruning_threshold": 0.1,
         "batch_size": 100,
         "fewest_rows": 500,
+        "patience_share": 0.4,
     },
     "thorough": {
         "enable_data_subsampling": False,
@@ -179,7 +197,6 @@ PRESETS: Mapping[str, dict[str, Any]] = {
         "max_workers": 4,
         "enable_aggressive_pruning": False,
         "batch_size": 50,
-        "reduction_factor": 2.0,
     },
 }
 
@@ -197,6 +214,7 @@ _RANGES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "clear_cache_interval": (lambda value: value >= 1, "at least 1"),
     "reduction_factor": (lambda value: 1 < value <= 100, "above 1 and at most 100"),
     "lowest_fraction": (lambda value: value is None or 0 < value <= 1, "above 0 and at most 1"),
+    "patience_share": (lambda value: value is None or 0 < value <= 1, "above 0 and at most 1"),
     "rung_rows": (lambda value: value >= 1, "at least 1"),
     "fewest_rows": (lambda value: value >= 1, "at least 1"),
 }

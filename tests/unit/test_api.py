@@ -153,6 +153,28 @@ def test_direction_and_target(home: Path) -> None:
     assert found["report"].ended == "target"
 
 
+def test_a_mode_gives_up_when_nothing_better_comes_unless_told_not_to(home: Path) -> None:
+    config = EfficiencyConfig(patience_share=0.1, max_workers=1)
+
+    def run(**options: Any) -> trialfleet.OptimizationResult:
+        return trialfleet.optimize(lambda params: 1.0, X, 60, config=config, home=home, **options)
+
+    ended = run()
+    started = len(ended["results"])
+    assert 21 <= started < 60
+    assert ended["report"].ended == "patience"
+    assert ended["report"].ended_because.startswith(f"it stopped early, after {started} of 60 trials: 20 in a row")
+    assert ended["efficiency_metrics"]["saved_cpu_seconds"]["stopping"] > 0
+
+    told = run(patience=0)
+    assert told["report"].ended == "trials"
+    assert len(told["results"]) == 60
+    assert told["efficiency_metrics"]["saved_cpu_seconds"]["stopping"] == 0
+
+    own = run(patience=30)
+    assert 31 <= len(own["results"]) < 60
+
+
 def test_a_time_budget_ends_a_study(home: Path) -> None:
     started = time.monotonic()
 

@@ -65,7 +65,7 @@ REPORT = StudyReport(
         speedup_factor=math.inf,
         spent_cpu_seconds=10.0,
         baseline_cpu_seconds=100.0,
-        saved_cpu_seconds=SavedSeconds(subsampling=-2.0, pruning=92.0, caching=0.0),
+        saved_cpu_seconds=SavedSeconds(subsampling=-2.0, pruning=92.0, caching=0.0, stopping=0.0),
     ),
     failures=("trial 1: error: ValueError: no such luck\nTraceback …",),
     trials=(

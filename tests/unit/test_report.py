@@ -53,6 +53,18 @@ def test_the_sum_of_the_parts_is_the_baseline() -> None:
     assert parts == pytest.approx(savings.baseline)
 
 
+def test_trials_that_were_never_started_cost_what_the_others_do() -> None:
+    ended, whole = (estimate_savings([CLIMBER, STOPPED], LADDER, cpu=False, unstarted=count) for count in (3, 0))
+    assert whole.stopping == 0.0
+    assert ended.stopping == 3 * whole.baseline / 2
+    parts = ended.spent + ended.stopping + ended.pruning + ended.subsampling + ended.caching
+    assert parts == pytest.approx(ended.baseline)
+
+
+def test_without_any_trial_there_is_nothing_to_go_by() -> None:
+    assert estimate_savings([], LADDER, cpu=False, unstarted=10).baseline == 0.0
+
+
 def test_a_failure_would_have_failed_in_the_baseline_too() -> None:
     failed = TrialCosts([result(0, 0, 1.5, outcome=Outcome.TIMEOUT)], failed=True)
     assert estimate_savings([failed], LADDER, cpu=False).baseline == 1.5

@@ -269,6 +269,23 @@ def test_trial_after_trial_without_a_better_one_ends_the_study_and_those_under_w
     assert bench.state.finished
 
 
+def test_patience_counts_before_any_trial_is_complete() -> None:
+    bench = Bench(THREE_RUNGS, Budget(trials=1000, patience=10), config=EfficiencyConfig(reduction_factor=100.0))
+    bench.answer_all(lambda evaluation: -abs(evaluation.trial - 4.0))
+    assert bench.state.ended is Ended.PATIENCE
+    assert len(bench.state.trials) == 15
+    assert bench.state.best is not None
+    assert (bench.state.best.trial, bench.state.best.complete) == (4, True), "it climbs when the study closes"
+
+
+def test_a_trial_that_leads_on_a_higher_rung_renews_patience() -> None:
+    bench = Bench(THREE_RUNGS, Budget(trials=1000, patience=10))
+    # On the lowest rung the first trial stays the best; above it, later ones are better.
+    bench.answer_all(lambda evaluation: -evaluation.trial if evaluation.rung == 0 else min(evaluation.trial, 12))
+    assert bench.state.ended is Ended.PATIENCE
+    assert len(bench.state.trials) > 11
+
+
 def test_a_resumed_study_remembers_how_long_nothing_better_came() -> None:
     bench = Bench(Ladder((Rung(1.0, 1),)), Budget(trials=1000, patience=10))
     for _ in range(8):

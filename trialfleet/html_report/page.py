@@ -140,6 +140,7 @@ def _efficiency(report: StudyReport, cache: CacheFigures, runs: Sequence[Run]) -
         ["speed-up (estimated)", f"{metrics.speedup_factor:.2f} x"],
         ["CPU spent", f"{metrics.spent_cpu_seconds:.4g} s"],
         ["CPU without savings (estimated)", f"{metrics.baseline_cpu_seconds:.4g} s"],
+        ["saved by stopping early (estimated)", f"{saved.stopping:.4g} s"],
         ["saved by pruning (estimated)", f"{saved.pruning:.4g} s"],
         ["saved by subsampling (estimated)", f"{saved.subsampling:.4g} s"],
         ["saved by caching", f"{saved.caching:.4g} s"],
