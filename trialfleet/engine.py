@@ -394,7 +394,7 @@ def _plan(request: StudyRequest, objective: Objective, digest: str, info: DataIn
 def _budget(request: StudyRequest) -> Budget:
     """The budget with the mode's patience, unless the study names its own."""
     own, budget = request.budget.patience, request.budget
-    patience = request.config.patience(budget.trials) if own is None else own or None
+    patience = request.config.patience_for(budget.trials) if own is None else own or None
     return msgspec.structs.replace(budget, patience=patience)
 
 

@@ -42,7 +42,7 @@ def submission_of(request: StudyRequest, function: Callable[..., Any], warm_star
         "seconds": budget.seconds,
         "cpu_seconds": budget.cpu_seconds,
         # Always said, because a coordinator would take what is left out from a mode.
-        "patience": request.config.patience(budget.trials) or 0 if budget.patience is None else budget.patience,
+        "patience": request.config.patience_for(budget.trials) or 0 if budget.patience is None else budget.patience,
         "target": budget.target,
         "seed": request.seed,
         "sampler": request.sampler,

@@ -62,7 +62,11 @@ class Measured:
             "other_cpu_seconds": run["cpu_seconds"] - metrics["spent_cpu_seconds"],
             # The report speaks of the trials alone, from the first one on: so is the baseline counted here.
             "estimate_baseline_cpu": metrics["baseline_cpu_seconds"] / _trials_cpu(base),
-            "estimate_speedup": metrics["speedup_factor"] * metrics["total_time_seconds"] / _trials_cpu(base),
+            # The baseline's wall seconds as they were estimated, and as they would have been under this run's conditions.
+            "estimate_speedup": metrics["speedup_factor"]
+            * metrics["total_time_seconds"]
+            / (_trials_cpu(base) * run["wall_per_cpu"]),
+            "trials": float(run["trials"]),
         }
 
     def _ratio(self, task: str, value: float, reference: float) -> float:
@@ -144,6 +148,7 @@ _COLUMNS = (
     ("baseline's", "regret_baseline", "{:.3f}"),
     ("rival's", "regret_rival", "{:.3f}"),
     ("less by", "beats_rival", "{:.3f}"),
+    ("trials", "trials", "{:.0f}"),
     ("its trials", "rival_trials", "{:.0f}"),
     ("its quality", "quality_rival", "{:.4f}"),
     ("evals CPU s", "evaluations_cpu_seconds", "{:.1f}"),

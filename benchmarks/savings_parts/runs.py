@@ -43,6 +43,8 @@ print(time.process_time() - started)
 """
 #: Numeric libraries that would start threads of their own.
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+#: Would have every run compile what an installation has compiled once.
+_NO_BYTE_CODE = "PYTHONDONTWRITEBYTECODE"
 _HERE = Path(__file__).parent
 #: Seconds after which a run is given up.
 _PATIENCE = 1800.0
@@ -125,6 +127,9 @@ def _trialfleet(task: Task, run: Run, trials: int, *, slots: int) -> dict[str, A
         "cpu_seconds": cost.cpu_seconds,
         "wall_seconds": cost.wall_seconds,
         "import_cpu_seconds": float(imported),
+        "wall_per_cpu": _wall_per_cpu(found["trials"]),
+        "trials": len(found["trials"]),
+        "ended": found["ended"],
         "complete_values": complete,
         "states": {state: found[state] for state in ("complete", "pruned", "failed")},
         **{key: found[key] for key in keys},
@@ -139,7 +144,7 @@ def _examined(task: Task, folds: Path, seed: int, params: Mapping[str, Any]) -> 
         check=True,
         capture_output=True,
         text=True,
-        env=os.environ | _ONE_THREAD,
+        env=_environment(),
     )
     examined: dict[str, Any] = json.loads(answer.stdout)
     return examined
@@ -156,7 +161,7 @@ def measured(command: Sequence[str]) -> tuple[Cost, str]:
     before, started = _children_cpu(), time.monotonic()
     with tempfile.TemporaryFile() as errors:
         done = subprocess.run(
-            command, check=False, stdout=subprocess.PIPE, stderr=errors, timeout=_PATIENCE, env=os.environ | _ONE_THREAD
+            command, check=False, stdout=subprocess.PIPE, stderr=errors, timeout=_PATIENCE, env=_environment()
         )
         wall = time.monotonic() - started
         while True:
@@ -169,6 +174,16 @@ def measured(command: Sequence[str]) -> tuple[Cost, str]:
             told = errors.read().decode(errors="replace")[-2000:]
             raise RuntimeError(f"{' '.join(command)} ended with status {done.returncode}: {told}")
     return Cost(_children_cpu() - before, wall), done.stdout.decode()
+
+
+def _wall_per_cpu(trials: Sequence[Mapping[str, Any]]) -> float:
+    """What other work on the machine made of a CPU second while the evaluations ran."""
+    seconds = [sum(trial[key] for trial in trials) for key in ("wall_seconds", "cpu_seconds")]
+    return float(seconds[0] / seconds[1])
+
+
+def _environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name != _NO_BYTE_CODE} | _ONE_THREAD
 
 
 def _children_cpu() -> float:

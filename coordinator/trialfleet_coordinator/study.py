@@ -528,6 +528,9 @@ class StudyState:
         decided = Counter(DECIDED[trial.phase] for trial in self.trials if trial.decided)
         assert decided == +self.counts
         assert sum(self._rung_mix) == len(self.trials)
+        assert self._leader == (None if self.best is None else self.best.trial)
+        if self._leader is not None:
+            assert self._judged_since == sum(later.judged for later in self.trials[self._leader + 1 :])
         if self.budget.trials is not None and self._drawing:
             assert len(self.trials) + self._drawing <= self.budget.trials
         if self.finished:

@@ -19,8 +19,8 @@ from trialfleet_shared.tables import nearest as nearest
 #: Preset of settings.
 Mode = Literal["fast", "balanced", "thorough"]
 MODES: tuple[Mode, ...] = ("fast", "balanced", "thorough")
-#: Trials that a mode's patience lasts at least: so many are drawn at random before the sampler has learned anything.
-FEWEST_PATIENCE = 20
+#: Trials up to which a study's patience is what the mode says; beyond, it grows with them.
+PATIENCE_TRIALS = 100
 
 
 class EfficiencyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -92,9 +92,9 @@ class EfficiencyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     fold_halving: bool = True
     #: On the last rung, stop a trial that can no longer beat the incumbent on the same folds.
     fold_racing: bool = True
-    #: Start no new trials when so many of the study's trials in a row, as a share of their number and at least
-    #: `FEWEST_PATIENCE`, brought nothing better; None: start all. What `study.patience` says comes first.
-    patience_share: float | None = None
+    #: Start no new trials when so many in a row brought nothing better, of a study of 100 trials at most; of a longer one, in
+    #: proportion to its trials. None: start all. What `study.patience` says comes first.
+    patience: int | None = None
 
     def __post_init__(self) -> None:
         """Check every type and range; see the class docstring."""
@@ -119,15 +119,15 @@ class EfficiencyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         """The baseline's own answer for less: all rows always, only folds and the cache save work."""
         return cls(**PRESETS["thorough"])
 
-    def patience(self, trials: int | None) -> int | None:
+    def patience_for(self, trials: int | None) -> int | None:
         """Trials in a row that may bring nothing better before no new ones are started; None: any number.
 
         Args:
             trials: trials that the study may start; None when only time limits it.
         """
-        if self.patience_share is None or trials is None:
+        if self.patience is None or trials is None:
             return None
-        return max(math.ceil(self.patience_share * trials), FEWEST_PATIENCE)
+        return max(self.patience, math.ceil(self.patience * trials / PATIENCE_TRIALS))
 
     def slots(self, cores: int) -> int:
         """How many slots to run on a machine with `cores` cores."""
@@ -177,7 +177,7 @@ PRESETS: Mapping[str, dict[str, Any]] = {
         "batch_size": 200,
         "fewest_rows": 500,
         "reduction_factor": 4.0,
-        "patience_share": 0.25,
+        "patience": 25,
     },
     "balanced": {
         "subsample_fraction": 0.5,
@@ -187,7 +187,7 @@ PRESETS: Mapping[str, dict[str, Any]] = {
         "pruning_threshold": 0.1,
         "batch_size": 100,
         "fewest_rows": 500,
-        "patience_share": 0.4,
+        "patience": 40,
     },
     "thorough": {
         "enable_data_subsampling": False,
@@ -214,7 +214,7 @@ _RANGES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "clear_cache_interval": (lambda value: value >= 1, "at least 1"),
     "reduction_factor": (lambda value: 1 < value <= 100, "above 1 and at most 100"),
     "lowest_fraction": (lambda value: value is None or 0 < value <= 1, "above 0 and at most 1"),
-    "patience_share": (lambda value: value is None or 0 < value <= 1, "above 0 and at most 1"),
+    "patience": (lambda value: value is None or value >= 1, "at least 1"),
     "rung_rows": (lambda value: value >= 1, "at least 1"),
     "fewest_rows": (lambda value: value >= 1, "at least 1"),
 }

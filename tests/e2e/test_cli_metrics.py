@@ -17,6 +17,7 @@ STUDY = """\
 name = "watched"
 objective = "objective.py:slow"
 trials = 1000
+patience = 0
 [space.x]
 type = "float"
 min = 0

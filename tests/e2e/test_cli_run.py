@@ -14,6 +14,7 @@ STUDY = """
 name = "parabola"
 objective = "objective.py:parabola"
 trials = {trials}
+patience = 0
 direction = "minimize"
 [space.x]
 type = "float"

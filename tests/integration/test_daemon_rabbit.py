@@ -48,7 +48,7 @@ class Running:
         self._thread.start()
 
     def submit(self, name: str, *, trials: int = 40, objective: str = "objective.py:quadratic") -> StudyStatus:
-        study = {"objective": objective, "trials": trials, "name": name}
+        study = {"objective": objective, "trials": trials, "patience": 0, "name": name}
         base = str(self.folder / "objectives")
         return self.daemon.submit(Submission(tables={"study": study, "space": SPACE}, base=base))
 

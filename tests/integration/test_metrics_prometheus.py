@@ -21,6 +21,7 @@ STUDY = """\
 name = "watched"
 objective = "objective.py:fit"
 trials = {trials}
+patience = 0
 seed = 1
 [space.x]
 type = "float"

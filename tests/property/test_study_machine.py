@@ -76,15 +76,25 @@ class StudyMachine(RuleBasedStateMachine):
         ladder=st.sampled_from(LADDERS),
         maximize=st.booleans(),
         trials=st.integers(1, 30),
+        patience=st.none() | st.integers(2, 10),
         test=st.booleans(),
         racing=st.booleans(),
         early=st.booleans(),
         seed=st.integers(0, 2**16),
     )
     def begin(
-        self, ladder: Ladder, maximize: bool, trials: int, test: bool, racing: bool, early: bool, seed: int
+        self,
+        ladder: Ladder,
+        maximize: bool,
+        trials: int,
+        patience: int | None,
+        test: bool,
+        racing: bool,
+        early: bool,
+        seed: int,
     ) -> None:
-        self.ladder, self.maximize, self.budget, self.has_test = ladder, maximize, Budget(trials=trials), test
+        self.ladder, self.maximize, self.has_test = ladder, maximize, test
+        self.budget = Budget(trials=trials, patience=patience)
         self.config = EfficiencyConfig(fold_racing=racing, adaptive_trial_allocation=early, min_trials_before_pruning=3)
         self.random = random.Random(seed)
         self.record = StudyRecord(
@@ -203,7 +213,7 @@ class StudyMachine(RuleBasedStateMachine):
     @rule(more=st.integers(0, 5))
     def the_coordinator_is_killed_and_runs_again(self, more: int) -> None:
         """What was in flight still answers, perhaps after it was published a second time."""
-        self.budget = Budget(trials=(self.budget.trials or 0) + more)
+        self.budget = Budget(trials=(self.budget.trials or 0) + more, patience=self.budget.patience)
         self.finishes.clear()
         self.state = self.new_state()
         self.happen(FleetChanged(2))
@@ -236,7 +246,7 @@ class StudyMachine(RuleBasedStateMachine):
             self.happen(EvaluationFinished(answer(evaluation, Outcome.OK, value=score(evaluation))))
         assert self.state.finished
         if self.state.ended is not Ended.FAILED:
-            assert len(self.record.trials) == self.budget.trials
+            assert len(self.record.trials) == self.budget.trials or self.state.ended is Ended.PATIENCE
             assert all(trial.state.decided for trial in self.record.trials)
         if self.has_test and self.state.best is not None and self.state.best.complete:
             untested = self.record.trials[self.state.best.trial].results[-1]
@@ -258,7 +268,7 @@ def test_every_phase_is_reached_and_final_ones_are_left_by_no_step() -> None:
 
 def test_an_illegal_step_names_the_trial_and_tells_its_story() -> None:
     machine = StudyMachine()
-    machine.begin(LADDERS[0], True, 1, False, False, True, 0)
+    machine.begin(LADDERS[0], True, 1, None, False, False, True, 0)
     evaluation = machine.in_flight.pop()
     machine.happen(EvaluationFinished(answer(evaluation, Outcome.OK, value=1.0)))
     with pytest.raises(
@@ -269,7 +279,7 @@ def test_an_illegal_step_names_the_trial_and_tells_its_story() -> None:
 
 def test_a_refusal_is_final_only_after_others_had_the_chance() -> None:
     machine = StudyMachine()
-    machine.begin(LADDERS[0], True, 1, False, False, True, 0)
+    machine.begin(LADDERS[0], True, 1, None, False, False, True, 0)
     for _ in range(REFUSALS):
         evaluation = machine.in_flight.pop()
         machine.happen(EvaluationFinished(answer(evaluation, Outcome.REFUSED, value=0.0)))

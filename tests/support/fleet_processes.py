@@ -13,6 +13,7 @@ STUDY = """
 name = "{name}"
 objective = "objective.py:{function}"
 trials = {trials}
+patience = 0
 [space.x]
 type = "float"
 min = 0.0

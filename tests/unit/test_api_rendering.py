@@ -187,6 +187,7 @@ def test_plain_lines_come_every_few_seconds_and_at_the_end() -> None:
         ({"slots": 0}, "waiting for workers"),
         ({"closing": "stopped"}, "finishing what is in flight"),
         ({"closing": "trials"}, "finishing"),
+        ({"closing": "patience"}, "finishing early: nothing better came"),
         ({"seconds_left": None}, "unknown time left"),
     ],
 )

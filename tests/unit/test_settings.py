@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from trialfleet_shared.errors import ConfigurationError
-from trialfleet_shared.settings import FEWEST_PATIENCE, MODES, PRESETS, EfficiencyConfig, layered
+from trialfleet_shared.settings import MODES, PRESETS, EfficiencyConfig, layered
 from trialfleet_shared.tables import Setting
 
 #: The guide's table: field, default, fast, balanced, thorough; None in a mode's column: as the default.
@@ -53,17 +53,15 @@ def test_layering_nothing_gives_the_preset(mode: Any) -> None:
     assert layered(mode, []) == EfficiencyConfig(**PRESETS[mode])
 
 
-def test_patience_grows_with_the_trials_and_is_never_too_short() -> None:
-    assert EfficiencyConfig.fast().patience(100) == 25
-    assert EfficiencyConfig.balanced().patience(100) == 40
-    assert EfficiencyConfig.balanced().patience(1001) == 401
-    assert EfficiencyConfig.fast().patience(10) == FEWEST_PATIENCE
+def test_patience_grows_with_the_trials_of_a_long_study() -> None:
+    assert [EfficiencyConfig.fast().patience_for(trials) for trials in (10, 100, 101, 1000)] == [25, 25, 26, 250]
+    assert [EfficiencyConfig.balanced().patience_for(trials) for trials in (10, 100, 1000)] == [40, 40, 400]
 
 
 def test_whoever_asks_for_all_trials_gets_them() -> None:
-    assert EfficiencyConfig().patience(100) is None
-    assert EfficiencyConfig.thorough().patience(100) is None
-    assert EfficiencyConfig.fast().patience(None) is None, "time alone limits the study"
+    assert EfficiencyConfig().patience_for(100) is None
+    assert EfficiencyConfig.thorough().patience_for(100) is None
+    assert EfficiencyConfig.fast().patience_for(None) is None, "time alone limits the study"
 
 
 def test_slots_are_capped_at_the_cores() -> None:
@@ -89,8 +87,7 @@ def test_slots_are_capped_at_the_cores() -> None:
         ("clear_cache_interval", 0, "clear_cache_interval = 0: allowed is at least 1"),
         ("reduction_factor", 1.0, "reduction_factor = 1.0: allowed is above 1 and at most 100"),
         ("lowest_fraction", 1.5, "lowest_fraction = 1.5: allowed is above 0 and at most 1"),
-        ("patience_share", 0.0, "patience_share = 0.0: allowed is above 0 and at most 1"),
-        ("patience_share", 1.5, "patience_share = 1.5: allowed is above 0 and at most 1"),
+        ("patience", 0, "patience = 0: allowed is at least 1"),
         ("rung_rows", 0, "rung_rows = 0: allowed is at least 1"),
         ("enable_caching", 1, "enable_caching = 1: expected bool, got int"),
         ("ladder", (), "ladder = []: a ladder needs at least one rung"),
