@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -59,8 +60,13 @@ def trials(draw: st.DrawFn, numbers: st.SearchStrategy[int] = NUMBERS) -> Record
     return RecordTrial(draw(numbers), params, space)
 
 
+def result(outcome: Outcome, value: float | None, **others: Any) -> EvaluationResult:
+    """One that may be: an outcome that is OK has a value."""
+    return EvaluationResult(outcome=outcome, value=0.0 if outcome is Outcome.OK and value is None else value, **others)
+
+
 RESULTS = st.builds(
-    EvaluationResult,
+    result,
     trial=NUMBERS,
     rung=st.integers(0, 3),
     fold=st.integers(-1, 3),
