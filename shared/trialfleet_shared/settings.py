@@ -94,7 +94,7 @@ class EfficiencyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     fold_racing: bool = True
     #: Start no new trials when so many in a row brought nothing better, of a study of 100 trials at most; of a longer one, in
     #: proportion to its trials. None: start all. What `study.patience` says comes first.
-    patience: int | None = None
+    early_stopping_patience: int | None = None
 
     def __post_init__(self) -> None:
         """Check every type and range; see the class docstring."""
@@ -125,9 +125,9 @@ class EfficiencyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         Args:
             trials: trials that the study may start; None when only time limits it.
         """
-        if self.patience is None or trials is None:
+        if self.early_stopping_patience is None or trials is None:
             return None
-        return max(self.patience, math.ceil(self.patience * trials / PATIENCE_TRIALS))
+        return max(self.early_stopping_patience, math.ceil(self.early_stopping_patience * trials / PATIENCE_TRIALS))
 
     def slots(self, cores: int) -> int:
         """How many slots to run on a machine with `cores` cores."""
@@ -177,7 +177,7 @@ PRESETS: Mapping[str, dict[str, Any]] = {
         "batch_size": 200,
         "fewest_rows": 500,
         "reduction_factor": 4.0,
-        "patience": 25,
+        "early_stopping_patience": 25,
     },
     "balanced": {
         "subsample_fraction": 0.5,
@@ -187,7 +187,7 @@ PRESETS: Mapping[str, dict[str, Any]] = {
         "pruning_threshold": 0.1,
         "batch_size": 100,
         "fewest_rows": 500,
-        "patience": 40,
+        "early_stopping_patience": 40,
     },
     "thorough": {
         "enable_data_subsampling": False,
@@ -214,7 +214,7 @@ _RANGES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "clear_cache_interval": (lambda value: value >= 1, "at least 1"),
     "reduction_factor": (lambda value: 1 < value <= 100, "above 1 and at most 100"),
     "lowest_fraction": (lambda value: value is None or 0 < value <= 1, "above 0 and at most 1"),
-    "patience": (lambda value: value is None or value >= 1, "at least 1"),
+    "early_stopping_patience": (lambda value: value is None or value >= 1, "at least 1"),
     "rung_rows": (lambda value: value >= 1, "at least 1"),
     "fewest_rows": (lambda value: value >= 1, "at least 1"),
 }

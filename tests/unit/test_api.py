@@ -154,7 +154,7 @@ def test_direction_and_target(home: Path) -> None:
 
 
 def test_a_mode_gives_up_when_nothing_better_comes_unless_told_not_to(home: Path) -> None:
-    config = EfficiencyConfig(patience=20, max_workers=1)
+    config = EfficiencyConfig(early_stopping_patience=20, max_workers=1)
 
     def run(**options: Any) -> trialfleet.OptimizationResult:
         return trialfleet.optimize(lambda params: 1.0, X, 60, config=config, home=home, **options)

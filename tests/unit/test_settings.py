@@ -87,7 +87,7 @@ def test_slots_are_capped_at_the_cores() -> None:
         ("clear_cache_interval", 0, "clear_cache_interval = 0: allowed is at least 1"),
         ("reduction_factor", 1.0, "reduction_factor = 1.0: allowed is above 1 and at most 100"),
         ("lowest_fraction", 1.5, "lowest_fraction = 1.5: allowed is above 0 and at most 1"),
-        ("patience", 0, "patience = 0: allowed is at least 1"),
+        ("early_stopping_patience", 0, "early_stopping_patience = 0: allowed is at least 1"),
         ("rung_rows", 0, "rung_rows = 0: allowed is at least 1"),
         ("enable_caching", 1, "enable_caching = 1: expected bool, got int"),
         ("ladder", (), "ladder = []: a ladder needs at least one rung"),
