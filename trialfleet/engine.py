@@ -482,10 +482,22 @@ def _whole(reference: str, base: Path) -> str:
 def _rabbit_fleet(request: StudyRequest, home: Home, url: str, telemetry: Telemetry) -> Fleet:
     from trialfleet_coordinator.adapters.rabbit_fleet import RabbitFleet  # noqa: PLC0415  # embedded runs need no broker
 
-    # One address for all sessions of a study: what workers answered while no coordinator ran is still there.
-    parts = (socket.gethostname(), str(home.store.resolve()), request.name)
-    address = digest_bytes(*(part.encode() for part in parts))
-    return RabbitFleet(url, address=address, clock=SystemClock(), telemetry=telemetry)
+    return RabbitFleet(url, address=results_address(home, request.name), clock=SystemClock(), telemetry=telemetry)
+
+
+def results_address(home: Home, study: str) -> str:
+    """Where results of the home's study are heard, in all its sessions: what workers answered in between is still there."""
+    parts = (socket.gethostname(), str(home.store.resolve()), study)
+    return digest_bytes(*(part.encode() for part in parts))
+
+
+def decided_trials(home: Home, study: str) -> dict[int, TrialState]:
+    """The decided trials of a study, by number; none when the home does not know the study."""
+    if not home.store.exists():
+        return {}
+    with _store(home) as store:
+        record = store.load(study)
+    return {} if record is None else {trial.number: trial.state for trial in record.trials if trial.state.decided}
 
 
 def cores() -> int:

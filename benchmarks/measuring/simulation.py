@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from trialfleet_shared.fleet import FleetReport, LostEvaluation
+from trialfleet_shared.fleet import FleetReport, LostEvaluation, Poison
 from trialfleet_shared.messages import Evaluation, EvaluationResult, Outcome, StudySpec
 
 
@@ -143,6 +143,9 @@ class SimulatedFleet:
 
     def acknowledge(self) -> None:
         """Nothing is delivered twice."""
+
+    def bury(self, poison: Poison) -> None:
+        """Nothing here crashes."""
 
     def report(self) -> FleetReport:
         """What the slots did."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from trialfleet_shared.fleet import Fleet, FleetReport, LostEvaluation
+from trialfleet_shared.fleet import Fleet, FleetReport, LostEvaluation, Poison
 from trialfleet_shared.messages import Evaluation, EvaluationResult, StudySpec
 
 
@@ -35,6 +35,10 @@ class CappedFleet:
     def acknowledge(self) -> None:
         """See `Fleet.acknowledge`."""
         self._fleet.acknowledge()
+
+    def bury(self, poison: Poison) -> None:
+        """See `Fleet.bury`."""
+        self._fleet.bury(poison)
 
     def report(self) -> FleetReport:
         """See `Fleet.report`."""

@@ -3,6 +3,7 @@
 from enum import StrEnum
 from typing import NamedTuple
 
+from trialfleet_coordinator.attempts import FailedAttempt
 from trialfleet_shared.messages import Evaluation, EvaluationResult
 from trialfleet_shared.space import Distribution, Params
 
@@ -87,6 +88,15 @@ class StartEvaluations(NamedTuple):
     evaluations: list[Evaluation]
 
 
+class GiveUp(NamedTuple):
+    """The evaluation is not tried again, though it has no answer; the fleet is to keep it for people to look at."""
+
+    evaluation: Evaluation
+    reason: str
+    #: What came of it each time, oldest first.
+    history: tuple[FailedAttempt, ...]
+
+
 class Observe(NamedTuple):
     """Tell the sampler."""
 
@@ -99,4 +109,4 @@ class Finish(NamedTuple):
     cause: str
 
 
-Command = Record | DrawTrials | StartEvaluations | Observe | Finish
+Command = Record | DrawTrials | StartEvaluations | GiveUp | Observe | Finish

@@ -21,6 +21,7 @@ from trialfleet_coordinator.budget import Budget
 from trialfleet_coordinator.commands import (
     Command,
     DrawTrials,
+    GiveUp,
     Observation,
     Observe,
     Record,
@@ -48,7 +49,7 @@ from trialfleet_coordinator.telemetry import NO_TELEMETRY, Telemetry
 from trialfleet_shared.caching import CachedResult, ResultCache
 from trialfleet_shared.clock import Clock
 from trialfleet_shared.fingerprint import result_key
-from trialfleet_shared.fleet import Fleet, LostEvaluation
+from trialfleet_shared.fleet import Attempt, Fleet, LostEvaluation, Poison
 from trialfleet_shared.messages import Evaluation, EvaluationKey, EvaluationResult, Outcome, StudySpec
 from trialfleet_shared.settings import EfficiencyConfig
 from trialfleet_shared.space import Params
@@ -136,6 +137,7 @@ class _Session:
         self._records: list[Record] = []
         self._entries: dict[bytes, CachedResult] = {}
         self._misses: list[Evaluation] = []
+        self._given_up: list[GiveUp] = []
         #: Trials that the study has asked for.
         self._wanted: range | None = None
 
@@ -227,6 +229,8 @@ class _Session:
                     self._wanted = numbers
                 case StartEvaluations(evaluations):
                     started += evaluations
+                case GiveUp():
+                    self._given_up.append(command)
         if observed:
             began = self._outside.clock.monotonic()
             self._outside.sampler.tell(observed)
@@ -314,7 +318,16 @@ class _Session:
                 self._outside.telemetry.published(batch)
         if self._entries and cache is not None:
             cache.put_many(list(self._entries.items()))
+        for given_up in self._given_up:
+            fleet.bury(self._poison(given_up))
+        self._given_up.clear()
         self._records, self._misses, self._entries = [], [], {}
+
+    def _poison(self, given_up: GiveUp) -> Poison:
+        """With the time of day in place of the study's own."""
+        began = self._outside.clock.time() - self._elapsed()
+        attempts = (Attempt(one.attempt, began + one.elapsed, one.worker, one.what) for one in given_up.history)
+        return Poison(given_up.evaluation, given_up.reason, tuple(attempts))
 
     # What is told
 

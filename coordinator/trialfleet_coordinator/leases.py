@@ -61,15 +61,15 @@ class LeaseTable:
         self._leases[key] = _Lease(attempt, now)
         self._empty_since = None
 
-    def answer(self, key: EvaluationKey, *, refused: int | None = None) -> None:
+    def answer(self, key: EvaluationKey, *, in_vain: int | None = None) -> None:
         """A result arrived, whoever it came from.
 
         Args:
             key: what it answers.
-            refused: the attempt, if that was refused; a later one, published since, is not answered by it.
+            in_vain: the attempt, if that was refused or killed its slot; a later one, published since, is not answered by it.
         """
         lease = self._leases.get(key)
-        if lease is not None and (refused is None or refused >= lease.attempt):
+        if lease is not None and (in_vain is None or in_vain >= lease.attempt):
             del self._leases[key]
 
     def open(self) -> int:

@@ -18,7 +18,7 @@ import msgspec
 from trialfleet_coordinator.leases import LeaseTable
 from trialfleet_shared.clock import Clock
 from trialfleet_shared.errors import FleetError, TrialfleetError
-from trialfleet_shared.fleet import FleetReport, LostEvaluation
+from trialfleet_shared.fleet import FleetReport, LostEvaluation, Poison
 from trialfleet_shared.messages import (
     Evaluation,
     EvaluationBatch,
@@ -64,6 +64,10 @@ class Link(Protocol):
 
     def publish(self, batch: EvaluationBatch) -> None:
         """Publish a batch for the workers, as soon as that can be."""
+        ...
+
+    def bury(self, spec: StudySpec, poison: Poison) -> None:
+        """Publish it where people can look at it, as soon as that can be."""
         ...
 
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
@@ -256,6 +260,11 @@ class RemoteFleet:
             link.acknowledge(self._delivered)
             self._delivered = []
 
+    def bury(self, poison: Poison) -> None:
+        """Have it among the dead letters. Raises FleetError when the fleet is not started, or closed."""
+        link, spec = self._running()
+        link.bury(spec, poison)
+
     def report(self) -> FleetReport:
         """What the workers measured, as of their next heartbeats. It can be asked after `close`."""
         asked = self._clock.monotonic()
@@ -303,8 +312,8 @@ class RemoteFleet:
                     if batch.study != spec.study:
                         continue  # whoever sent it takes our address for another's; it need not come again
                     for result in batch.results:
-                        is_refusal = result.outcome is Outcome.REFUSED
-                        self._leases.answer(result.key, refused=result.attempt if is_refusal else None)
+                        tried_again = result.outcome in (Outcome.REFUSED, Outcome.CRASH)
+                        self._leases.answer(result.key, in_vain=result.attempt if tried_again else None)
                         self._results.append(result)
 
     def _on_heartbeat(self, heartbeat: Heartbeat, now: float) -> None:

@@ -10,7 +10,8 @@ the driver feeds it what happened and carries out what it answers. A trial's way
     FAIL        an evaluation of it failed
 
 Results may come late, twice, or for evaluations that nobody asked for: the first answer to a key that is in flight
-counts, every other is counted in `discarded` and changes nothing.
+counts, every other is counted in `discarded` and changes nothing. What killed its slot is tried again, and what straggles
+at the end is run a second time: see `attempts`.
 """
 
 import math
@@ -18,12 +19,14 @@ import statistics
 from collections import Counter, deque
 from typing import NamedTuple
 
+from trialfleet_coordinator.attempts import Attempts, FailedAttempt
 from trialfleet_coordinator.batching import Pacing
 from trialfleet_coordinator.budget import Budget, Ended
 from trialfleet_coordinator.commands import (
     Command,
     DrawTrials,
     Finish,
+    GiveUp,
     Observation,
     Observe,
     RecordDecision,
@@ -58,6 +61,8 @@ FIRST_FAILURES = 5
 REFUSALS = 5
 #: Times that an evaluation may be lost with its worker before the trial fails.
 LOSSES = 10
+#: Times that an evaluation may kill its slot before the trial fails: a crash may be of the place, three are of the params.
+CRASHES = 3
 #: Steps that `story` remembers.
 STORY_LENGTH = 2000
 
@@ -136,6 +141,9 @@ class StudyState:
         self._judged_since = 0
         #: CPU seconds of the evaluations that ran.
         self._cpu_seconds = 0.0
+        #: Seconds that the study ran.
+        self._elapsed = 0.0 if record is None else record.elapsed
+        self._attempts = Attempts()
         self._story: deque[tuple[int, str]] = deque(maxlen=STORY_LENGTH)
         self._commands: list[Command] = []
         if record is not None:
@@ -167,6 +175,7 @@ class StudyState:
             case FleetChanged(slots):
                 self.slots = slots
             case TimePassed(elapsed):
+                self._elapsed = elapsed
                 if self.budget.seconds is not None and elapsed >= self.budget.seconds:
                     self._end(Ended.SECONDS)
             case EvaluationLost(key, attempt, reason):
@@ -192,16 +201,10 @@ class StudyState:
             known = result.trial < len(self.trials)
             self.discarded["duplicate" if known else "unknown"] += 1
             return
-        if result.outcome is Outcome.REFUSED:
-            # Another copy of the evaluation may be with a worker that has the right code.
-            attempt = self.pending[result.key]
-            if result.attempt < attempt:
-                self.discarded["late"] += 1
-                return
-            if attempt + 1 < REFUSALS:
-                self._publish_again(result.key)
-                return
+        if result.outcome in (Outcome.REFUSED, Outcome.CRASH) and self._tries_again(result):
+            return
         del self.pending[result.key]
+        self._attempts.answer(result, self._elapsed)
         trial = self.trials[result.trial]
         self._commands.append(RecordEvaluation(result))
         self._count(result)
@@ -215,14 +218,40 @@ class StudyState:
         elif result.outcome is Outcome.PRUNED:
             self._decide(trial, Phase.PRUNED, trial.value, "objective")
         else:
-            self._fail(trial, f"{result.outcome.value}: {result.error or 'no reason given'}")
+            often = f"{CRASHES} times, the last time: " if result.outcome is Outcome.CRASH else ""
+            self._fail(trial, f"{result.outcome.value}: {often}{result.error or 'no reason given'}")
+
+    def _tries_again(self, result: EvaluationResult) -> bool:
+        """Whether another attempt will answer in place of one that was refused or killed its slot."""
+        key, attempt = result.key, self.pending[result.key]
+        if result.attempt < attempt:  # a copy of the evaluation is in flight
+            self.discarded["late"] += 1
+            return True
+        if result.outcome is Outcome.REFUSED:  # another worker may have the right code
+            again = attempt + 1 < REFUSALS
+        else:
+            what = result.error or "no reason given"
+            self._attempts.fail(key, FailedAttempt(attempt, self._elapsed, result.worker, what, crashed=True))
+            again = self._attempts.crashes(key) < CRASHES
+            if not again:
+                self._give_up(key, f"killed its slot {CRASHES} times, the last time: {what}")
+        if again:
+            self._publish_again(key)
+        return again
+
+    def _give_up(self, key: EvaluationKey, reason: str) -> None:
+        evaluation = self._evaluation(self.trials[key.trial], key.fold, self.pending[key])
+        self._commands.append(GiveUp(evaluation, reason, self._attempts.history(key)))
 
     def _on_lost(self, key: EvaluationKey, attempt: int, reason: str) -> None:
         if self.pending.get(key) != attempt:
             self.discarded["lost late"] += 1
-        elif attempt + 1 >= LOSSES:
+            return
+        self._attempts.fail(key, FailedAttempt(attempt, self._elapsed, "", f"lost: {reason}", crashed=False))
+        if attempt + 1 >= LOSSES:
+            self._give_up(key, f"lost {LOSSES} times, the last time because {reason}")
             if key.fold == TEST_FOLD:
-                del self.pending[key]
+                self._forget(key)
                 self._untestable.add(key.trial)
             else:
                 self._fail(self.trials[key.trial], f"lost: {LOSSES} times, the last time because {reason}")
@@ -341,13 +370,26 @@ class StudyState:
     def _start(self, evaluations: list[Evaluation]) -> None:
         for evaluation in evaluations:
             self.pending[evaluation.key] = evaluation.attempt
+            self._attempts.begin(evaluation.key, self._elapsed)
         self._commands.append(StartEvaluations(evaluations))
 
     def _publish_again(self, key: EvaluationKey) -> None:
         if self._interrupted:
-            del self.pending[key]
+            self._forget(key)
             return
         self._start([self._evaluation(self.trials[key.trial], key.fold, self.pending[key] + 1)])
+
+    def _forget(self, key: EvaluationKey) -> None:
+        """Wait for the evaluation no more."""
+        del self.pending[key]
+        self._attempts.forget(key)
+
+    def _run_stragglers_again(self) -> None:
+        """Nothing new will be taken up: idle slots run what straggles a second time, and the first answer wins."""
+        if self.ended is None or self._interrupted or len(self.pending) >= self.slots:
+            return
+        for key in self._attempts.stragglers(self.pending, self._elapsed, idle=self.slots - len(self.pending)):
+            self._publish_again(key)
 
     def _fail(self, trial: Trial, reason: str) -> None:
         self.failures.append(f"trial {trial.number}: {reason}")
@@ -359,7 +401,7 @@ class StudyState:
 
     def _decide(self, trial: Trial, phase: Phase, value: float | None, reason: str) -> None:
         for key in self._keys_in_flight(trial):
-            del self.pending[key]
+            self._forget(key)
         if trial.phase is Phase.WAITING:
             assert trial.value is not None
             self._halving.leave(trial.rung, trial.number, self._score(trial.value))
@@ -385,6 +427,7 @@ class StudyState:
         if self.budget.patience is not None and self._judged_since >= self.budget.patience:
             self._end(Ended.PATIENCE)
         self._fill()
+        self._run_stragglers_again()
         if self.pending or self._drawing or self._backlog:
             return
         if self.ended is None:

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
+import msgspec
+
 from trialfleet_shared.messages import Evaluation, EvaluationKey, EvaluationResult, StudySpec
 
 
@@ -28,6 +30,27 @@ class LostEvaluation(NamedTuple):
     reason: str
 
 
+class Attempt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One try at an evaluation that brought no answer."""
+
+    attempt: int
+    #: When this was heard, in seconds since 1970-01-01 UTC.
+    at: float
+    #: Who evaluated; empty when that is not known.
+    worker: str
+    #: What happened, for people.
+    what: str
+
+
+class Poison(NamedTuple):
+    """An evaluation that is not tried again, though it has no answer."""
+
+    evaluation: Evaluation
+    reason: str
+    #: What came of it each time, oldest first.
+    attempts: tuple[Attempt, ...]
+
+
 class Fleet(Protocol):
     """Whatever evaluates. One fleet object serves one study; methods are called from one thread."""
 
@@ -49,6 +72,10 @@ class Fleet(Protocol):
 
     def acknowledge(self) -> None:
         """All results that `poll` returned so far are safely recorded: never deliver them again."""
+        ...
+
+    def bury(self, poison: Poison) -> None:
+        """Keep it where people can look at it, if there is such a place; what became of its trial is recorded anyway."""
         ...
 
     def report(self) -> FleetReport:

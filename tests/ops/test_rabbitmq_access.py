@@ -153,6 +153,7 @@ def test_a_study_finishes_with_a_user_for_each_role(node: OpsNode, tmp_path: Pat
 _ALLOWED: list[tuple[str, str, Callable[[BlockingChannel], Any]]] = [
     ("coordinator", "give work", lambda channel: channel.basic_publish("", EVALUATIONS, b"?", mandatory=True)),
     ("coordinator", "read results", lambda channel: channel.basic_get(RESULTS)),
+    ("coordinator", "read dead letters", lambda channel: channel.basic_get(DEAD)),
     ("worker", "take work", lambda channel: channel.basic_get(EVALUATIONS)),
     ("worker", "send results", lambda channel: channel.basic_publish("", RESULTS, b"?", mandatory=True)),
     ("worker", "beat", lambda channel: channel.basic_publish(HEARTBEATS, "", b"?")),

@@ -4,7 +4,7 @@ import heapq
 import itertools
 from collections.abc import Callable, Sequence
 
-from trialfleet_shared.fleet import FleetReport, LostEvaluation
+from trialfleet_shared.fleet import FleetReport, LostEvaluation, Poison
 from trialfleet_shared.messages import Evaluation, EvaluationResult, Outcome, StudySpec
 
 
@@ -44,6 +44,7 @@ class SimulatedFleet:
         #: Every evaluation that was submitted, in order.
         self.submitted: list[Evaluation] = []
         self.acknowledged = 0
+        self.buried: list[Poison] = []
 
     def start(self, spec: StudySpec) -> None:
         self._started = self._clock.now
@@ -89,6 +90,9 @@ class SimulatedFleet:
 
     def acknowledge(self) -> None:
         self.acknowledged += 1
+
+    def bury(self, poison: Poison) -> None:
+        self.buried.append(poison)
 
     def report(self) -> FleetReport:
         available = (self._clock.now - self._started) * self._slots

@@ -12,7 +12,7 @@ from support.simulated import SimulatedClock, SimulatedFleet
 from trialfleet_coordinator import driver
 from trialfleet_coordinator.adapters.memory_store import MemoryStudies, MemoryStudyStore
 from trialfleet_coordinator.budget import Budget
-from trialfleet_coordinator.commands import Record, RecordEvaluation
+from trialfleet_coordinator.commands import Record, RecordEvaluation, TrialState
 from trialfleet_coordinator.driver import Outside, StudyPlan, run_study
 from trialfleet_coordinator.events import Draw
 from trialfleet_coordinator.ports import Observation, StudyDefinition
@@ -20,9 +20,9 @@ from trialfleet_coordinator.report import Progress, StudyReport
 from trialfleet_shared.adapters.memory_results import MemoryResultCache
 from trialfleet_shared.caching import ResultCache
 from trialfleet_shared.errors import StoreError
-from trialfleet_shared.fleet import LostEvaluation
+from trialfleet_shared.fleet import LostEvaluation, Poison
 from trialfleet_shared.ladder import Ladder, Rung
-from trialfleet_shared.messages import Evaluation, EvaluationResult, StudySpec
+from trialfleet_shared.messages import Evaluation, EvaluationResult, Outcome, StudySpec
 from trialfleet_shared.settings import EfficiencyConfig
 from trialfleet_shared.space import Float
 
@@ -349,3 +349,36 @@ def test_nothing_is_acknowledged_while_some_of_it_is_not_recorded(monkeypatch: p
     report = world.run(store=Store(world.disk))
     assert report.complete + report.pruned == 6
     assert world.fleet.acknowledged > 0
+
+
+def test_what_is_given_up_on_is_buried_with_the_time_of_day_once_it_is_recorded() -> None:
+    world = World(trials=4)
+    fleets: list[SimulatedFleet] = []
+
+    class Fleet(SimulatedFleet):
+        """Everything of trial 2 kills its slot."""
+
+        def start(self, spec: StudySpec) -> None:
+            fleets.append(self)
+            super().start(spec)
+
+        def poll(self, timeout: float) -> tuple[list[EvaluationResult], list[LostEvaluation]]:
+            results, lost = super().poll(timeout)
+            dead = {"outcome": Outcome.CRASH, "value": None, "error": "killed by SIGSEGV", "worker": "w"}
+            return [msgspec.structs.replace(one, **(dead if one.trial == 2 else {})) for one in results], lost
+
+        def bury(self, poison: Poison) -> None:
+            (record,) = world.disk.studies.values()
+            assert record.trials[2].state is TrialState.FAIL
+            super().bury(poison)
+
+    world.make_fleet = Fleet
+    report = world.run()
+    assert report.failed == 1
+    ((evaluation, reason, attempts),) = fleets[0].buried
+    assert (evaluation.trial, evaluation.attempt) == (2, 2)
+    assert reason == "killed its slot 3 times, the last time: killed by SIGSEGV"
+    assert [(one.attempt, one.worker, one.what) for one in attempts] == [
+        (n, "w", "killed by SIGSEGV") for n in range(3)
+    ]
+    assert 1_000.0 < attempts[0].at < attempts[1].at < attempts[2].at <= world.clock.now

@@ -133,7 +133,7 @@ def test_what_a_worker_holds_of_others_is_nobodys_business(table: LeaseTable) ->
 
 def test_a_late_refusal_of_an_earlier_attempt_does_not_answer_a_later_one(table: LeaseTable) -> None:
     table.publish(KEY, 1, 1.0)
-    table.answer(KEY, refused=0)
+    table.answer(KEY, in_vain=0)
     assert table.outstanding == 1
-    table.answer(KEY, refused=1)
+    table.answer(KEY, in_vain=1)
     assert table.outstanding == 0

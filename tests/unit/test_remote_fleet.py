@@ -7,6 +7,7 @@ from support.simulated import SimulatedClock
 
 from trialfleet_coordinator.remote_fleet import Delivery, Incoming, Mailbox, Ready, RemoteFleet
 from trialfleet_shared.errors import BrokerError
+from trialfleet_shared.fleet import Poison
 from trialfleet_shared.messages import (
     Evaluation,
     EvaluationBatch,
@@ -29,10 +30,14 @@ class ToldLink:
         self.incoming: list[Incoming] = [Heartbeat("w", 2, 0, 100.0)]
         self.published: list[EvaluationBatch] = []
         self.acknowledged: list[Delivery] = []
+        self.buried: list[tuple[StudySpec, Poison]] = []
         self.nothing_outstanding: bool | None = None
 
     def publish(self, batch: EvaluationBatch) -> None:
         self.published.append(batch)
+
+    def bury(self, spec: StudySpec, poison: Poison) -> None:
+        self.buried.append((spec, poison))
 
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
         self.acknowledged += deliveries
@@ -101,9 +106,10 @@ def test_the_results_of_another_study_are_nobodys(bench: Bench) -> None:
     assert bench.lost_after_silence() == [0]
 
 
-def test_a_late_refusal_does_not_answer_what_was_published_since(bench: Bench) -> None:
+@pytest.mark.parametrize("outcome", [Outcome.REFUSED, Outcome.CRASH])
+def test_what_was_tried_in_vain_does_not_answer_what_was_published_since(bench: Bench, outcome: Outcome) -> None:
     bench.publish(1)
-    bench.link.incoming.append((answer(Outcome.REFUSED, attempt=0), Delivery(1, 7)))
+    bench.link.incoming.append((answer(outcome, attempt=0), Delivery(1, 7)))
     assert len(bench.fleet.poll(1.0)[0]) == 1
     assert bench.lost_after_silence() == [1]
 

@@ -9,6 +9,7 @@ from trialfleet_coordinator.commands import (
     Command,
     DrawTrials,
     Finish,
+    GiveUp,
     Observe,
     RecordDecision,
     StartEvaluations,
@@ -25,7 +26,7 @@ from trialfleet_coordinator.events import (
     TrialsDrawn,
 )
 from trialfleet_coordinator.ports import StudyDefinition, StudyRecord, TrialRecord
-from trialfleet_coordinator.study import FIRST_FAILURES, LOSSES, StudyState
+from trialfleet_coordinator.study import CRASHES, FIRST_FAILURES, LOSSES, StudyState
 from trialfleet_coordinator.trial import DECIDED
 from trialfleet_shared.ladder import Ladder, Rung
 from trialfleet_shared.messages import TEST_FOLD, Evaluation, EvaluationResult, Outcome
@@ -227,10 +228,10 @@ def test_the_sampler_learns_what_a_raced_out_trial_would_have_scored() -> None:
 def test_a_failed_evaluation_fails_its_trial_and_the_study_goes_on() -> None:
     bench = Bench(THREE_RUNGS, Budget(trials=6))
     bench.answer(1.0)
-    bench.answer(None, Outcome.CRASH)
+    bench.answer(None, Outcome.ERROR)
     bench.answer_all(trial_number)
     assert bench.state.counts[TrialState.FAIL] == 1
-    assert bench.reasons()[1] == "crash: because"
+    assert bench.reasons()[1] == "error: because"
     assert bench.state.ended is Ended.TRIALS
 
 
@@ -374,6 +375,99 @@ def test_a_lost_evaluation_is_published_again_and_fails_its_trial_only_in_the_en
         assert evaluation.attempt == attempt
         bench.happen(EvaluationLost(evaluation.key, evaluation.attempt, "its worker is gone"))
     assert bench.state.counts[TrialState.FAIL] == 1
+
+
+def test_what_kills_its_slot_is_tried_elsewhere_and_then_given_up_with_its_history() -> None:
+    bench = Bench(THREE_RUNGS, Budget(trials=3))
+    bench.answer(1.0)
+    for attempt in range(CRASHES):
+        bench.happen(TimePassed(10.0 * attempt))
+        assert bench.answer(None, Outcome.CRASH).attempt == attempt
+    (given_up,) = [command for command in bench.commands if isinstance(command, GiveUp)]
+    assert given_up.evaluation.trial == 1
+    assert given_up.reason == "killed its slot 3 times, the last time: because"
+    assert [(one.attempt, one.elapsed, one.worker, one.what) for one in given_up.history] == [
+        (0, 0.0, "", "because"),
+        (1, 10.0, "", "because"),
+        (2, 20.0, "", "because"),
+    ]
+    bench.answer_all(trial_number)
+    assert bench.reasons()[1] == "crash: 3 times, the last time: because"
+    assert bench.state.ended is Ended.TRIALS
+
+
+def test_a_crash_of_the_place_costs_nothing() -> None:
+    bench = Bench(THREE_RUNGS, Budget(trials=1))
+    for _ in range(CRASHES - 1):
+        bench.answer(None, Outcome.CRASH)
+    bench.answer_all(trial_number)
+    assert bench.state.counts[TrialState.FAIL] == 0
+    assert not [command for command in bench.commands if isinstance(command, GiveUp)]
+
+
+def test_a_crash_told_twice_is_one() -> None:
+    bench = Bench(THREE_RUNGS, Budget(trials=1))
+    crash = EvaluationResult(0, 0, 0, 0, Outcome.CRASH, error="because")
+    for _ in range(CRASHES):
+        bench.happen(EvaluationFinished(crash))
+    assert bench.state.counts[TrialState.FAIL] == 0
+    assert [evaluation.attempt for evaluation in bench.in_flight] == [0, 1]
+
+
+def test_the_test_part_is_not_scored_where_that_kills_the_slot() -> None:
+    bench = Bench(Ladder((Rung(1.0, 1),)), Budget(trials=1), test=True)
+    bench.answer(1.0)
+    for _ in range(CRASHES):
+        assert bench.answer(None, Outcome.CRASH).fold == TEST_FOLD
+    assert bench.state.finished
+    assert bench.state.test is None
+    assert [command.evaluation.fold for command in bench.commands if isinstance(command, GiveUp)] == [TEST_FOLD]
+
+
+def straggling(slots: int = 4) -> Bench:
+    """A study that takes up nothing new, whose last trial is in flight for long; the others took a second each."""
+    bench = Bench(Ladder((Rung(1.0, 1),)), Budget(trials=12), slots=slots)
+    for second in range(1, 12):
+        bench.happen(TimePassed(float(second)))
+        bench.answer(1.0)
+    assert [evaluation.trial for evaluation in bench.in_flight] == [11]
+    return bench
+
+
+def test_a_straggler_is_run_a_second_time_and_never_a_third() -> None:
+    bench = straggling()
+    for elapsed in (12.0, 100.0, 1000.0, 10_000.0):
+        bench.happen(TimePassed(elapsed))
+    assert [(one.trial, one.attempt) for one in bench.in_flight] == [(11, 0), (11, 1)]
+
+
+@pytest.mark.parametrize("winner", [0, 1])
+def test_the_first_answer_to_a_straggler_wins(winner: int) -> None:
+    bench = straggling()
+    bench.happen(TimePassed(100.0))
+    for attempt, value in ((winner, 5.0), (1 - winner, 7.0)):
+        bench.happen(EvaluationFinished(EvaluationResult(11, 0, 0, attempt, Outcome.OK, value=value)))
+    assert bench.state.finished
+    assert bench.state.trials[11].value == 5.0
+    assert bench.state.discarded == {"late": 1}
+
+
+def test_a_straggler_that_crashes_leaves_it_to_its_copy() -> None:
+    bench = straggling()
+    bench.happen(TimePassed(100.0))
+    bench.happen(EvaluationFinished(EvaluationResult(11, 0, 0, 0, Outcome.CRASH, error="killed")))
+    assert [(one.trial, one.attempt) for one in bench.in_flight] == [(11, 0), (11, 1)]
+    bench.happen(EvaluationFinished(EvaluationResult(11, 0, 0, 1, Outcome.OK, value=5.0)))
+    assert bench.state.trials[11].value == 5.0
+
+
+@pytest.mark.parametrize(("slots", "cause"), [(1, None), (4, "somebody says so")])
+def test_nothing_is_run_twice_without_idle_slots_or_in_a_study_that_is_stopped(slots: int, cause: str | None) -> None:
+    bench = straggling(slots)
+    if cause is not None:
+        bench.happen(StopRequested(cause))
+    bench.happen(TimePassed(1000.0))
+    assert len(bench.in_flight) == 1
 
 
 def test_an_old_loss_does_not_touch_a_newer_attempt() -> None:

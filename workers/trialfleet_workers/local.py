@@ -7,7 +7,7 @@ from typing import Any
 
 from trialfleet_shared.clock import Clock
 from trialfleet_shared.errors import FleetError
-from trialfleet_shared.fleet import FleetReport, LostEvaluation
+from trialfleet_shared.fleet import FleetReport, LostEvaluation, Poison
 from trialfleet_shared.messages import Evaluation, EvaluationResult, StudySpec
 from trialfleet_workers.adapters.evaluator import data_opener
 from trialfleet_workers.slots import SlotPool
@@ -89,6 +89,9 @@ class LocalFleet:
 
     def acknowledge(self) -> None:
         """Nothing to do: results are delivered once."""
+
+    def bury(self, poison: Poison) -> None:
+        """Nothing to do: nothing outlives the study but its record."""
 
     def report(self) -> FleetReport:
         """What the fleet measured of itself. It can be asked after `close`."""

@@ -9,13 +9,16 @@ The link reconnects by itself. What it can not mend, it tells `receive`, which r
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from trialfleet_coordinator.remote_fleet import GRACE_SECONDS, Delivery, Incoming, Mailbox, Ready, RemoteFleet
 from trialfleet_coordinator.telemetry import NO_TELEMETRY, Telemetry
+from trialfleet_shared.adapters.dead_letters import bury
 from trialfleet_shared.adapters.rabbit import (
     BROKER_FAILURES,
+    DEAD,
     EVALUATIONS,
     HEARTBEATS,
     FleetBroker,
@@ -28,7 +31,8 @@ from trialfleet_shared.adapters.rabbit import (
 from trialfleet_shared.clock import Clock
 from trialfleet_shared.codec import decode
 from trialfleet_shared.errors import BrokerError, DecodeError, FleetError, NewerSchemaError
-from trialfleet_shared.messages import EvaluationBatch, Heartbeat
+from trialfleet_shared.fleet import Poison
+from trialfleet_shared.messages import EvaluationBatch, Heartbeat, StudySpec
 
 #: Seconds that the broker may be out of reach while a study runs.
 OUTAGE_SECONDS = 600.0
@@ -105,6 +109,7 @@ class _Link:
         self._wake: Callable[[], None] | None = None
         self._stopping = False
         self._remove_queue = False
+        self._unburied: deque[tuple[bytes, dict[str, str]]] = deque()
         # These belong to the thread.
         self._connections = 0
         self._look_at = 0.0
@@ -117,6 +122,18 @@ class _Link:
     def publish(self, batch: EvaluationBatch) -> None:
         """See `Link.publish`."""
         self._mailbox.publish(pack(batch))
+        self._rouse()
+
+    def bury(self, spec: StudySpec, poison: Poison) -> None:
+        """See `Link.bury`."""
+        trial = poison.evaluation.trial
+        _LOG.warning(
+            "an evaluation of trial %d of study %s goes to the dead letters: %s",
+            *(trial, spec.study, poison.reason),
+            extra={"study": spec.study, "trial": trial},
+        )
+        with self._lock:
+            self._unburied.append(bury(spec, poison))
         self._rouse()
 
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
@@ -206,6 +223,10 @@ class _Link:
         self._mailbox.flush(
             self._connections, lambda body: self._broker.publish(EVALUATIONS, body), self._broker.channel.basic_ack
         )
+        while self._unburied:
+            body, headers = self._unburied[0]
+            self._broker.publish(DEAD, body, headers=headers)
+            self._unburied.popleft()
 
     def _on_results(self, channel: Any, method: Any, _properties: Any, body: bytes) -> None:
         if method.redelivered:

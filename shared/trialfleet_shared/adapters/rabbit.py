@@ -2,7 +2,7 @@
 
     trialfleet.v1.evaluations        work for any worker: a dramatiq message for the actor `evaluate`
     trialfleet.v1.results.<address>  answers for one study: a `ResultBatch` per message
-    trialfleet.v1.dead               what nobody could read, or what killed whoever took it; kept for a week
+    trialfleet.v1.dead               what nobody could read, or what killed whoever took it; kept for a week: `dead_letters`
     trialfleet.v1.heartbeats         a fanout exchange: every coordinator hears every worker; nothing is kept
 
 The first two are durable quorum queues with a delivery limit, and every publish on them is confirmed. A results queue
@@ -186,11 +186,10 @@ class FleetBroker(RabbitmqBroker):
         self.stopping.set()
         self.stopped.wait(timeout)
 
-    def publish(self, queue: str, body: bytes) -> None:
+    def publish(self, queue: str, body: bytes, *, headers: Mapping[str, str] | None = None) -> None:
         """Publish, and wait until RabbitMQ has it safe; tries once. Raises one of `BROKER_FAILURES`."""
-        self.channel.basic_publish(
-            "", queue, body, pika.BasicProperties(delivery_mode=pika.DeliveryMode.Persistent), mandatory=True
-        )
+        properties = pika.BasicProperties(delivery_mode=pika.DeliveryMode.Persistent, headers=headers)
+        self.channel.basic_publish("", queue, body, properties, mandatory=True)
 
     def publish_results(self, address: str, batch: ResultBatch) -> bool:
         """Publish results; False when nobody wants them any more. Raises one of `BROKER_FAILURES`."""
