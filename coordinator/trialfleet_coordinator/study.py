@@ -197,7 +197,7 @@ class StudyState:
             self._end(Ended.EXHAUSTED)
 
     def _on_result(self, result: EvaluationResult) -> None:
-        if result.key not in self.pending:
+        if result.key not in self.pending and not self._take_up(result):
             known = result.trial < len(self.trials)
             self.discarded["duplicate" if known else "unknown"] += 1
             return
@@ -242,6 +242,18 @@ class StudyState:
     def _give_up(self, key: EvaluationKey, reason: str) -> None:
         evaluation = self._evaluation(self.trials[key.trial], key.fold, self.pending[key])
         self._commands.append(GiveUp(evaluation, reason, self._attempts.history(key)))
+
+    def _take_up(self, result: EvaluationResult) -> bool:
+        """Whether it answers an evaluation of an earlier session, before that was published again."""
+        trial = next((trial for trial in self._backlog if trial.number == result.trial), None)
+        if trial is None or result.outcome is Outcome.REFUSED or result.rung != trial.rung:
+            return False
+        rung = self.ladder.rungs[trial.rung]
+        if not 0 <= result.fold < rung.folds or (rung.fraction, result.fold) in trial.values:
+            return False
+        self._backlog.remove(trial)
+        self.pending[result.key] = result.attempt
+        return True
 
     def _on_lost(self, key: EvaluationKey, attempt: int, reason: str) -> None:
         if self.pending.get(key) != attempt:

@@ -506,3 +506,19 @@ def test_of_equal_trials_the_first_in_number_is_best_whichever_was_first_in_time
     assert bench.state.best == bench.resumed().best
     assert bench.state.best is not None
     assert bench.state.best.trial == 0
+
+
+def test_a_resumed_study_takes_what_was_answered_before_it_is_published_again() -> None:
+    """A coordinator that is started again finds answers waiting, when it has heard of no worker yet."""
+    bench = Bench(Ladder((Rung(1.0, 1),)), Budget(trials=3), slots=3)
+    resumed = bench.resumed()
+    for trial in (2, 1, 2):
+        resumed.handle(EvaluationFinished(EvaluationResult(trial, 0, 0, 0, Outcome.OK, value=float(trial))))
+    assert resumed.evaluations == 2
+    assert resumed.discarded == {"duplicate": 1}
+    commands = resumed.handle(FleetChanged(3))
+    published = [
+        one.trial for command in commands if isinstance(command, StartEvaluations) for one in command.evaluations
+    ]
+    assert published in ([0], []), "the first is published for the first worker to come"
+    assert set(resumed.pending) == {(0, 0, 0)}

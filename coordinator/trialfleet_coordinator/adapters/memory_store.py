@@ -1,6 +1,5 @@
 """The study store in memory: for tests, and for studies that shall leave nothing behind."""
 
-import copy
 from collections.abc import Sequence
 
 import msgspec
@@ -35,7 +34,8 @@ class MemoryStudyStore:
 
     def load(self, name: str) -> StudyRecord | None:
         """The study called `name`, None when there is none."""
-        return copy.deepcopy(self._disk.studies.get(name))
+        record = self._disk.studies.get(name)
+        return None if record is None else _copy(record)
 
     def names(self) -> list[str]:
         """The names of all studies, oldest first."""
@@ -59,7 +59,7 @@ class MemoryStudyStore:
             raise StudyChangedError(f"study {definition.name!r} exists with another {' and another '.join(changes)}")
         self._open = definition.name
         self._disk.locked.add(definition.name)
-        return copy.deepcopy(record)
+        return _copy(record)
 
     def commit(self, records: Sequence[Record], *, elapsed: float) -> None:
         """Write all records, or none. Raises StoreError when one does not follow from what is recorded."""
@@ -76,6 +76,17 @@ class MemoryStudyStore:
         if self._open is not None:
             self._disk.locked.discard(self._open)
             self._open = None
+
+
+def _copy(study: StudyRecord) -> StudyRecord:
+    """The study for somebody who may change it; results, distributions and the definition are never changed."""
+    trials = [
+        msgspec.structs.replace(
+            trial, params=dict(trial.params), distributions=dict(trial.distributions), results=list(trial.results)
+        )
+        for trial in study.trials
+    ]
+    return msgspec.structs.replace(study, trials=trials)
 
 
 def _write(study: StudyRecord, record: Record) -> None:
