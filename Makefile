@@ -3,11 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup check format lint types imports test demo bench clean
+.PHONY: help setup check format lint types imports test simulate demo bench clean
 
 help:
 	@echo "make demo   set up, then tune a real model on real data"
 	@echo "make test   set up, then run all tests"
+	@echo "make simulate N=100000   simulate so many studies in which everything fails; SEED=7 shows one"
 	@echo "make bench  set up, then a short version of every benchmark"
 	@echo "make check  format, lint, types, import contracts, tests"
 	@echo "make clean  remove what the others made here"
@@ -52,6 +53,10 @@ imports: $(VENV)/.tests
 # Two at a time: most tests wait for processes. A file's tests stay together, with the servers that they share.
 test: setup
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+N ?= 10000
+simulate: $(VENV)/.tests
+	cd tests && ../$(BIN)/python -m simulation $(if $(SEED),--seed $(SEED),--schedules $(N) --jobs $(shell nproc))
 
 demo: $(VENV)/.runs
 	$(BIN)/trialfleet run examples/digits/study.toml
