@@ -197,6 +197,8 @@ class RemoteFleet:
         self._figures: dict[str, _Figures] = {}
         #: When each worker was heard last.
         self._heard: dict[str, float] = {}
+        #: Slots of the workers that had nothing to do when they were heard last, and answered nothing since.
+        self._idle: dict[str, int] = {}
         self._link: Link | None = None
         self._spec: StudySpec | None = None
         self._started = 0.0
@@ -266,20 +268,24 @@ class RemoteFleet:
         link.bury(spec, poison)
 
     def report(self) -> FleetReport:
-        """What the workers measured, as of their next heartbeats. It can be asked after `close`."""
+        """What the workers measured, as of now: of those that were busy, their next heartbeats tell.
+
+        It can be asked after `close`.
+        """
         asked = self._clock.monotonic()
         end = asked + _REPORT_SECONDS
         while not self._closed and self._link is not None and self._clock.monotonic() < end:
             live = self._leases.workers(self._clock.monotonic())
-            if all(self._heard[name] > asked for name in live):
+            if all(self._heard[name] > asked or name in self._idle for name in live):
                 break
             self._take_in(end - self._clock.monotonic())
         live = self._leases.workers(asked)
+        since = sum(max(asked - self._heard[name], 0.0) * slots for name, slots in self._idle.items() if name in live)
         return FleetReport(
             slots=sum(worker.slots for worker in live.values()),
             workers=len(live),
             busy_slot_seconds=sum(figures.busy for figures in self._figures.values()),
-            available_slot_seconds=sum(figures.available for figures in self._figures.values()),
+            available_slot_seconds=sum(figures.available for figures in self._figures.values()) + since,
             pss_bytes=sum(figures.pss_bytes for figures in self._figures.values()),
         )
 
@@ -312,12 +318,16 @@ class RemoteFleet:
                     if batch.study != spec.study:
                         continue  # whoever sent it takes our address for another's; it need not come again
                     for result in batch.results:
+                        self._idle.pop(result.worker, None)
                         tried_again = result.outcome in (Outcome.REFUSED, Outcome.CRASH)
                         self._leases.answer(result.key, in_vain=result.attempt if tried_again else None)
                         self._results.append(result)
 
     def _on_heartbeat(self, heartbeat: Heartbeat, now: float) -> None:
         self._heard[heartbeat.worker] = now
+        self._idle.pop(heartbeat.worker, None)
+        if not heartbeat.busy and not heartbeat.held:
+            self._idle[heartbeat.worker] = heartbeat.slots
         self._leases.heartbeat(
             heartbeat.worker,
             0 if heartbeat.draining else heartbeat.slots,

@@ -82,7 +82,7 @@ def bench() -> Bench:
 
 def answer(outcome: Outcome = Outcome.OK, *, attempt: int = 0, study: str = "s") -> ResultBatch:
     value = 1.0 if outcome is Outcome.OK else None
-    return ResultBatch(study, (EvaluationResult(0, 0, 0, attempt, outcome, value),))
+    return ResultBatch(study, (EvaluationResult(0, 0, 0, attempt, outcome, value, worker="w"),))
 
 
 def test_results_are_acknowledged_once_they_were_polled(bench: Bench) -> None:
@@ -119,6 +119,31 @@ def test_a_late_value_answers_what_was_published_since(bench: Bench) -> None:
     bench.link.incoming.append((answer(attempt=0), Delivery(1, 7)))
     assert len(bench.fleet.poll(1.0)[0]) == 1
     assert bench.lost_after_silence() == []
+
+
+def worked(busy: int, busy_seconds: float, available_seconds: float) -> Heartbeat:
+    return Heartbeat("w", 2, busy, 1.0, (), (), False, busy_seconds, available_seconds)
+
+
+def test_a_report_does_not_wait_for_workers_that_have_told_all(bench: Bench) -> None:
+    bench.link.incoming += [(answer(), Delivery(1, 7)), worked(0, 0.5, 2.0)]
+    bench.fleet.poll(1.0)
+    bench.clock.now += 0.5
+    asked = bench.clock.now
+    report = bench.fleet.report()
+    assert bench.clock.now == asked
+    assert report.busy_slot_seconds == 0.5
+    assert report.available_slot_seconds == 2.0 + 2 * 0.5
+
+
+@pytest.mark.parametrize("before", [worked(0, 0.0, 2.0), worked(1, 0.2, 2.0)])
+def test_a_report_waits_for_what_was_done_since_a_worker_was_heard(bench: Bench, before: Heartbeat) -> None:
+    bench.link.incoming += [before, (answer(), Delivery(1, 7))]
+    bench.fleet.poll(1.0)
+    bench.clock.now += 0.5
+    bench.link.incoming.append(worked(1, 0.7, 3.0))
+    report = bench.fleet.report()
+    assert (report.busy_slot_seconds, report.available_slot_seconds) == (0.7, 3.0)
 
 
 def test_what_could_not_be_published_is_published_again() -> None:

@@ -14,7 +14,7 @@ from trialfleet_shared.messages import (
     ResultBatch,
     StudySpec,
 )
-from trialfleet_workers.service import HEARTBEAT_SECONDS, STALL_SECONDS, WorkerService
+from trialfleet_workers.service import HEARTBEAT_SECONDS, IDLE_HEARTBEAT_SECONDS, STALL_SECONDS, WorkerService
 
 SPEC = StudySpec(study="s", objective="o.py:f", objective_digest="", reply_to="here")
 OTHER = StudySpec(study="t", objective="o.py:f", objective_digest="", reply_to="there")
@@ -247,6 +247,18 @@ def test_heartbeats_tell_what_is_held_from_the_moment_it_is_taken(worker: Worker
     assert all(beat.leased == () for beat in beats)
     assert [beat.slots for beat in beats[:-1]] == [2] * (len(beats) - 1)
     assert (beats[-1].slots, beats[-1].draining) == (0, True)
+
+
+def test_a_worker_says_soon_that_it_has_nothing_to_do_any_more() -> None:
+    worker = Worker(seconds=1.3)
+    times: list[tuple[float, int]] = []
+    begun = worker.clock.now
+    send = worker.sink.send_heartbeat
+    worker.sink.send_heartbeat = lambda beat: times.append((worker.clock.now - begun, len(beat.held))) or send(beat)  # type: ignore[func-returns-value,method-assign]
+    worker.service.begin(worker.service.take(batch(0)))
+    worker.run((3.0, worker.service.drain))
+    heard = next(time for time, held in times if not held)
+    assert 1.3 <= heard < 1.3 + IDLE_HEARTBEAT_SECONDS + 0.1, "not only at the next full second"
 
 
 def test_draining_finishes_what_runs_and_hands_back_the_rest(worker: Worker) -> None:

@@ -31,6 +31,9 @@ from trialfleet_workers.telemetry import NO_TELEMETRY, MeteredPool, PoolFigures,
 
 #: Seconds between two heartbeats.
 HEARTBEAT_SECONDS = 1.0
+#: Seconds after a heartbeat at which the next one goes, ahead of its time, if the worker has nothing to do any more: a
+#: coordinator whose study has ended waits for what its workers measured.
+IDLE_HEARTBEAT_SECONDS = 0.2
 #: Seconds that a result waits for others to travel with: a confirmed message costs milliseconds.
 GATHER_SECONDS = 0.02
 #: Results that travel together at most.
@@ -320,6 +323,9 @@ class WorkerService:
     def _settle(self, held: _Held) -> None:
         for ticket in self._held.pop(held, []):
             ticket.settle(held.key, held.attempt)
+        if not self._held:
+            early = self._heartbeat_due - HEARTBEAT_SECONDS + IDLE_HEARTBEAT_SECONDS
+            self._heartbeat_due = min(self._heartbeat_due, early)
 
     def _stalled(self) -> bool:
         """Whether evaluations wait here behind leased ones, which may take hours, while other workers may be idle.
