@@ -62,7 +62,7 @@ demo: $(VENV)/.runs
 	$(BIN)/trialfleet run examples/digits/study.toml
 
 bench: .venv-bench/.bench
-	for one in result_cache memory sampler_cost sampler_quality savings throughput utilisation; do .venv-bench/bin/python benchmarks/$$one.py --quick || exit 1; done
+	for one in breakdown result_cache memory sampler_cost sampler_quality savings throughput utilisation; do .venv-bench/bin/python benchmarks/$$one.py --quick || exit 1; done
 
 clean:
 	rm -rf $(VENV) .venv-bench dist build .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache

@@ -62,12 +62,29 @@ def sampler_quality() -> None:
     _save("benchmark-sampler")
 
 
+def breakdown() -> None:
+    """CPU microseconds of a trial by part, embedded and over RabbitMQ."""
+    ways = _results("breakdown")["results"]
+    used = {way: {**figures["CPU"], **figures["elsewhere"]} for way, figures in ways.items()}
+    parts = sorted({part for each in used.values() for part in each}, key=lambda part: -used["rabbitmq"].get(part, 0.0))
+    _, axis = plt.subplots(figsize=(9, 4))
+    left = dict.fromkeys(used, 0.0)
+    for number, part in enumerate(parts):
+        widths = [each.get(part, 0.0) for each in used.values()]
+        axis.barh(list(used), widths, left=list(left.values()), label=part, color=plt.cm.tab20(number))
+        left = {way: left[way] + width for way, width in zip(used, widths, strict=True)}
+    axis.set(xlabel="CPU microseconds per trial, of all processes")
+    axis.legend(fontsize=7, ncols=3, loc="upper center", bbox_to_anchor=(0.45, -0.4))
+    _save("benchmark-breakdown")
+
+
 def main() -> None:
     """Draw all."""
     mpl.use("svg")
     plt.rcParams["svg.hashsalt"] = "trialfleet"
     anytime_regret()
     sampler_quality()
+    breakdown()
 
 
 if __name__ == "__main__":

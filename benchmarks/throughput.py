@@ -208,7 +208,7 @@ def main() -> None:
             print(f"Optuna TPE, {storage.__name__:<10}  {size:>7} trials  {rate:8.1f}/s", flush=True)
     save(
         "throughput",
-        settings={"timed": TIMED, "repeats": REPEATS, "peer_timed": PEER_TIMED, "processes": PROCESSES},
+        settings={"sizes": sizes, "timed": TIMED, "repeats": REPEATS, "peer_timed": PEER_TIMED, "processes": PROCESSES},
         results={"trialfleet": ours, "optuna": peers},
         quick=quick,
     )

@@ -36,7 +36,7 @@ QUICK_TRIALS = {0.1: 40}
 NOTHING, PEERS_NOTHING, QUICK_NOTHING = 5_000, 500, 500
 REPEATS, QUICK_REPEATS = 3, 1
 #: Slots, and trials on them, of simulated evaluations of 1 s.
-SCALING = {1: 60, 10: 600, 100: 6_000, 1_000: 30_000}
+SCALING = {1: 60, 10: 600, 100: 6_000, 1_000: 60_000}
 QUICK_SCALING = {1: 20, 100: 1_000}
 #: Goals: busy / available slot-seconds while there is work; milliseconds per evaluation; the same with 1,000 slots.
 BUSY_GOAL, OVERHEAD_GOALS, SCALING_GOAL = 0.97, {"trialfleet, embedded": 1.0, "trialfleet, RabbitMQ": 2.0}, 0.95
