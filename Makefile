@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup check format lint types imports test simulate demo bench clean
+.PHONY: help setup check format lint types imports test simulate demo bench fuzz clean
 
 help:
 	@echo "make demo   set up, then tune a real model on real data"
@@ -11,6 +11,7 @@ help:
 	@echo "make simulate N=100000   simulate so many studies in which everything fails; SEED=7 shows one"
 	@echo "make bench  set up, then a short version of every benchmark"
 	@echo "make check  format, lint, types, import contracts, tests"
+	@echo "make fuzz   look for bytes that codec, study files or HTTP fail on, SECONDS=60 for each"
 	@echo "make clean  remove what the others made here"
 
 $(VENV)/bin/pip:
@@ -63,6 +64,12 @@ demo: $(VENV)/.runs
 
 bench: .venv-bench/.bench
 	for one in breakdown result_cache memory sampler_cost sampler_quality savings throughput utilisation; do .venv-bench/bin/python benchmarks/$$one.py --quick || exit 1; done
+
+# By coverage, with atheris; what it finds stands in tests/fuzz/.found, and stops it.
+SECONDS ?= 60
+fuzz: $(VENV)/.tests
+	$(BIN)/pip install --quiet 'atheris>=2.3'
+	for one in codec study http; do $(BIN)/python tests/fuzz/run.py $$one $(SECONDS) || exit 1; done
 
 clean:
 	rm -rf $(VENV) .venv-bench dist build .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache

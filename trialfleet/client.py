@@ -312,7 +312,7 @@ def _understood(call: _Call, answer: httpx.Response, url: str) -> Any:
         if answer.is_success:
             return None if call.answer is None else msgspec.json.decode(answer.content, type=call.answer)
         problem = msgspec.json.decode(answer.content, type=Problem)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError):
         raise CoordinatorError(f"what answers at {url} is no coordinator of this version") from None
     if answer.status_code == http.HTTPStatus.UNAUTHORIZED:
         raise ConfigurationError(f"the coordinator at {url} wants another token")

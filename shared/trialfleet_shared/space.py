@@ -19,6 +19,8 @@ NAME_CHARACTERS = 500
 TEXT_CHARACTERS = 10_000
 #: Whole numbers that every reader of JSON here takes: those of 64 bits.
 WHOLE_MIN, WHOLE_MAX = -(2**63), 2**63 - 1
+#: Most points of a grid of real numbers: they are counted in floats.
+MOST_GRID_POINTS = 2**53
 #: A parameter's value, as it travels in JSON.
 Scalar = None | bool | int | float | str
 #: One trial's parameter values by name, inactive parameters left out.
@@ -42,6 +44,11 @@ class Float(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="float"
         if not (math.isfinite(self.min) and math.isfinite(self.max)):
             raise ValueError(f"min = {self.min} and max = {self.max} must be finite")
         _check_range(self.min, self.max, self.step, log=self.log)
+        width = self.max - self.min
+        if not math.isfinite(width):
+            raise ValueError(f"the range from min = {self.min} to max = {self.max} is wider than any number")
+        if self.step is not None and not width / self.step <= MOST_GRID_POINTS:
+            raise ValueError(f"step = {self.step} is too small for the range from min = {self.min} to max = {self.max}")
 
     @property
     def high(self) -> float:

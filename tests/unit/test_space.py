@@ -1,6 +1,8 @@
 """Search spaces: what can be drawn, and what can not be written."""
 
+import math
 import random
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -133,3 +135,18 @@ def test_every_part_of_a_result_key_counts() -> None:
     ]
     keys = {result_key(**base), *(result_key(**(base | change)) for change in changes)}
     assert len(keys) == 1 + len(changes)
+
+
+@pytest.mark.parametrize(
+    ("build", "words"),
+    [
+        (lambda: Float(-1e308, 1e308), "is wider than any number"),
+        (lambda: Float(-1e308, 1e308, step=1.0), "is wider than any number"),
+        (lambda: Float(0.0, 1e308, step=1e-300), "is too small for the range"),
+        (lambda: Float(0.0, 1.0, step=math.nan), "is too small for the range"),
+        (lambda: Float(0.0, 1e17, step=1.0), "is too small for the range"),
+    ],
+)
+def test_a_range_whose_values_can_not_be_counted_is_refused(build: Callable[[], Float], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        build()

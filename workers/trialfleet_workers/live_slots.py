@@ -140,7 +140,7 @@ class LiveSlots:
             while received := slot.reader.receive():
                 for message in slot.reader.messages():
                     self._heed(slot, message)
-        except msgspec.DecodeError:  # the objective wrote into the socket
+        except (msgspec.DecodeError, UnicodeDecodeError):  # the objective wrote into the socket
             received = 0
         if received == 0:
             self._hang_up(slot)

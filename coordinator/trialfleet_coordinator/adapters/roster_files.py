@@ -62,7 +62,7 @@ class RosterFiles:
     def _read(self, path: Path) -> Entry:
         try:
             return msgspec.json.decode(path.read_bytes(), type=Entry)
-        except (OSError, msgspec.MsgspecError) as error:
+        except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise _failed(path, error) from error
 
     def _sync(self) -> None:

@@ -72,7 +72,7 @@ _held: "weakref.WeakSet[StudyLock]" = weakref.WeakSet()
 def _holder(content: bytes) -> str:
     try:
         holder = msgspec.json.decode(content, type=_Holder)
-    except msgspec.DecodeError:  # it holds the lock, but has not written who it is yet
+    except (msgspec.DecodeError, UnicodeDecodeError):  # it holds the lock, but has not written who it is yet
         return "another process"
     return f"process {holder.pid} on {holder.host}"
 

@@ -7,14 +7,13 @@ coordinator none for those that make frames.
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from trialfleet_shared.data import DataInfo
 from trialfleet_shared.errors import DataError
-from trialfleet_workers.adapters.data_format import Meta, data_file
-from trialfleet_workers.adapters.lmdb_mapping import Mapping
+from trialfleet_workers.adapters.data_format import data_file
+from trialfleet_workers.adapters.lmdb_mapping import Mapping, read_meta
 from trialfleet_workers.data import Data, Table
 from trialfleet_workers.subsample import Fold, Layout, Positions
 
@@ -39,10 +38,7 @@ class DataSet:
 
     def __init__(self, path: Path) -> None:
         self._mapping = Mapping(path)
-        stored = self._mapping.get("meta")
-        if stored is None:
-            raise DataError(f"the data set {path} is damaged: it has no description; remove the file")
-        self._meta = msgspec.json.decode(bytes(stored), type=Meta)
+        self._meta = read_meta(self._mapping, path)
         self._layout = self._read_layout()
         self._shared = self._read_table()
         self._private: Table | None = None

@@ -91,7 +91,7 @@ def _run(order: _Order) -> _Answer:
     )
     try:
         answer = msgspec.json.decode(done.stdout.rpartition(b"\n")[2], type=_Answer)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         raise DataError(
             f"data {order.data.source!r}: the process that imported them ended: {done.returncode}"
         ) from None

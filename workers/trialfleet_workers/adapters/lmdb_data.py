@@ -5,12 +5,14 @@ file under another name and renames it at the end, so that a half import is neve
 and the one that comes second finds what the first has made.
 
     <digest>.mdb        a data set: the value `meta` (JSON), and an array per value, in the stored order of rows
+    <digest>.sums       checksums of that file; a study begins with a look whether they are still right
     sources/<key>.json  which data set a file's contents became, so that an unchanged file is not read again
     import.lock         held while importing
     import-*/           an import's files; whatever an earlier process left there is removed by the next import
 """
 
 import fcntl
+import logging
 import os
 import shutil
 import tempfile
@@ -29,8 +31,10 @@ from trialfleet_shared.data import DataInfo
 from trialfleet_shared.errors import DataError
 from trialfleet_shared.fingerprint import digest_json
 from trialfleet_shared.messages import DataSpec
+from trialfleet_workers.adapters.checksums import damage, sums_file, write_checksums
 from trialfleet_workers.adapters.contents import ArrayContents, TableContents, reserve
 from trialfleet_workers.adapters.data_format import FORMAT, Meta, StoredArray, data_file
+from trialfleet_workers.adapters.lmdb_mapping import read_info
 from trialfleet_workers.adapters.sources import (
     Arrays,
     Stamp,
@@ -47,6 +51,8 @@ if TYPE_CHECKING:  # reading takes pandas, which an import of a file does not ne
 
     from trialfleet_workers.adapters.data_set import DataSet
     from trialfleet_workers.adapters.spool import ColumnSpool
+
+_LOG = logging.getLogger("trialfleet.data")
 
 #: Room in the file beyond the arrays: pages are not filled to the last byte.
 _SLACK_BYTES = 16 * 2**20
@@ -147,9 +153,23 @@ class DataCache:
         try:
             stored = self._source_file(found, spec).read_bytes()
             known, info = msgspec.json.decode(stored, type=tuple[Stamp, DataInfo])
-        except (OSError, msgspec.DecodeError):
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError):
             return None
-        return info if known == found and data_file(self._path, info.digest).exists() else None
+        if known != found:
+            return None
+        file = data_file(self._path, info.digest)
+        # Told by the data set itself, whose checksums were just compared: this record of it has none.
+        return read_info(file) if self._is_whole(file) else None
+
+    def _is_whole(self, file: Path) -> bool:
+        """Whether the data set is here and as it was written; this reads it, at the speed of the disk or the page cache."""
+        try:
+            found = damage(file)
+        except FileNotFoundError:
+            return False
+        if found:
+            _LOG.warning("the data set %s is imported again: %s", file.stem, found)
+        return not found
 
     def _remember(self, found: Stamp | None, spec: DataSpec, info: DataInfo) -> None:
         if found is not None:
@@ -193,7 +213,7 @@ class DataCache:
             size_bytes=sum(array.nbytes for array in arrays.values()),
             dropped_rows=contents.rows - len(usable),
         )
-        if not file.exists():
+        if not self._is_whole(file):
             meta = Meta(
                 info=info,
                 arrays={name: StoredArray(array.dtype.str, array.shape) for name, array in arrays.items()},
@@ -206,6 +226,9 @@ class DataCache:
                 from_end=layout.from_end,
             )
             _write(folder / "data.mdb", arrays, msgspec.json.encode(meta))
+            write_checksums(folder / "data.mdb")
+            # In this order: a data set without its checksums is none.
+            sums_file(folder / "data.mdb").rename(sums_file(file))
             (folder / "data.mdb").rename(file)
             self.imported_bytes += info.size_bytes
         return info

@@ -13,17 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import lmdb
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from trialfleet_shared.data import DataInfo
 from trialfleet_shared.errors import DataError
+from trialfleet_workers.adapters.data_format import Meta
 
 
 class _Opened:
     """A file's environment, and the one transaction in which its values stay where they are."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, key: tuple[Path, int]) -> None:
+        self.key = key
         self.users = 0
         try:
             self._environment = lmdb.open(
@@ -39,8 +42,9 @@ class _Opened:
         self._environment.close()
 
 
-#: What this process has open; changed under the lock alone.
-_opened: dict[Path, _Opened] = {}
+#: What this process has open, by path and inode: a data set that was imported again is another file. Changed under the
+#: lock alone.
+_opened: dict[tuple[Path, int], _Opened] = {}
 _lock = threading.Lock()
 #: Who has one user less. A mapping may go in the middle of anything, when garbage is collected, even while this thread
 #: holds the lock: then whoever uses the lock next closes what is to be closed.
@@ -59,11 +63,15 @@ class Mapping:
 
     def __init__(self, path: Path) -> None:
         path = path.resolve()
+        try:
+            key = (path, path.stat().st_ino)
+        except OSError as error:
+            raise DataError(f"the data set {path} can not be opened: {error.strerror}") from error
         with _lock:
             _close_released()
-            opened = _opened.get(path)
+            opened = _opened.get(key)
             if opened is None:
-                opened = _opened[path] = _Opened(path)
+                opened = _opened[key] = _Opened(path, key)
             opened.users += 1
         self._transaction = opened.transaction
         # Not at exit, where threads may still be reading; the system unmaps it then.
@@ -90,6 +98,20 @@ class _View:
         self.__array_interface__ = values.__array_interface__
 
 
+def read_meta(mapping: Mapping, path: Path) -> Meta:
+    """What is known of the data set in a mapped file. Raises DataError."""
+    stored = mapping.get("meta")
+    try:
+        return msgspec.json.decode(stored or b"", type=Meta)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise DataError(f"the data set {path} is damaged: its description is not whole; remove the file") from error
+
+
+def read_info(path: Path) -> DataInfo:
+    """Digests and shape of the data set in a file. Raises DataError."""
+    return read_meta(Mapping(path), path).info
+
+
 def _release(opened: _Opened) -> None:
     _released.append(opened)
     if _lock.acquire(blocking=False):
@@ -104,5 +126,5 @@ def _close_released() -> None:
         opened = _released.popleft()
         opened.users -= 1
         if not opened.users:
-            del _opened[opened.path]
+            del _opened[opened.key]
             opened.close()
