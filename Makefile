@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup check format lint types imports test simulate demo bench fuzz clean
+.PHONY: help setup check format lint types imports test simulate demo bench fuzz lock audit clean
 
 help:
 	@echo "make demo   set up, then tune a real model on real data"
@@ -12,6 +12,7 @@ help:
 	@echo "make bench  set up, then a short version of every benchmark"
 	@echo "make check  format, lint, types, import contracts, tests"
 	@echo "make fuzz   look for bytes that codec, study files or HTTP fail on, SECONDS=60 for each"
+	@echo "make lock   renew what deployments install; make audit: what is known against it"
 	@echo "make clean  remove what the others made here"
 
 $(VENV)/bin/pip:
@@ -70,6 +71,19 @@ SECONDS ?= 60
 fuzz: $(VENV)/.tests
 	$(BIN)/pip install --quiet 'atheris>=2.3'
 	for one in codec study http; do $(BIN)/python tests/fuzz/run.py $$one $(SECONDS) || exit 1; done
+
+# What deployments install, by digest, on Python 3.11 to 3.13: newest versions that pyproject.toml allows.
+LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate
+lock: $(VENV)/.tests
+	$(BIN)/pip install --quiet uv
+	$(LOCK) pyproject.toml --output-file ops/docker/locks/runtime.txt
+	$(LOCK) pyproject.toml --extra examples --output-file ops/docker/locks/examples.txt
+	echo 'hatchling>=1.27' | $(LOCK) - --output-file ops/docker/locks/build.txt
+
+# Needs the advisory service of PyPI over the network.
+audit: $(VENV)/.tests
+	$(BIN)/pip install --quiet pip-audit
+	for one in runtime examples build; do $(BIN)/pip-audit --requirement ops/docker/locks/$$one.txt --require-hashes --disable-pip || exit 1; done
 
 clean:
 	rm -rf $(VENV) .venv-bench dist build .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache

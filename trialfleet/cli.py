@@ -6,6 +6,7 @@ configuration, 3 broker, 4 store, 128 + n when signal n ended it.
 
 import logging
 import os
+import re
 import signal
 import sys
 import traceback
@@ -45,11 +46,21 @@ def _verbose_option(command: _Command) -> _Command:
     return click.option("-v", "--verbose", is_flag=True, help="Log more; show where errors come from.")(command)
 
 
+def _without_password(_context: click.Context, _parameter: click.Parameter, url: str | None) -> str | None:
+    if url is not None and re.search(r"//[^/@]*:[^@]*@", url):
+        raise click.BadParameter(
+            "a password among the arguments is seen by all users of this machine; "
+            "give the URL as TRIALFLEET_BROKER_URL, or in the file TRIALFLEET_BROKER_URL_FILE"
+        )
+    return url
+
+
 def _broker_option(command: _Command) -> _Command:
     return click.option(
         "--broker",
         metavar="URL",
-        help="RabbitMQ server, amqp://user:password@host:5672/vhost. Safer from TRIALFLEET_BROKER_URL or the file "
+        callback=_without_password,
+        help="RabbitMQ server, amqp://host:5672/vhost. A URL with a password comes from TRIALFLEET_BROKER_URL or the file "
         "TRIALFLEET_BROKER_URL_FILE: other users see a command's arguments.",
     )(command)
 
@@ -306,6 +317,44 @@ def dashboard(*, host: str, port: int, home: Path | None, verbose: bool) -> None
     from trialfleet.commands.dashboard import dashboard_command  # noqa: PLC0415  # see _EPILOG
 
     dashboard_command(_begin(home, verbose=verbose), host=host, port=port)
+
+
+@cli.command(epilog=_EPILOG)
+@click.option("--repair", is_flag=True, help="Mend what can be mended; see ops/README.md for what that means.")
+@_json_option
+@_home_option
+@_verbose_option
+def doctor(*, repair: bool, as_json: bool, home: Path | None, verbose: bool) -> int:
+    """Look whether everything in the home is as it was written: exit status 0 when it is, 1 when something is damaged.
+
+    It may be run while studies run.
+    """
+    from trialfleet.commands.care import doctor_command  # noqa: PLC0415  # see _EPILOG
+
+    return doctor_command(_begin(home, verbose=verbose), repair=repair, as_json=as_json)
+
+
+@cli.command(epilog=_EPILOG)
+@click.argument("target", type=click.Path(path_type=Path))
+@_home_option
+@_verbose_option
+def backup(target: Path, *, home: Path | None, verbose: bool) -> None:
+    """Copy the studies of the home, running or not, to the new folder TARGET."""
+    from trialfleet.commands.care import backup_command  # noqa: PLC0415  # see _EPILOG
+
+    backup_command(_begin(home, verbose=verbose), target)
+
+
+@cli.command(epilog=_EPILOG)
+@click.argument("source", type=click.Path(path_type=Path))
+@click.option("--force", is_flag=True, help="Replace the studies that are there.")
+@_home_option
+@_verbose_option
+def restore(source: Path, *, force: bool, home: Path | None, verbose: bool) -> None:
+    """Put the backup SOURCE into the home, which nobody may use meanwhile."""
+    from trialfleet.commands.care import restore_command  # noqa: PLC0415  # see _EPILOG
+
+    restore_command(_begin(home, verbose=verbose), source, force=force)
 
 
 @cli.command()

@@ -172,7 +172,7 @@ def open_study(
             objective, digest, imported = _objective(
                 request, may_read=broker_url is None or most_slots is not None, own=most_slots is not None
             )
-            info = _import(request, home, on_rows, watching)
+            info = _import(request, home, on_rows, watching, own=most_slots is not None)
             plan = _plan(request, objective, digest, info)
             if broker_url is not None:
                 plan = msgspec.structs.replace(plan, spec=_abroad(plan.spec, request.base))
@@ -333,9 +333,9 @@ def _objective(request: StudyRequest, *, may_read: bool, own: bool) -> tuple[Obj
 
 
 def _import(
-    request: StudyRequest, home: Home, on_rows: Callable[[int], None] | None, watching: Watching
+    request: StudyRequest, home: Home, on_rows: Callable[[int], None] | None, watching: Watching, *, own: bool
 ) -> DataInfo | None:
-    """Have the data set in the cache."""
+    """Have the data set in the cache; `own` as of `load_function`."""
     if request.data is None:
         return None
     from trialfleet_workers.adapters.lmdb_data import DataCache  # noqa: PLC0415  # pandas only where data are
@@ -345,7 +345,7 @@ def _import(
     if request.data_object is not None:
         info = cache.import_object(request.data_object, request.data)
     else:
-        info = cache.import_data(request.data, base=request.base, progress=on_rows)
+        info = cache.import_data(request.data, base=request.base, progress=on_rows, own=own)
     if cache.imported_bytes:
         watching.data_imported(time.monotonic() - started, cache.imported_bytes)
     else:

@@ -106,7 +106,7 @@ NOWHERE = "amqp://me:hunter2@127.0.0.1:1/"
 def test_an_unreachable_broker_is_told_without_its_password(tmp_path: Path) -> None:
     study = write_study(tmp_path / "study", trials=5)
 
-    done = trialfleet(["run", study, "--broker", NOWHERE], tmp_path / "home")
+    done = trialfleet(["run", study], tmp_path / "home", TRIALFLEET_BROKER_URL=NOWHERE)
 
     assert done.returncode == 3, done.stderr
     assert "127.0.0.1" in done.stderr.splitlines()[-1]

@@ -69,7 +69,7 @@ def test_only_the_user_may_read(connect: Connect) -> None:
     path = connect().path
     modes = {file.name: file.stat().st_mode & 0o777 for file in path.iterdir()}
     assert path.stat().st_mode & 0o777 == 0o700
-    assert modes == {"data.mdb": 0o600, "lock.mdb": 0o600}
+    assert modes == {"data.mdb": 0o600, "lock.mdb": 0o600, "users": 0o600}
 
 
 def test_a_write_that_does_not_fit_grows_the_map(connect: Connect) -> None:

@@ -270,6 +270,6 @@ def test_a_closed_cache_answers_nothing(connect: Connect) -> None:
 
 def test_a_study_store_is_not_taken_for_a_cache(tmp_path: Path, clock: SimulatedClock) -> None:
     tables = StudyTables(tmp_path)
-    with pytest.raises(StoreError, match="holds 'study store 1'; this trialfleet reads and writes 'result cache 2'"):
+    with pytest.raises(StoreError, match="holds 'study store 2'; this trialfleet reads and writes 'result cache 2'"):
         LmdbResultCache(tmp_path, size=10, ttl_hours=1.0, clock=clock)
     tables.environment.close()

@@ -111,4 +111,4 @@ def test_where_the_kernel_names_no_boot_writes_are_durable(
 ) -> None:
     monkeypatch.setattr(lmdb_environment, "BOOT_ID", tmp_path / "missing")
     put(connect(), b"a")
-    assert sorted(file.name for file in (tmp_path / "cache").iterdir()) == ["data.mdb", "lock.mdb"]
+    assert sorted(file.name for file in (tmp_path / "cache").iterdir()) == ["data.mdb", "lock.mdb", "users"]

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,7 +31,9 @@ def flipped(content: bytes, flip: tuple[int, int]) -> bytes:
 def seen_by_child(look: Callable[[], Any]) -> Any:
     """What `look` returns, JSON types, in a forked process; `Died` when that ends by a signal, as LMDB's asserts do."""
     reading, writing = os.pipe()
-    pid = os.fork()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # the child needs none of the parent's threads
+        pid = os.fork()
     if pid == 0:
         status = 1
         try:

@@ -76,6 +76,8 @@ def load_function(reference: str, base: Path, *, own: bool = False) -> Callable[
     else:
         _put_on_path(base.resolve())
         module = _guarded(reference, place, lambda: importlib.import_module(place))
+        if own:
+            _check_place(reference, module, base.resolve().joinpath(*place.split(".")))
     found: Any = module
     for depth, part in enumerate(attribute.split(".")):
         if depth > 0 and isinstance(found, ModuleType):
@@ -94,6 +96,15 @@ def load_function(reference: str, base: Path, *, own: bool = False) -> Callable[
             f"{reference!r} is defined elsewhere, in {found.__module__!r}; allowed are functions of its own"
         )
     return found  # type: ignore[no-any-return]  # callable() narrows Any to nothing better
+
+
+def _check_place(reference: str, module: ModuleType, place: Path) -> None:
+    """See that the module is the one at `place`, whose code was looked at, if there is one, and no other of its name."""
+    for file in (place / "__init__.py", place.with_name(f"{place.name}.py")):
+        if file.is_file():
+            if Path(module.__file__ or "/").resolve() != file.resolve():
+                raise ObjectiveError(f"{reference!r} is {file}, but its import gives {module.__file__}; rename either")
+            return
 
 
 def _is_own(function: Any, module: ModuleType) -> bool:

@@ -12,13 +12,16 @@ Numbers in keys are big-endian, so that keys sort like the numbers; `study` take
     progress     study                          -> `ProgressRow`
     meta         "next study"                   -> the id of the next study; ids are never used twice
 
-Values are MessagePack. Attributes are JSON text as in Optuna's own databases, so that the same values can be kept. A
-study's id and a trial's number make its Optuna id, `study << 32 | number`, so no index is needed.
+Values are MessagePack, and end with a checksum (4 bytes): CRC-32 of table, key and value, so that a flipped bit, or a
+value that stands in another's place, is told as damage (StoreError), never taken for what was written. Attributes are
+JSON text as in Optuna's own databases, so that the same values can be kept. A study's id and a trial's number make its
+Optuna id, `study << 32 | number`, so no index is needed.
 """
 
 import json
 import struct
-from collections.abc import Callable, Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
@@ -27,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from trialfleet_shared.adapters.lmdb_environment import LmdbEnvironment, Transaction
+from trialfleet_shared.errors import StoreError
 from trialfleet_shared.messages import EvaluationResult
 from trialfleet_shared.space import Categorical, Distribution, Float, Int
 
@@ -36,7 +40,9 @@ if (
     from optuna.distributions import BaseDistribution
 
 #: What the environment holds; the number goes up when an older trialfleet could misread it.
-LAYOUT = "study store 1"
+LAYOUT = "study store 2"
+#: Earlier ones: without checksums.
+LAYOUT_1 = "study store 1"
 DATABASES = ("studies", "names", "attrs", "parameters", "spaces", "trials", "evaluations", "progress")
 #: Address space to begin with, in bytes; it grows.
 MAP_BYTES = 256 * 2**20
@@ -47,6 +53,7 @@ _STUDY = struct.Struct(">Q")
 _TRIAL = struct.Struct(">QI")
 _EVALUATION = struct.Struct(">QIII")
 _DIGEST_BYTES = 16
+_CHECKSUM = struct.Struct(">I")
 #: First byte of a space: whose distributions follow.
 _OURS, _OPTUNAS = b"t", b"o"
 
@@ -107,6 +114,9 @@ class ProgressRow(msgspec.Struct, array_like=True):
     elapsed: float = 0.0
     #: Results recorded.
     results: int = 0
+    #: Trials recorded, and whether a score on the test part; None: an earlier trialfleet did not write it down.
+    trials: int | None = None
+    tested: bool | None = None
 
 
 class TrialSpace:
@@ -190,35 +200,54 @@ class StudyTables:
     """The tables of one environment. Methods take the transaction they work in; what is missing is a KeyError."""
 
     def __init__(self, path: Path) -> None:
-        self.environment = LmdbEnvironment(path, layout=LAYOUT, databases=DATABASES, map_bytes=MAP_BYTES)
+        self.environment = LmdbEnvironment(
+            path, layout=LAYOUT, databases=DATABASES, map_bytes=MAP_BYTES, earlier={LAYOUT_1: _seal_all}
+        )
         #: Decoded spaces. They are named by what they contain, so an entry is right for ever.
         self._spaces: dict[bytes, TrialSpace] = {b"": TrialSpace({})}
 
     def create_study(self, transaction: Transaction, name: str, directions: Sequence[int]) -> int:
         """A new study's id. The name must not be taken."""
-        meta = self.environment.database("meta")
-        study = int.from_bytes(transaction.get(b"next study", b"", db=meta), "big")
-        transaction.put(b"next study", _STUDY.pack(study + 1), db=meta)
-        transaction.put(_STUDY.pack(study), _ENCODER.encode(StudyRow(name, list(directions))), db=self._db("studies"))
-        transaction.put(_digest(name.encode()), _STUDY.pack(study), db=self._db("names"))
+        study = int.from_bytes(self._get(transaction, "meta", _NEXT_STUDY) or b"", "big")
+        self._put(transaction, "meta", _NEXT_STUDY, _STUDY.pack(study + 1))
+        row = _ENCODER.encode(StudyRow(name, list(directions)))
+        if not self._put(transaction, "studies", _STUDY.pack(study), row, overwrite=False):
+            raise self.damaged(f"study {study} is there, though it was never made")
+        self._put(transaction, "names", _digest(name.encode()), _STUDY.pack(study))
         return study
 
     def study_id(self, transaction: Transaction, name: str) -> int | None:
         """The id of the study called `name`, None when there is none."""
-        stored = transaction.get(_digest(name.encode()), db=self._db("names"))
-        return None if stored is None else int.from_bytes(stored, "big")
+        stored = self._get(transaction, "names", _digest(name.encode()))
+        if stored is None:
+            if any(row.name == name for _, row in self.studies(transaction)):
+                raise self.damaged(f"study {name!r} is not found by its name")
+            return None
+        study = int.from_bytes(stored, "big")
+        if self.study(transaction, study).name != name:
+            raise self.damaged(f"the name {name!r} leads to another study")
+        return study
 
     def study(self, transaction: Transaction, study: int) -> StudyRow:
         """The study with this id."""
-        stored = transaction.get(_STUDY.pack(study), db=self._db("studies")) if 0 <= study < 2**32 else None
+        stored = self._get(transaction, "studies", _STUDY.pack(study)) if 0 <= study < 2**32 else None
         if stored is None:
             raise KeyError(f"no study has the id {study}")
         return _STUDY_ROW.decode(stored)
 
     def studies(self, transaction: Transaction) -> list[tuple[int, StudyRow]]:
         """All studies, by id."""
-        cursor = transaction.cursor(self._db("studies"))
-        return [(int.from_bytes(key, "big"), _STUDY_ROW.decode(stored)) for key, stored in cursor]
+        rows = self._range(transaction, "studies", b"")
+        return [(int.from_bytes(key, "big"), _STUDY_ROW.decode(stored)) for key, stored in rows]
+
+    def adopt(
+        self, transaction: Transaction, rows: Mapping[str, Sequence[tuple[bytes, bytes]]], *, next_study: int
+    ) -> None:
+        """Take in what another store had, by table: keys and values."""
+        for table, values in rows.items():
+            for key, value in values:
+                self._put(transaction, table, key, value)
+        self._put(transaction, "meta", _NEXT_STUDY, _STUDY.pack(next_study))
 
     def delete_study(self, transaction: Transaction, study: int) -> None:
         """Remove the study and all that belongs to it."""
@@ -234,11 +263,11 @@ class StudyTables:
     def set_attr(self, transaction: Transaction, study: int, kind: bytes, key: str, value: Any) -> None:
         """Set an attribute of the study. Raises TypeError for a value that JSON does not have."""
         stored = _ENCODER.encode((key, json.dumps(value)))
-        transaction.put(_STUDY.pack(study) + kind + _digest(key.encode()), stored, db=self._db("attrs"))
+        self._put(transaction, "attrs", _STUDY.pack(study) + kind + _digest(key.encode()), stored)
 
     def attr(self, transaction: Transaction, study: int, kind: bytes, key: str) -> Any:
         """An attribute of the study, None when it is not set."""
-        stored = transaction.get(_STUDY.pack(study) + kind + _digest(key.encode()), db=self._db("attrs"))
+        stored = self._get(transaction, "attrs", _STUDY.pack(study) + kind + _digest(key.encode()))
         return None if stored is None else json.loads(_ATTR.decode(stored)[1])
 
     def attrs(self, transaction: Transaction, study: int, kind: bytes) -> dict[str, Any]:
@@ -252,7 +281,7 @@ class StudyTables:
         """The distribution that the parameter was last suggested from, None when it is new to the study."""
         from optuna.distributions import json_to_distribution  # noqa: PLC0415  # see the top
 
-        stored = transaction.get(_STUDY.pack(study) + _digest(name.encode()), db=self._db("parameters"))
+        stored = self._get(transaction, "parameters", _STUDY.pack(study) + _digest(name.encode()))
         return None if stored is None else json_to_distribution(stored.decode())
 
     def set_parameter(self, transaction: Transaction, study: int, name: str, distribution: "BaseDistribution") -> None:
@@ -260,19 +289,19 @@ class StudyTables:
         from optuna.distributions import distribution_to_json  # noqa: PLC0415  # see the top
 
         key = _STUDY.pack(study) + _digest(name.encode())
-        transaction.put(key, distribution_to_json(distribution).encode(), db=self._db("parameters"))
+        self._put(transaction, "parameters", key, distribution_to_json(distribution).encode())
 
     def put_space(self, transaction: Transaction, study: int, stored: bytes) -> bytes:
         """Keep the space unless the study has it; returns its digest."""
         digest = _digest(stored)
-        transaction.put(_STUDY.pack(study) + digest, stored, overwrite=False, db=self._db("spaces"))
+        self._put(transaction, "spaces", _STUDY.pack(study) + digest, stored, overwrite=False)
         return digest
 
     def space(self, transaction: Transaction, study: int, digest: bytes) -> TrialSpace:
         """The space with this digest."""
         space = self._spaces.get(digest)
         if space is None:
-            stored = transaction.get(_STUDY.pack(study) + digest, db=self._db("spaces"))
+            stored = self._get(transaction, "spaces", _STUDY.pack(study) + digest)
             if stored is None:
                 raise KeyError(digest.hex())
             space = self._spaces[digest] = _decode_space(stored)
@@ -290,30 +319,28 @@ class StudyTables:
     def stored_trial(self, transaction: Transaction, study: int, number: int) -> bytes:
         """The trial, encoded."""
         inside = 0 <= study < 2**32 and 0 <= number < 2**32
-        stored = transaction.get(_TRIAL.pack(study, number), db=self._db("trials")) if inside else None
+        stored = self._get(transaction, "trials", _TRIAL.pack(study, number)) if inside else None
         if stored is None:
             raise KeyError(f"study {study} has no trial with the number {number}")
         return stored
 
     def stored_trials(self, transaction: Transaction, study: int, first: int) -> Iterator[bytes]:
         """The trials from number `first` on, encoded."""
-        cursor = transaction.cursor(self._db("trials"))
-        prefix = _STUDY.pack(study)
-        if cursor.set_range(_TRIAL.pack(study, first)):
-            for key, stored in cursor:
-                if not key.startswith(prefix):
-                    return
-                yield stored
+        rows = self._range(transaction, "trials", _STUDY.pack(study), _TRIAL.pack(study, first))
+        for number, (key, stored) in enumerate(rows, first):
+            if key != _TRIAL.pack(study, number):
+                raise self.damaged(f"trial {number} of study {study} is missing")
+            yield stored
 
     def put_trial(self, transaction: Transaction, study: int, number: int, row: TrialRow) -> None:
         """Write the trial."""
-        transaction.put(_TRIAL.pack(study, number), _ENCODER.encode(row), db=self._db("trials"))
+        self._put(transaction, "trials", _TRIAL.pack(study, number), _ENCODER.encode(row))
 
     def put_evaluation(self, transaction: Transaction, study: int, row: EvaluationRow) -> bool:
         """Keep the result unless there is one for its key; returns whether it was new."""
         trial, rung, fold = row.result.key
         key = _EVALUATION.pack(study, trial, rung, fold + 1)
-        return transaction.put(key, _ENCODER.encode(row), overwrite=False, db=self._db("evaluations"))
+        return self._put(transaction, "evaluations", key, _ENCODER.encode(row), overwrite=False)
 
     def evaluations(self, transaction: Transaction, study: int, number: int | None = None) -> Iterator[EvaluationRow]:
         """The results of the study, or of its trial `number`, by trial, rung and fold."""
@@ -323,23 +350,68 @@ class StudyTables:
 
     def progress(self, transaction: Transaction, study: int) -> ProgressRow:
         """How far the coordinator got; nowhere yet when nothing is recorded."""
-        stored = transaction.get(_STUDY.pack(study), db=self._db("progress"))
+        stored = self._get(transaction, "progress", _STUDY.pack(study))
         return ProgressRow() if stored is None else _PROGRESS_ROW.decode(stored)
 
     def put_progress(self, transaction: Transaction, study: int, row: ProgressRow) -> None:
         """Write how far the coordinator got."""
-        transaction.put(_STUDY.pack(study), _ENCODER.encode(row), db=self._db("progress"))
+        self._put(transaction, "progress", _STUDY.pack(study), _ENCODER.encode(row))
+
+    def damaged(self, what: str) -> StoreError:
+        """The error that tells of damage."""
+        return StoreError(f"the study store at {self.environment.path} is damaged: {what}; see `trialfleet doctor`")
 
     def _db(self, name: str) -> Any:
         return self.environment.database(name)
 
-    def _range(self, transaction: Transaction, database: str, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-        cursor = transaction.cursor(self._db(database))
-        if cursor.set_range(prefix):
+    def _get(self, transaction: Transaction, table: str, key: bytes) -> bytes | None:
+        stored = transaction.get(key, db=self._db(table))
+        return None if stored is None else self._opened(table, key, stored)
+
+    def _put(self, transaction: Transaction, table: str, key: bytes, value: bytes, *, overwrite: bool = True) -> bool:
+        return transaction.put(key, sealed(table, key, value), overwrite=overwrite, db=self._db(table))
+
+    def _range(
+        self, transaction: Transaction, table: str, prefix: bytes, start: bytes | None = None
+    ) -> Iterator[tuple[bytes, bytes]]:
+        cursor = transaction.cursor(self._db(table))
+        if cursor.set_range(start or prefix):
             for key, stored in cursor:
                 if not key.startswith(prefix):
                     return
-                yield key, stored
+                yield key, self._opened(table, key, stored)
+
+    def _opened(self, table: str, key: bytes, stored: bytes) -> bytes:
+        value = unsealed(table, key, stored)
+        if value is None:
+            raise self.damaged(f"what stands in {table!r} under {key.hex()} is not what was written")
+        return value
+
+
+#: By table: the checksum of its name, which those of its values begin with.
+_SEEDS = {name: zlib.crc32(name.encode()) for name in ("meta", *DATABASES)}
+_NEXT_STUDY = b"next study"
+
+
+def sealed(table: str, key: bytes, value: bytes) -> bytes:
+    """The value as it is stored: with its checksum."""
+    return value + _CHECKSUM.pack(zlib.crc32(value, zlib.crc32(key, _SEEDS[table])))
+
+
+def unsealed(table: str, key: bytes, stored: bytes) -> bytes | None:
+    """The value of what is stored; None when its checksum is another."""
+    value = stored[: -_CHECKSUM.size]
+    return value if sealed(table, key, value) == stored else None
+
+
+def _seal_all(transaction: Transaction, databases: Mapping[str, Any]) -> None:
+    """Make a store of the first layout one of this."""
+    for table in DATABASES:
+        for key, value in list(transaction.cursor(databases[table])):
+            transaction.put(key, sealed(table, key, value), db=databases[table])
+    next_study = transaction.get(_NEXT_STUDY, db=databases["meta"])
+    if next_study is not None:
+        transaction.put(_NEXT_STUDY, sealed("meta", _NEXT_STUDY, next_study), db=databases["meta"])
 
 
 def _digest(data: bytes) -> bytes:

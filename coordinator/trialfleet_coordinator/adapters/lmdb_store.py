@@ -15,6 +15,7 @@ from trialfleet_coordinator.adapters.lmdb_layout import (
     SYSTEM,
     USER,
     EvaluationRow,
+    ProgressRow,
     StudyTables,
     TrialRow,
     decode_trial,
@@ -197,12 +198,23 @@ class LmdbStudyStore:
             for number, stored in enumerate(self._tables.stored_trials(transaction, study, 0))
         ]
         test = self._tables.attr(transaction, study, USER, TEST_ATTR)
+        progress = self._tables.progress(transaction, study)
+        self._check(
+            name, progress, trials=len(trials), results=sum(map(len, results.values())), tested=test is not None
+        )
         return StudyRecord(
             definition=definition,
             trials=trials,
-            elapsed=self._tables.progress(transaction, study).elapsed,
+            elapsed=progress.elapsed,
             test=None if test is None else (test["trial"], test["value"]),
         )
+
+    def _check(self, name: str, progress: ProgressRow, *, trials: int, results: int, tested: bool) -> None:
+        """See that nothing is missing; Optuna may have added trials. Raises StoreError."""
+        if results != progress.results:
+            raise self._tables.damaged(f"study {name!r} has {results} results in place of {progress.results}")
+        if trials < (progress.trials or 0) or (progress.tested and not tested):
+            raise self._tables.damaged(f"trials or the test's score of study {name!r} are missing")
 
     def _trial(
         self, transaction: Transaction, study: int, number: int, row: TrialRow, results: list[EvaluationResult]
@@ -248,12 +260,14 @@ class _Commit:
                 self._known(number)
                 test = {"trial": number, "value": value}
                 self._tables.set_attr(self._transaction, self._study, USER, TEST_ATTR, test)
+                self._progress.tested = True
 
     def finish(self, elapsed: float) -> None:
         """Write what was taken in."""
         for number, row in self._rows.items():
             self._tables.put_trial(self._transaction, self._study, number, row)
         self._progress.elapsed = elapsed
+        self._progress.trials = self._count
         self._tables.put_progress(self._transaction, self._study, self._progress)
 
     def _add_trial(self, record: RecordTrial) -> None:

@@ -30,7 +30,7 @@ class RosterFiles:
 
     def load(self) -> list[Entry]:
         """All entries. Raises StoreError, which names the file that can not be read."""
-        return [self._read(path) for path in sorted(self._folder.glob("*.json"))]
+        return [read_entry(path) for path in sorted(self._folder.glob("*.json"))]
 
     def save(self, entry: Entry) -> None:
         """Write an entry; after a crash of the machine the old one or the new one is there. Raises StoreError."""
@@ -59,18 +59,20 @@ class RosterFiles:
         # A name may hold what a file's name can not.
         return self._folder / f"{digest_bytes(study.encode())}.json"
 
-    def _read(self, path: Path) -> Entry:
-        try:
-            return msgspec.json.decode(path.read_bytes(), type=Entry)
-        except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
-            raise _failed(path, error) from error
-
     def _sync(self) -> None:
         folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def read_entry(path: Path) -> Entry:
+    """The entry in a file. Raises StoreError, which names the file."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Entry)
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise _failed(path, error) from error
 
 
 def _failed(path: Path, error: Exception) -> StoreError:

@@ -1,20 +1,24 @@
 """LMDB environments as the study store and the result cache open them.
 
-LMDB leaves four duties to its users, and this module does them once for all:
+LMDB leaves five duties to its users, and this module does them once for all:
 
 - A process must not open the same files twice, so all handles of a process on one folder share what is opened.
 - A write that does not fit grows the map, and a process whose map another one outgrew follows it. Neither is allowed
   while a transaction is open in the process, so a process runs one transaction at a time.
 - An open environment must not be used across fork. Forking waits for open transactions; the child's handles open the
   files anew when they are used first.
+- Files must not be replaced while they are open anywhere: whoever has them open holds a shared lock on the file `users`,
+  and `exclusive` refuses as long as anybody does.
 - A reader that was killed keeps pages from being reused; such readers are cleared before the map grows.
 """
 
 import errno
+import fcntl
 import os
 import threading
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
@@ -35,13 +39,17 @@ _DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 Transaction: TypeAlias = "lmdb.Transaction[bytes]"
 _Result = TypeVar("_Result")
 _Database = lmdb._Database  # noqa: SLF001 -- the type that `open_db` returns has no public name
+#: What makes an environment of an earlier layout one of the present one, given its sub-databases by name.
+Upgrade = Callable[[Transaction, Mapping[str, _Database]], None]
 
 
 class _Opened:
     """An environment that is open in this process, and how many handles use it."""
 
-    def __init__(self, environment: lmdb.Environment, layout: str, session: Session | None) -> None:
+    def __init__(self, environment: lmdb.Environment, layout: str, session: Session | None, use: int) -> None:
         self.environment = environment
+        #: Descriptor of the lock that says it is in use.
+        self.use = use
         self.databases: dict[str, _Database] = {}
         self.layout = layout
         #: Of an environment whose writes do not wait for the disk.
@@ -69,7 +77,7 @@ class LmdbEnvironment:
         map_bytes: address space to begin with; it doubles whenever it is full.
         durable: whether a write has reached the disk when it returns. Otherwise all is lost when the machine crashes, and
             only then (see `lmdb_session`): for what can be computed again.
-        earlier: layouts whose contents are dropped when they are found.
+        earlier: by layout, how an environment of an earlier one becomes one of this, in the transaction that opens it.
 
     Raises:
         StoreError: the folder can not be used, or holds something else or something newer.
@@ -83,11 +91,11 @@ class LmdbEnvironment:
         databases: Sequence[str],
         map_bytes: int,
         durable: bool = True,
-        earlier: Collection[str] = (),
+        earlier: Mapping[str, Upgrade] | None = None,
     ) -> None:
         self.path = path.resolve()
         self._layout = layout
-        self._earlier = earlier
+        self._earlier = earlier or {}
         self._databases = tuple(databases)
         self._map_bytes = map_bytes
         self._durable = durable or not BOOT_ID.exists()
@@ -117,14 +125,19 @@ class LmdbEnvironment:
         """
         handle = self._attach()
         with handle.lock:
-            while True:
-                try:
-                    with self._begin(handle, write=True) as transaction:
-                        return work(transaction)
-                except lmdb.MapFullError:
-                    self._grow(handle)
-                except lmdb.Error as error:
-                    raise self._error(error) from error
+            return self._write(handle, work)
+
+    def copy(self, folder: Path) -> None:
+        """Write the environment as of one moment, without what is free in it, to `data.mdb` in a folder, which is empty.
+
+        Whatever is written meanwhile goes on. Raises StoreError: the copy can not be written.
+        """
+        handle = self._attach()
+        with handle.lock:
+            try:
+                handle.environment.copy(str(folder), compact=True)
+            except lmdb.Error as error:
+                raise StoreError(f"{self.path} can not be copied to {folder}: {error}") from error
 
     def close(self) -> None:
         """Release the environment; the last handle on it closes it. May be called twice."""
@@ -141,6 +154,7 @@ class LmdbEnvironment:
                         self._sync(handle)
                     finally:
                         handle.environment.close()
+                        os.close(handle.use)
 
     def _attach(self) -> _Opened:
         """What is open on this folder, opened now when this process has not opened it yet."""
@@ -168,15 +182,23 @@ class LmdbEnvironment:
     def _open(self) -> _Opened:
         try:
             make_private_folder(self.path)
+            use = _lock(self.path, fcntl.LOCK_SH)
+        except OSError as error:
+            raise self._error(error) from error
+        try:
             if self._durable:
-                return self._open_files(None)
+                return self._open_files(None, use)
             session = Session(self.path, ("data.mdb", "lock.mdb"))
             with session.opening():
-                return self._open_files(session)
+                return self._open_files(session, use)
         except (lmdb.Error, OSError) as error:
+            os.close(use)
             raise self._error(error) from error
+        except BaseException:
+            os.close(use)
+            raise
 
-    def _open_files(self, session: Session | None) -> _Opened:
+    def _open_files(self, session: Session | None, use: int) -> _Opened:
         environment = lmdb.open(
             str(self.path),
             map_size=self._map_bytes,
@@ -186,14 +208,23 @@ class LmdbEnvironment:
             max_spare_txns=1,  # saves a microsecond per read
             sync=self._durable,
         )
-        handle = _Opened(environment, self._layout, session)
+        handle = _Opened(environment, self._layout, session, use)
         try:
-            with self._begin(handle, write=True) as transaction:
-                self._prepare(handle, transaction)
+            self._write(handle, partial(self._prepare, handle))
         except BaseException:
             environment.close()
             raise
         return handle
+
+    def _write(self, handle: _Opened, work: Callable[[Transaction], _Result]) -> _Result:
+        while True:
+            try:
+                with self._begin(handle, write=True) as transaction:
+                    return work(transaction)
+            except lmdb.MapFullError:
+                self._grow(handle)
+            except lmdb.Error as error:
+                raise self._error(error) from error
 
     def _prepare(self, handle: _Opened, transaction: Transaction) -> None:
         for name in (_META, *self._databases):
@@ -203,8 +234,7 @@ class LmdbEnvironment:
         if found is None:
             transaction.put(b"format", self._layout.encode(), db=meta)
         elif found.decode(errors="replace") in self._earlier:
-            for name in self._databases:
-                transaction.drop(handle.databases[name], delete=False)
+            self._earlier[found.decode()](transaction, handle.databases)
             transaction.put(b"format", self._layout.encode(), db=meta)
         elif found != self._layout.encode():
             raise self._other_layout(found.decode(errors="replace"))
@@ -238,9 +268,42 @@ class LmdbEnvironment:
             raise self._error(error) from error
 
     def _error(self, error: lmdb.Error | OSError) -> StoreError:
+        if isinstance(error, BlockingIOError):
+            return StoreError(f"{self.path} is being repaired or restored; try again when that has ended")
         if isinstance(error, lmdb.Error) and error.code in _DISK_ERRORS:
             return StoreError(f"{self.path}: the disk is full or fails ({error}); nothing of the last write was kept")
         return StoreError(f"{self.path} can not be read or written: {error}")
+
+
+@contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Be the only one who uses the environment in a folder, to replace its files; they must not be opened meanwhile.
+
+    Raises:
+        StoreError: somebody has it open, or the folder can not be used.
+    """
+    try:
+        make_private_folder(path)
+        use = _lock(path, fcntl.LOCK_EX)
+    except BlockingIOError as error:
+        raise StoreError(f"{path} is in use; stop what uses it first") from error
+    except OSError as error:
+        raise StoreError(f"{path} can not be read or written: {error}") from error
+    try:
+        yield
+    finally:
+        os.close(use)
+
+
+def _lock(folder: Path, kind: int) -> int:
+    """A descriptor that holds the lock on the use of a folder. Raises OSError, at once when others are in the way."""
+    use = os.open(folder / "users", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(use, kind | fcntl.LOCK_NB)
+    except BaseException:
+        os.close(use)
+        raise
+    return use
 
 
 def _before_fork() -> None:
@@ -259,6 +322,7 @@ def _after_fork_in_child() -> None:
     for handle in _opened.values():
         handle.inherited = True
         handle.environment.close()  # in a child this only lets the files be opened again; LMDB's own state stays
+        os.close(handle.use)  # the parent's stays locked
         handle.lock.release()
     _opened.clear()
     _registry_lock.release()

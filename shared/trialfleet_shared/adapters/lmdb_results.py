@@ -23,10 +23,10 @@ import itertools
 import struct
 import threading
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import lmdb
 import msgspec
@@ -38,8 +38,7 @@ from trialfleet_shared.errors import StoreError
 
 #: What the environment holds; the number goes up when an older trialfleet could misread it.
 _LAYOUT = "result cache 2"
-#: Earlier ones, whose entries are dropped: they can be computed again.
-_EARLIER = ("result cache 1",)
+_LAYOUT_1 = "result cache 1"
 #: Address space to begin with, in bytes; it grows.
 _MAP_BYTES = 256 * 2**20
 #: Uses and removals noted by hits before they are written without waiting for new results.
@@ -92,13 +91,7 @@ class LmdbResultCache:
     """
 
     def __init__(self, path: Path, *, size: int, ttl_hours: float, clock: Clock) -> None:
-        self._environment = LmdbEnvironment(
-            path,
-            layout=_LAYOUT,
-            databases=("entries", "uses", "sizes"),
-            map_bytes=_MAP_BYTES,
-            earlier=_EARLIER,
-        )
+        self._environment = _environment(path)
         self._size = size
         self._ttl = round(ttl_hours * 3600e6)
         self._clock = clock
@@ -278,6 +271,52 @@ class LmdbResultCache:
         if ttl < self._ttl or abs(now - asked) >= _ASK_AGAIN * ttl:
             transaction.put(_STAMP.pack(self._size), _HEADER.pack(now, max(ttl, self._ttl)), db=sizes)
         return max([self._size, *known])
+
+
+def examine_results(path: Path, *, repair: bool) -> tuple[int, int]:
+    """Read all entries of the cache at `path`; how many there are, and how many of them are damaged.
+
+    Args:
+        path: folder of the environment.
+        repair: remove those that are. Else they go when they are asked for.
+
+    Raises:
+        StoreError: the cache can not be read.
+    """
+    environment = _environment(path)
+    try:
+        with environment.read() as transaction:
+            entries = environment.database("entries")
+            count = transaction.stat(entries)["entries"]
+            damaged = [key for key, stored in transaction.cursor(entries) if _unpack(key, stored) is None]
+
+        def remove(transaction: Transaction) -> None:
+            for key in damaged:
+                stored = transaction.get(key, db=entries)
+                if stored is not None and _unpack(key, stored) is None:  # nobody renewed it since
+                    transaction.delete(key, db=entries)
+
+        if repair and damaged:
+            environment.write(remove)
+    finally:
+        environment.close()
+    return count, len(damaged)
+
+
+def _environment(path: Path) -> LmdbEnvironment:
+    return LmdbEnvironment(
+        path,
+        layout=_LAYOUT,
+        databases=("entries", "uses", "sizes"),
+        map_bytes=_MAP_BYTES,
+        earlier={_LAYOUT_1: _empty},
+    )
+
+
+def _empty(transaction: Transaction, databases: Mapping[str, Any]) -> None:
+    """Drop what an earlier layout kept: it can be computed again."""
+    for name in ("entries", "uses", "sizes"):
+        transaction.drop(databases[name], delete=False)
 
 
 def _stamp_at(cursor: "lmdb.Cursor[bytes]", found: bool) -> int:

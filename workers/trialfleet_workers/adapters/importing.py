@@ -109,7 +109,7 @@ def main() -> None:
 
     try:
         cache = DataCache(Path(order.path))
-        digest = cache.import_data(order.data, base=Path(order.base)).digest
+        digest = cache.import_data(order.data, base=Path(order.base), own=True).digest
         answer = _Answer(digest=digest, imported_bytes=cache.imported_bytes)
     except TrialfleetError as error:
         answer = _Answer(error=str(error))

@@ -71,19 +71,22 @@ class DataCache:
         #: Bytes that this object's imports brought in.
         self.imported_bytes = 0
 
-    def import_data(self, spec: DataSpec, *, base: Path, progress: Callable[[int], None] | None = None) -> DataInfo:
+    def import_data(
+        self, spec: DataSpec, *, base: Path, progress: Callable[[int], None] | None = None, own: bool = False
+    ) -> DataInfo:
         """Bring the data set that `spec` names into the cache, unless it is there.
 
         Args:
             spec: source and layout.
             base: folder that relative paths and functions start from.
             progress: told the number of rows read so far.
+            own: as of `load_function`, for a source that is a function.
 
         Raises:
             DataError: the source can not be read, or is not what the spec says of it.
         """
         if is_function(spec.source):
-            return self.import_object(call_source(spec.source, base), spec)
+            return self.import_object(call_source(spec.source, base, own=own), spec)
         found = stamp(spec.source, base)
         known = self._recall(found, spec)
         if known is not None:

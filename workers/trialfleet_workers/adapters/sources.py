@@ -53,9 +53,9 @@ def is_function(source: str) -> bool:
     return bool(colon and place) and attribute.isidentifier() and "/" not in attribute and not source.endswith(SUFFIXES)
 
 
-def call_source(source: str, base: Path) -> Any:
-    """What the function that `source` names gives. Raises DataError when it raises."""
-    function = load_function(source, base)
+def call_source(source: str, base: Path, *, own: bool = False) -> Any:
+    """What the function that `source` names gives; `own` as of `load_function`. Raises DataError when it raises."""
+    function = load_function(source, base, own=own)
     try:
         return function()
     except Exception as error:
@@ -177,7 +177,11 @@ def _arrays(features: Any, labels: Any) -> Arrays:
 
 
 def _locate(source: str, base: Path) -> tuple[Any, str]:
-    """The file system and the path on it."""
+    """The file system and the path on it. Chains of file systems, which fsspec knows, are none: a study names a file."""
+    if "\0" in source:
+        raise DataError(f"data.source = {source!r} has a NUL in it")
+    if "::" in source:
+        raise DataError(f"data.source = {source!r} is a chain of file systems; allowed is a path, or one URI")
     try:
         if "://" in source:
             return fsspec.core.url_to_fs(source)  # type: ignore[no-any-return]  # fsspec is untyped

@@ -1,0 +1,256 @@
+"""`doctor`, `backup` and `restore` on homes that are whole, damaged, or in use."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from support.commands import document, start_trialfleet, trialfleet
+from support.flipping import flipped
+from support.waiting import wait_until
+
+from tests.fixtures.make import ENTRY
+from tests.integration.test_lmdb_results_damage import KEYS, RESULTS
+from tests.integration.test_lmdb_store import DEFINITION, result, trial
+from tests.integration.test_lmdb_store_damage import change
+from tests.support.simulated import SimulatedClock
+from trialfleet import backup, doctor, examination
+from trialfleet.backup import back_up, restore
+from trialfleet.coordinator_files import CoordinatorFiles
+from trialfleet.doctor import examine
+from trialfleet.engine import Home
+from trialfleet_coordinator.adapters.lmdb_store import LmdbStudyStore
+from trialfleet_coordinator.adapters.roster_files import RosterFiles
+from trialfleet_coordinator.commands import RecordEvaluation
+from trialfleet_coordinator.ports import StudyRecord
+from trialfleet_shared.adapters.lmdb_results import LmdbResultCache
+from trialfleet_shared.errors import ConfigurationError, StoreError, StudyLockedError
+from trialfleet_shared.messages import DataSpec
+from trialfleet_workers.adapters.lmdb_data import DataCache
+
+OTHER = msgspec.structs.replace(DEFINITION, name="other")
+SLOW = """
+import time
+
+def slow(params):
+    time.sleep(0.05)
+    return params["x"]
+"""
+STUDY = """
+[study]
+name = "slow"
+objective = "objective.py:slow"
+trials = 100000
+[space.x]
+type = "float"
+min = 0.0
+max = 1.0
+"""
+
+
+def opened(home: Home) -> LmdbStudyStore:
+    return LmdbStudyStore(home.store, clock=SimulatedClock())
+
+
+def loaded(home: Home, name: str) -> StudyRecord | None:
+    store = opened(home)
+    try:
+        return store.load(name)
+    finally:
+        store.close()
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    """One with two studies, cached results, a data set, and a roster."""
+    home = Home(tmp_path / "home")
+    for definition in (OTHER, DEFINITION):
+        store = opened(home)
+        store.open(definition)
+        store.commit([trial(0), RecordEvaluation(result(0, 0, 0.5))], elapsed=1.0)
+        store.close()
+    cache = LmdbResultCache(home.results, size=100, ttl_hours=24, clock=SimulatedClock())
+    cache.put_many(list(zip(KEYS, RESULTS, strict=True))[:3])
+    cache.close()
+    DataCache(home.data).import_object({"x": range(9), "y": range(9)}, DataSpec(source="memory:d", target="y"))
+    RosterFiles(home.path / "coordinator" / "studies").save(ENTRY)
+    home.path.chmod(0o700)
+    return home
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look in this process, which nothing here ends: one of its own takes a second to import what it needs."""
+
+    def look(work: str, *arguments: str) -> Any:
+        return examination.WORK[work](*arguments)
+
+    for module in (backup, doctor):
+        monkeypatch.setattr(module, "apart", look)
+
+
+def states(home: Home, *, repair: bool = False) -> dict[tuple[str, str], str]:
+    """By kind and state-independent name: the state of each item, whole ones left out."""
+    items = examine(home, repair=repair)
+    return {(item.kind, item.name): item.state for item in items if item.state != "ok"}
+
+
+def damage_all(home: Home) -> None:
+    """One bit in everything."""
+    change(home.store, "trials", place=0, work="flip")
+    change(home.results, "entries", place=0, work="flip")
+    data = next(home.data.glob("*.mdb"))
+    data.write_bytes(flipped(data.read_bytes(), (5000, 1)))
+    roster = next((home.path / "coordinator" / "studies").glob("*.json"))
+    roster.write_bytes(flipped(roster.read_bytes(), (0, 0x80)))
+    (home.path / "store").chmod(0o755)
+
+
+def test_what_is_whole_is_called_so(home: Home, at_once: None) -> None:
+    assert [item.kind for item in examine(home, repair=False)] == [
+        "files",
+        "study",
+        "study",
+        "roster",
+        "results",
+        "data",
+    ]
+    assert states(home) == {}
+    assert states(Home(home.path / "nothing")) == {}
+
+
+def test_damage_is_told_then_repaired_then_gone(home: Home, at_once: None) -> None:
+    before = loaded(home, DEFINITION.name)
+    damage_all(home)
+    told = states(home)
+    assert [kind for kind, _ in told] == ["files", "study", "roster", "results", "data"]
+    assert ("study", "other") in told
+    assert set(told.values()) == {"damaged"}
+    assert states(home, repair=True) == dict.fromkeys(told, "repaired")
+    assert states(home) == {}
+    assert loaded(home, DEFINITION.name) == before
+    assert loaded(home, "other") is None
+    assert (home.store / "damaged-1.mdb").exists()
+
+
+def test_a_store_in_use_is_looked_at_and_not_repaired(home: Home, at_once: None) -> None:
+    damage_all(home)
+    store = opened(home)
+    told = states(home, repair=True)
+    store.close()
+    assert told[("study", "other")] == "damaged"
+    assert told[("results", str(home.results))] == "repaired"
+
+
+def test_what_ends_whoever_reads_it_is_told(home: Home) -> None:
+    """LMDB's own pages, written over: whether it says so or dies of it."""
+    for folder in (home.store, home.results):
+        file = folder / "data.mdb"
+        content = file.read_bytes()
+        file.write_bytes(content[: 2 * 4096] + b"\xff" * (len(content) - 2 * 4096))
+    told = states(home)
+    assert told == {("store", str(home.store)): "damaged", ("results", str(home.results)): "damaged"}
+    told = states(home, repair=True)
+    assert told == {("store", str(home.store)): "damaged", ("results", str(home.results)): "repaired"}
+    assert states(home) == {("store", str(home.store)): "damaged"}
+
+
+def test_a_backup_brings_back_what_was(home: Home, tmp_path: Path, at_once: None) -> None:
+    before = {name: loaded(home, name) for name in (DEFINITION.name, "other")}
+    manifest = back_up(home, tmp_path / "backup", now=7.0)
+    assert (manifest.made_at, sorted(manifest.studies)) == (7.0, ["digits", "other"])
+    assert not any(path.stat().st_mode & 0o077 for path in (tmp_path / "backup").rglob("*"))
+    store = opened(home)
+    store.delete("other")
+    store.close()
+    RosterFiles(home.path / "coordinator" / "studies").remove(ENTRY.study)
+    with pytest.raises(ConfigurationError, match="has studies; give --force"):
+        restore(home, tmp_path / "backup", force=False)
+    assert loaded(home, "other") is None
+    for target in (home, Home(tmp_path / "elsewhere")):
+        restore(target, tmp_path / "backup", force=target is home)
+        assert {name: loaded(target, name) for name in before} == before
+        assert RosterFiles(target.path / "coordinator" / "studies").load() == [ENTRY]
+        assert states(target) == {}
+    assert not list(home.path.glob("restore-*"))
+
+
+@pytest.mark.parametrize("name", ["store/data.mdb", "coordinator/studies/*.json"])
+def test_a_damaged_backup_is_not_restored(home: Home, tmp_path: Path, at_once: None, name: str) -> None:
+    back_up(home, tmp_path / "backup", now=0.0)
+    file = next((tmp_path / "backup").glob(name))
+    content = file.read_bytes()
+    for offset in (0, len(content) // 2, len(content) - 1):
+        file.write_bytes(flipped(content, (offset, 1)))
+        with pytest.raises(StoreError, match=f"is damaged: {file.relative_to(tmp_path / 'backup')}"):
+            restore(Home(tmp_path / "new"), tmp_path / "backup", force=True)
+    assert not (tmp_path / "new" / "store" / "data.mdb").exists()
+
+
+def test_nothing_is_restored_over_what_is_in_use(home: Home, tmp_path: Path, at_once: None) -> None:
+    back_up(home, tmp_path / "backup", now=0.0)
+    store = opened(home)
+    with pytest.raises(StoreError, match="is in use"):
+        restore(home, tmp_path / "backup", force=True)
+    store.close()
+    with CoordinatorFiles(home.path).locked(), pytest.raises(StudyLockedError, match="another coordinator runs"):
+        restore(home, tmp_path / "backup", force=True)
+
+
+def test_what_can_not_be_backed_up_or_restored_is_told(home: Home, tmp_path: Path, at_once: None) -> None:
+    with pytest.raises(ConfigurationError, match="is there; a backup is a new folder"):
+        back_up(home, tmp_path, now=0.0)
+    with pytest.raises(ConfigurationError, match="has no studies"):
+        back_up(Home(tmp_path / "none"), tmp_path / "backup", now=0.0)
+    with pytest.raises(ConfigurationError, match="is no backup"):
+        restore(home, tmp_path, force=True)
+    change(home.store, "trials", place=0, work="flip")
+    with pytest.raises(StoreError, match="study 'other' is damaged, and can not be backed up"):
+        back_up(home, tmp_path / "backup", now=0.0)
+    assert not list(tmp_path.glob("backup*"))
+
+
+def test_a_running_study_is_looked_at_and_backed_up(tmp_path: Path) -> None:
+    (tmp_path / "objective.py").write_text(SLOW)
+    (tmp_path / "study.toml").write_text(STUDY)
+    home = Home(tmp_path / "home")
+    running = start_trialfleet(["run", tmp_path / "study.toml", "--slots", "1"], home.path)
+    try:
+
+        def reported(where: Path) -> Any:
+            done = trialfleet(["report", "slow", "--json"], where)
+            return document(done.stdout)["trials"] if done.returncode == 0 else []
+
+        wait_until(lambda: len(reported(home.path)) >= 3, "trials", 90)
+        looked = trialfleet(["doctor", "--json"], home.path)
+        assert (looked.returncode, document(looked.stdout)["whole"]) == (0, True), looked.stdout
+        saved = trialfleet(["backup", tmp_path / "backup"], home.path)
+        assert saved.returncode == 0, saved.stderr
+        assert "1 studies of" in saved.stderr
+        refused = trialfleet(["restore", tmp_path / "backup", "--force"], home.path)
+        assert (refused.returncode, "is in use" in refused.stderr) == (4, True), refused.stderr
+        assert running.poll() is None
+    finally:
+        running.terminate()
+        _, errors = running.communicate(timeout=90)
+    assert "damaged" not in errors
+    restored = trialfleet(["restore", tmp_path / "backup"], tmp_path / "new")
+    assert restored.returncode == 0, restored.stderr
+    trials, later = reported(tmp_path / "new"), reported(home.path)
+    assert 3 <= len(trials) <= len(later)
+    decided = [each for each in trials if each["state"] == "complete"]
+    assert [each["params"] for each in trials] == [each["params"] for each in later[: len(trials)]]
+    assert decided == [each for each in later if each["number"] in {one["number"] for one in decided}]
+
+
+def test_the_doctors_word_is_its_exit_status(home: Home) -> None:
+    damage_all(home)
+    looked = trialfleet(["doctor"], home.path)
+    assert looked.returncode == 1
+    assert "5 of 6 are damaged; --repair mends what it can" in looked.stderr
+    mended = trialfleet(["doctor", "--repair", "--json"], home.path)
+    assert mended.returncode == 0
+    assert {item["state"] for item in document(mended.stdout)["items"]} == {"ok", "repaired"}
+    shutil.rmtree(home.store)
+    assert trialfleet(["doctor"], home.path).returncode == 0

@@ -1,0 +1,193 @@
+"""Backups of a home: its studies and the coordinator's roster. Caches can be computed again, and a token is made anew.
+
+    backup.json               when it was made, and size and BLAKE2b-128 digest of every other file
+    store/data.mdb            the store, as of one moment
+    coordinator/studies/…     the roster, from just before
+
+A backup is a folder that appears when it is whole. The roster is copied first: an entry that says less than the record is
+caught up by the coordinator; one that says more is not.
+"""
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import msgspec
+
+from trialfleet.coordinator_files import CoordinatorFiles
+from trialfleet.engine import Home
+from trialfleet.examination import apart
+from trialfleet_coordinator.adapters.lmdb_layout import StudyTables
+from trialfleet_shared.adapters.lmdb_environment import exclusive
+from trialfleet_shared.adapters.private_files import make_private_folder, private
+from trialfleet_shared.errors import ConfigurationError, StoreError
+
+#: What says that a folder is a backup; goes up when an earlier trialfleet could not restore it.
+FORMAT = 1
+_MANIFEST = "backup.json"
+_STORE = Path("store", "data.mdb")
+_ROSTER = Path("coordinator", "studies")
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """A file of a backup."""
+
+    size: int
+    digest: str
+
+
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a backup says of itself."""
+
+    format: int
+    #: Seconds since 1970.
+    made_at: float
+    #: Studies in its store.
+    studies: list[str]
+    #: By path within the backup.
+    files: dict[str, Kept]
+
+
+def back_up(home: Home, target: Path, *, now: float) -> Manifest:
+    """Copy the home's studies to the new folder `target`, while they may be running.
+
+    Raises:
+        ConfigurationError: there is something at `target`, or nothing to copy.
+        StoreError: the store is damaged, or the copy can not be written.
+    """
+    if target.exists():
+        raise ConfigurationError(f"{target} is there; a backup is a new folder")
+    if not (home.path / _STORE).exists():
+        raise ConfigurationError(f"{home.path} has no studies")
+    part = target.with_name(f"{target.name}.part")
+    try:
+        shutil.rmtree(part, ignore_errors=True)
+        make_private_folder(part / _STORE.parent)
+        make_private_folder(part / _ROSTER)
+        for file in sorted((home.path / _ROSTER).glob("*.json")):
+            with suppress(FileNotFoundError):  # deleted just now
+                _copy(file, part / _ROSTER / file.name)
+        tables = StudyTables(home.store)
+        try:
+            tables.environment.copy(part / _STORE.parent)
+        finally:
+            tables.environment.close()
+        (part / _STORE).chmod(0o600)
+        manifest = Manifest(
+            FORMAT, now, _whole_studies(part / _STORE), {str(name): kept for name, kept in _files(part)}
+        )
+        with open(part / _MANIFEST, "wb", opener=private) as out:
+            out.write(msgspec.json.format(msgspec.json.encode(manifest), indent=2))
+        for path in part.rglob("*"):
+            _sync(path)
+        part.rename(target)
+        _sync(target.absolute().parent)
+    except OSError as error:
+        raise StoreError(f"{target} can not be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return manifest
+
+
+def restore(home: Home, source: Path, *, force: bool) -> Manifest:
+    """Put the backup in `source` into the home; it is there whole, or nothing has changed.
+
+    Args:
+        home: where; nobody may use it meanwhile.
+        source: a backup.
+        force: replace the studies that are there.
+
+    Raises:
+        ConfigurationError: `source` is no backup, or there are studies and `force` is False.
+        StoreError: the backup is damaged, the home is in use, or can not be written.
+    """
+    manifest = _checked(source)
+    files = CoordinatorFiles(home.path)
+    try:
+        with files.locked(), exclusive(home.store), _beside(home.path) as beside:
+            if (home.path / _STORE).exists() and not force:
+                raise ConfigurationError(f"{home.path} has studies; give --force to put the backup in their place")
+            _copy(source / _STORE, beside / "data.mdb")
+            make_private_folder(beside / "studies")
+            for name in manifest.files:
+                if Path(name).parent == _ROSTER:
+                    _copy(source / name, beside / "studies" / Path(name).name)
+            for path in beside.rglob("*"):
+                _sync(path)
+            # A study that is recorded and not in the roster is no harm; the other way round, it could never be run.
+            shutil.rmtree(files.studies, ignore_errors=True)
+            (beside / "data.mdb").replace(home.path / _STORE)
+            (home.store / "lock.mdb").unlink(missing_ok=True)
+            (beside / "studies").rename(files.studies)
+            for folder in (home.store, files.studies.parent):
+                _sync(folder)
+    except OSError as error:
+        raise StoreError(f"{home.path} can not be written: {error.strerror or error}") from error
+    return manifest
+
+
+def _checked(source: Path) -> Manifest:
+    """What the backup says of itself, once that is true of every file."""
+    try:
+        manifest = msgspec.json.decode((source / _MANIFEST).read_bytes(), type=Manifest)
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{source} is no backup: {error}") from error
+    if manifest.format > FORMAT:
+        raise ConfigurationError(
+            f"{source} is a backup of format {manifest.format}; this trialfleet restores up to {FORMAT}"
+        )
+    found = {str(name): kept for name, kept in _files(source)}
+    changed = sorted(name for name in found | manifest.files if found.get(name) != manifest.files.get(name))
+    if changed or str(_STORE) not in found:
+        raise StoreError(f"the backup {source} is damaged: {', '.join(changed) or _STORE} is not what was written")
+    return manifest
+
+
+def _whole_studies(store: Path) -> list[str]:
+    """The names of the studies in a copied store, each whole. Raises StoreError."""
+    with _beside(store.parent) as beside:  # opening it would leave locks in the backup
+        shutil.copyfile(store, beside / store.name)
+        studies = apart("store", str(beside))
+    for name, _, trouble in studies:
+        if trouble:
+            raise StoreError(f"study {name!r} is damaged, and can not be backed up: {trouble}; see `trialfleet doctor`")
+    return [name for name, _, _ in studies]
+
+
+@contextmanager
+def _beside(folder: Path) -> Iterator[Path]:
+    """A folder in `folder`, gone afterwards."""
+    for left in folder.glob("restore-*"):
+        shutil.rmtree(left, ignore_errors=True)
+    path = Path(tempfile.mkdtemp(prefix="restore-", dir=folder))
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _files(folder: Path) -> Iterator[tuple[Path, Kept]]:
+    """All files of a backup but what says what they are."""
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder)
+        if path.is_file() and name != Path(_MANIFEST):
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16))
+            yield name, Kept(path.stat().st_size, digest.hexdigest())
+
+
+def _copy(source: Path, target: Path) -> None:
+    with source.open("rb") as read, open(target, "xb", opener=private) as write:
+        shutil.copyfileobj(read, write)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

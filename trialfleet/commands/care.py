@@ -1,0 +1,48 @@
+"""`trialfleet doctor`, `trialfleet backup` and `trialfleet restore`."""
+
+from pathlib import Path
+
+import msgspec
+from rich.table import Table
+
+from trialfleet.backup import back_up, restore
+from trialfleet.commands.output import error_console, results_only, say
+from trialfleet.doctor import examine
+from trialfleet.engine import Home
+from trialfleet.environment import Environment
+from trialfleet.rendering import print_json
+from trialfleet_shared.clock import SystemClock
+
+
+def doctor_command(environment: Environment, *, repair: bool, as_json: bool) -> int:
+    """Say of everything in the home whether it is whole; the exit status: 0 when all is, or was repaired, else 1."""
+    home = Home(environment.home)
+    with results_only() as results:
+        items = list(examine(home, repair=repair))
+        damaged = sum(item.state == "damaged" for item in items)
+        if as_json:
+            document = {"home": str(home.path), "whole": not damaged, "items": msgspec.to_builtins(items)}
+            print_json(results, document)
+        else:
+            table = Table("what", "name", "state", "detail", box=None, header_style="bold")
+            for item in items:
+                table.add_row(item.kind, item.name, item.state, item.detail)
+            results.print(table)
+    if damaged:
+        say(
+            error_console(),
+            f"{damaged} of {len(items)} are damaged" + ("" if repair else "; --repair mends what it can"),
+        )
+    return 1 if damaged else 0
+
+
+def backup_command(environment: Environment, target: Path) -> None:
+    """Copy the home's studies, running or not."""
+    manifest = back_up(Home(environment.home), target, now=SystemClock().time())
+    say(error_console(), f"{len(manifest.studies)} studies of {environment.home} are in {target}")
+
+
+def restore_command(environment: Environment, source: Path, *, force: bool) -> None:
+    """Put a backup into the home."""
+    manifest = restore(Home(environment.home), source, force=force)
+    say(error_console(), f"{len(manifest.studies)} studies of {source} are in {environment.home}")
