@@ -20,6 +20,8 @@ from trialfleet_shared.messages import EvaluationKey, EvaluationResult, Outcome
 
 #: CPU seconds are summed up in another order by a study that is resumed.
 _TOLERANCE = 1e-6
+#: Outcomes of which an evaluation is published again, some times.
+_TRIED_AGAIN = (Outcome.REFUSED, Outcome.CRASH)
 
 
 class Inspector:
@@ -47,7 +49,7 @@ class Inspector:
         return results, lost
 
     def _watched(self, *events: Event) -> list[Command]:
-        """Each result is counted, discarded, or a refusal upon which the evaluation is published again: one of them."""
+        """Each result is counted, discarded, or of a kind upon which the evaluation is published again: one of them."""
         results = [event.result for event in events if isinstance(event, EvaluationFinished)]
         if not results:
             return self._handle(*events)
@@ -56,8 +58,8 @@ class Inspector:
         before = self._accounted()
         commands = self._handle(*events)
         missing = len(results) - (self._accounted() - before)
-        refused = sum(result.outcome is Outcome.REFUSED for result in results)
-        _require(0 <= missing <= refused, f"{missing} of {len(results)} results are neither counted nor discarded")
+        again = sum(result.outcome in _TRIED_AGAIN for result in results)
+        _require(0 <= missing <= again, f"{missing} of {len(results)} results are neither counted nor discarded")
         return commands
 
     def _accounted(self) -> int:

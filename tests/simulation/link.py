@@ -8,7 +8,8 @@ from trialfleet_coordinator.remote_fleet import Delivery, Incoming, Mailbox, Rea
 from trialfleet_shared.adapters.rabbit import unpack_results
 from trialfleet_shared.codec import decode, encode
 from trialfleet_shared.errors import BrokerError, DecodeError
-from trialfleet_shared.messages import EvaluationBatch, Heartbeat
+from trialfleet_shared.fleet import Poison
+from trialfleet_shared.messages import EvaluationBatch, Heartbeat, StudySpec
 
 #: Results that may be on the way unacknowledged, in messages.
 _PREFETCH = 1000
@@ -56,6 +57,10 @@ class SimulatedLink:
         self._step()
         self._mailbox.publish(encode(batch))
         self._rouse()
+
+    def bury(self, spec: StudySpec, poison: Poison) -> None:
+        self._step()
+        self._broker.dead.append(Message(f"{spec.study}: {poison}".encode(), forged=False))
 
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
         self._step()
