@@ -3,13 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup check format lint types imports test simulate demo bench fuzz lock audit clean
+.PHONY: help setup check format lint types imports test simulate demo bench docs fuzz lock audit clean
 
 help:
 	@echo "make demo   set up, then tune a real model on real data"
 	@echo "make test   set up, then run all tests"
 	@echo "make simulate N=100000   simulate so many studies in which everything fails; SEED=7 shows one"
 	@echo "make bench  set up, then a short version of every benchmark"
+	@echo "make docs   set up, then build the documentation as a site in dist/site"
 	@echo "make check  format, lint, types, import contracts, tests"
 	@echo "make fuzz   look for bytes that codec, study files or HTTP fail on, SECONDS=60 for each"
 	@echo "make lock   renew what deployments install; make audit: what is known against it"
@@ -84,6 +85,10 @@ lock: $(VENV)/.tests
 audit: $(VENV)/.tests
 	$(BIN)/pip install --quiet pip-audit
 	for one in runtime examples build; do $(BIN)/pip-audit --requirement ops/docker/locks/$$one.txt --require-hashes --disable-pip || exit 1; done
+
+docs: $(VENV)/.tests
+	$(BIN)/python docs/build_cli_reference.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 clean:
 	rm -rf $(VENV) .venv-bench dist build .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache
