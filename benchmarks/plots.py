@@ -45,6 +45,37 @@ def anytime_regret() -> None:
     _save("benchmark-yahpo")
 
 
+def critical_differences() -> None:
+    """Mean ranks at the end of the budget, by workers; bars join those that Nemenyi's test does not separate."""
+    document = _results("yahpo")
+    _, axes = plt.subplots(1, len(document["results"]), figsize=(12, 3.2))
+    axis: Axes
+    for axis, (workers, tables) in zip(axes, document["results"].items(), strict=True):
+        difference = tables[0]["critical_difference"]
+        ranked = sorted((figures["rank"][-1], name) for name, figures in tables[0]["optimizers"].items())
+        ranks = [rank for rank, _ in ranked]
+        for row, (rank, name) in enumerate(ranked):
+            axis.plot(rank, row, "o", color="black" if name == OURS else "C0")
+        for first, last in _alike(ranks, difference):
+            axis.plot([ranks[first], ranks[last]], [first - 0.35, first - 0.35], color="grey", linewidth=3)
+        axis.set_yticks(range(len(ranked)), [name for _, name in ranked], fontsize=8)
+        axis.invert_yaxis()
+        title = f"{workers} worker{'s' * (workers != '1')}, critical difference {difference:.2f}"
+        axis.set(xlim=(1, len(ranked)), xlabel="mean rank")
+        axis.set_title(title, fontsize=9)
+    _save("benchmark-yahpo-ranks")
+
+
+def _alike(ranks: list[float], difference: float) -> list[tuple[int, int]]:
+    """The longest runs of these ranks, in order, whose first and last differ by less than `difference`."""
+    runs: list[tuple[int, int]] = []
+    for first, rank in enumerate(ranks):
+        last = sum(other < rank + difference for other in ranks) - 1
+        if last > first and (not runs or last > runs[-1][1]):
+            runs.append((first, last))
+    return runs
+
+
 def sampler_quality() -> None:
     """How far ahead of Optuna's TPE the sampler is, by evaluations in flight."""
     runs = _results("sampler_quality")["results"]["in_flight"]
@@ -83,6 +114,7 @@ def main() -> None:
     mpl.use("svg")
     plt.rcParams["svg.hashsalt"] = "trialfleet"
     anytime_regret()
+    critical_differences()
     sampler_quality()
     breakdown()
 

@@ -9,7 +9,7 @@ rbv2_xgboost (14 parameters, some conditional, fidelity: share of the rows) and 
 epochs). Peers have rungs at 1/27, 1/9, 1/3 and 1, trialfleet those of its mode, 0.1, 0.3 and 1.
 
 - Rows can not be added to a model that is trained, so on rbv2_xgboost every evaluation pays in full. Epochs can, so on
-  lcbench peers that keep a trial on its worker from rung to rung (Optuna's pruners, Syne Tune's ASHA and BOHB) pay the
+  lcbench peers that keep a trial on its worker from rung to rung (Optuna's pruners, Syne Tune's ASHA and MOBSTER) pay the
   difference only. trialfleet, DEHB and SMAC restart always.
 - The budget of an instance is its unit (`anchors.py`), about the mean cost of a full evaluation, times 100 / workers,
   but at least 3: what is short of three evaluations in a row is no search.
@@ -18,6 +18,8 @@ epochs). Peers have rungs at 1/27, 1/9, 1/3 and 1, trialfleet those of its mode,
 
 Optimisers that take minutes for a run may have seen fewer instances: they stand in a second table, with all others on
 these instances alone.
+
+Two peers ask for an old numpy and run without: `pip install --no-deps dehb syne-tune==0.14.2`.
 
 A run's result is kept in `--out`; a run that is there is not repeated, so the command goes on where it was stopped.
 """
@@ -81,8 +83,8 @@ OPTIMIZERS: dict[str, Runner] = {
     "syne-asha": lambda problem, workers, seconds, seed: simulate(
         SyneSearch(problem, "asha", seed), problem, workers=workers, seconds=seconds
     ),
-    "syne-bohb": lambda problem, workers, seconds, seed: simulate(
-        SyneSearch(problem, "bohb", seed), problem, workers=workers, seconds=seconds
+    "syne-mobster": lambda problem, workers, seconds, seed: simulate(
+        SyneSearch(problem, "mobster", seed), problem, workers=workers, seconds=seconds
     ),
     "dehb": _closing(DehbSearch),
     "smac": _closing(SmacSearch),

@@ -1,8 +1,9 @@
-"""Syne Tune's ASHA and BOHB, driven by the calls that its own tuner makes.
+"""Syne Tune's ASHA and MOBSTER, driven by the calls that its own tuner makes.
 
 Both are of the stopping type: a trial keeps its worker until a rung stops it. Syne Tune knows no conditions, so all
-parameters are drawn and the inactive ones are ignored. Syne Tune 0.16 has no MOBSTER; its asynchronous BOHB stands in
-for it as the scheduler with a model.
+parameters are drawn and the inactive ones are ignored. MOBSTER (Klein et al. 2020, "Model-based Asynchronous
+Hyperparameter and Neural Architecture Search") is ASHA whose trials a Gaussian process over all rungs proposes. Syne
+Tune 0.14 is the last version that has it.
 """
 
 import logging
@@ -11,7 +12,7 @@ from typing import Any
 
 from syne_tune.backend.trial_status import Trial
 from syne_tune.config_space import choice, lograndint, loguniform, randint, uniform
-from syne_tune.optimizer.baselines import ASHA, BOHB
+from syne_tune.optimizer.legacy_baselines import ASHA, MOBSTER
 from syne_tune.optimizer.scheduler import SchedulerDecision
 
 from trialfleet_shared.space import Categorical, Distribution, Float, Int
@@ -19,9 +20,14 @@ from yahpo_parts.optuna_peers import ETA, RESOURCE
 from yahpo_parts.surrogate import Problem
 from yahpo_parts.world import Job
 
-_SCHEDULERS = {"asha": ASHA, "bohb": BOHB}
-# It warns of what its own constructors do.
-logging.getLogger("syne_tune").setLevel(logging.ERROR)
+_SCHEDULERS = {"asha": ASHA, "mobster": MOBSTER}
+#: Beside the defaults: from 50 results on the Gaussian process is fitted anew after every tenth only. With every one a run
+#: takes several minutes, and far longer with many workers.
+_REFITS = {"opt_skip_init_length": 50, "opt_skip_period": 10}
+_OPTIONS = {"asha": {"debug_log": False}, "mobster": {"debug_log": False, **_REFITS}}
+# It warns of what its own constructors do, by loggers that have levels of their own.
+for _name in [name for name in logging.root.manager.loggerDict if name.startswith("syne_tune")]:
+    logging.getLogger(_name).setLevel(logging.ERROR)
 
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 
@@ -31,7 +37,7 @@ class SyneSearch:
 
     Args:
         problem: what is searched.
-        scheduler: "asha" or "bohb".
+        scheduler: "asha" or "mobster".
         seed: of its random stream.
     """
 
@@ -41,17 +47,19 @@ class SyneSearch:
         self._scheduler = _SCHEDULERS[scheduler](
             config_space={name: _domain(one) for name, one in problem.space.parameters.items()},
             metric="score",
-            time_attr="resource",
+            mode="max",
+            resource_attr="resource",
             max_t=RESOURCE,
-            do_minimize=False,
-            random_seed=seed,
+            type="stopping",
             grace_period=1,
             reduction_factor=ETA,
+            random_seed=seed,
+            search_options=_OPTIONS[scheduler],
         )
 
     def ask(self) -> Job | None:
         """A new trial, on the lowest rung."""
-        suggestion = self._scheduler.suggest()
+        suggestion = self._scheduler.suggest(self._trials)
         if suggestion is None:
             return None
         trial = Trial(self._trials, suggestion.config, _EPOCH)
@@ -64,10 +72,11 @@ class SyneSearch:
         """The trial is complete, or stopped, or goes on."""
         resource = round(job.fraction * RESOURCE)
         result = {"score": score, "resource": resource}
+        decision = self._scheduler.on_trial_result(job.token, result)
         if resource == RESOURCE:
             self._scheduler.on_trial_complete(job.token, result)
             return None
-        if self._scheduler.on_trial_result(job.token, result) != SchedulerDecision.CONTINUE:
+        if decision != SchedulerDecision.CONTINUE:
             self._scheduler.on_trial_remove(job.token)
             return None
         return job._replace(fraction=min(ETA * resource, RESOURCE) / RESOURCE, done=job.fraction)

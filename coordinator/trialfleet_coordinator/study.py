@@ -123,7 +123,8 @@ class StudyState:
         self.slots = 0
         #: Evaluations in flight and the attempt that is.
         self.pending: dict[EvaluationKey, int] = {}
-        self._halving = Halving(len(ladder.rungs), config.reduction_factor)
+        time_runs_out = budget.seconds is not None or budget.cpu_seconds is not None
+        self._halving = Halving(len(ladder.rungs), config.reduction_factor, defer_dear=time_runs_out)
         #: Which rungs trials climb.
         self.choice = RungChoice(ladder, config.reduction_factor)
         folds = ladder.rungs[-1].folds
@@ -297,10 +298,10 @@ class StudyState:
         rung, score = trial.rung, self._score(value)
         self._commands.append(RecordRung(trial.number, rung, value))
         self._observe(trial, rung, value)
-        self._halving.finish(rung, trial.number, score)
+        *earlier, latest = self._marks(trial)
+        self._halving.finish(rung, trial.number, score, latest.seconds)
         self._lead()
         if rung > 0:
-            *earlier, latest = self._marks(trial)
             self.choice.observe(earlier, latest)
         last = rung == self.ladder.last
         if not last and self._beyond_threshold(rung, value):
@@ -690,7 +691,7 @@ class StudyState:
         waits = not entry.state.decided and bool(marks) and marks[-1].rung == trial.rung
         for place, mark in enumerate(marks):
             trial.value = self._score(mark.score)
-            self._halving.finish(mark.rung, trial.number, mark.score)
+            self._halving.finish(mark.rung, trial.number, mark.score, mark.seconds)
             self.choice.observe(marks[:place], mark)
             if mark.rung < trial.rung:
                 self._halving.climb(mark.rung)

@@ -1,16 +1,19 @@
 """Halving, the threshold rule and racing, each alone."""
 
 import sys
+from collections.abc import Mapping
 
 import pytest
 
 from trialfleet_coordinator.promotion import FINALISTS, Halving, Promotion, Racing, beyond_threshold
 
 
-def halving_with(scores: list[float], *, rungs: int = 2, eta: float = 3.0) -> Halving:
-    halving = Halving(rungs, eta)
+def halving_with(
+    scores: list[float], *, rungs: int = 2, eta: float = 3.0, seconds: Mapping[int, float] | None = None
+) -> Halving:
+    halving = Halving(rungs, eta, defer_dear=seconds is not None)
     for trial, score in enumerate(scores):
-        halving.finish(0, trial, score)
+        halving.finish(0, trial, score, (seconds or {}).get(trial, 1.0))
         halving.wait(0, trial, score)
     return halving
 
@@ -36,7 +39,7 @@ def test_the_best_third_climbs_and_only_once() -> None:
 def test_no_more_than_a_third_climb_though_each_is_better_than_those_before() -> None:
     halving = halving_with([1.0, 2.0, 3.0])
     climb(halving, 2, 3.0)
-    halving.finish(0, 3, 4.0)
+    halving.finish(0, 3, 4.0, 1.0)
     halving.wait(0, 3, 4.0)
     assert halving.candidate(closing=False) is None
     assert halving.candidate(closing=True) == Promotion(3, 0), "a finalist climbs at the end"
@@ -52,9 +55,26 @@ def test_a_higher_rung_is_served_first() -> None:
     halving = halving_with([float(score) for score in range(9)], rungs=3)
     for trial in (8, 7, 6):
         climb(halving, trial, float(trial))
-        halving.finish(1, trial, float(trial))
+        halving.finish(1, trial, float(trial), 1.0)
         halving.wait(1, trial, float(trial))
     assert halving.candidate(closing=False) == Promotion(8, 1)
+
+
+def test_a_dear_trial_waits_until_it_is_a_small_part_of_what_was_spent() -> None:
+    """The best of six took twenty times as long as the others, the second best climbs."""
+    halving = halving_with([1.0, 5.0, 2.0, 4.0, 3.0, 0.0], seconds={1: 20.0})
+    assert halving.candidate(closing=False) == Promotion(3, 0)
+    climb(halving, 3, 4.0)
+    assert halving.candidate(closing=False) is None, "the place is kept for the dear one"
+    assert halving.candidate(closing=True) == Promotion(1, 0)
+    for trial in range(6, 6 + 1000):
+        halving.finish(0, trial, -1.0, 1.0)
+    assert halving.candidate(closing=False) == Promotion(1, 0)
+
+
+def test_a_trial_is_not_dear_by_being_the_longest_of_equals() -> None:
+    halving = halving_with([5.0, 1.0, 2.0], seconds={0: 2.5})
+    assert halving.candidate(closing=False) == Promotion(0, 0)
 
 
 def test_equal_scores_rank_by_trial_number() -> None:
