@@ -3,12 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup check format lint types imports test simulate demo bench docs fuzz lock audit clean
+.PHONY: help setup check format lint types imports test simulate chaos soak demo bench docs fuzz lock audit clean
 
 help:
 	@echo "make demo   set up, then tune a real model on real data"
 	@echo "make test   set up, then run all tests"
 	@echo "make simulate N=100000   simulate so many studies in which everything fails; SEED=7 shows one"
+	@echo "make chaos  set up, then 200 faults over real studies: about half an hour"
+	@echo "make soak   set up, then an hour at full load; minutes=N for another time"
 	@echo "make bench  set up, then a short version of every benchmark"
 	@echo "make docs   set up, then build the documentation as a site in dist/site"
 	@echo "make check  format, lint, types, import contracts, tests"
@@ -61,6 +63,15 @@ N ?= 10000
 simulate: $(VENV)/.tests
 	cd tests && ../$(BIN)/python -m simulation $(if $(SEED),--seed $(SEED),--schedules $(N) --jobs $(shell nproc))
 
+# Hundreds of faults over real studies; Ctrl-C ends it, the same command goes on.
+faults ?= 200
+chaos: setup
+	$(BIN)/python tests/chaos/campaign.py --faults $(faults) --state .chaos.jsonl
+
+minutes ?= 60
+soak: setup
+	$(BIN)/python benchmarks/soak.py --minutes $(minutes)
+
 demo: $(VENV)/.runs
 	$(BIN)/trialfleet run examples/digits/study.toml
 
@@ -91,4 +102,4 @@ docs: $(VENV)/.tests
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 clean:
-	rm -rf $(VENV) .venv-bench dist build .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-bench dist build .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache .chaos.jsonl

@@ -1,0 +1,69 @@
+"""What the soak looks at, and the slope of it."""
+
+from pathlib import Path
+
+import lmdb
+import numpy as np
+import scipy.stats
+
+#: Samples are averaged in so many blocks before a line is drawn through them: neighbours are not independent.
+BLOCKS = 12
+
+
+def family(root: int) -> list[int]:
+    """A process and its descendants."""
+    found, new = [], [root]
+    while new:
+        process = new.pop()
+        found.append(process)
+        for task in Path(f"/proc/{process}/task").glob("*/children"):
+            try:
+                new.extend(map(int, task.read_text().split()))
+            except OSError:  # it has just ended
+                continue
+    return found
+
+
+def pss(processes: list[int]) -> int:
+    """Proportional set size of processes, in bytes."""
+    total = 0
+    for process in processes:
+        try:
+            lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+        except OSError:
+            continue
+        total += next((int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss_Anon:")), 0)
+    return total
+
+
+def handles(process: int) -> int:
+    """Open file descriptors of a process; 0 of one that has ended."""
+    try:
+        return len(list(Path(f"/proc/{process}/fd").iterdir()))
+    except OSError:
+        return 0
+
+
+def disk_bytes(folder: Path) -> int:
+    """Bytes that the files below a folder take on the disk."""
+    return sum(file.stat().st_blocks * 512 for file in folder.rglob("*") if file.is_file())
+
+
+def reader_slots(folder: Path) -> int:
+    """Reader slots of an LMDB environment that are or were in use: a table that leaks only grows."""
+    if not (folder / "data.mdb").exists():  # made by whoever uses it first
+        return 0
+    environment = lmdb.open(str(folder), readonly=True, create=False, max_dbs=16)
+    try:
+        return int(environment.info()["num_readers"])
+    finally:
+        environment.close()
+
+
+def slope(seconds: list[float], values: list[float]) -> tuple[float, float, float]:
+    """Growth per hour, and the ends of its 95% confidence interval, by least squares through block means."""
+    times = np.array([block.mean() for block in np.array_split(np.asarray(seconds) / 3600, BLOCKS)])
+    means = np.array([block.mean() for block in np.array_split(np.asarray(values, dtype=float), BLOCKS)])
+    line = scipy.stats.linregress(times, means)
+    reach = scipy.stats.t.ppf(0.975, BLOCKS - 2) * line.stderr
+    return float(line.slope), float(line.slope - reach), float(line.slope + reach)
