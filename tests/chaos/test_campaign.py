@@ -16,7 +16,7 @@ pytestmark = pytest.mark.chaos
         ),
         pytest.param(
             True,
-            ["killed worker", "killed slot", "killed coordinator", "killed broker"],
+            ["killed worker", "killed slot", "killed coordinator"],
             id="fleet",
             marks=pytest.mark.rabbitmq,
         ),

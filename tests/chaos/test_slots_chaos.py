@@ -17,7 +17,8 @@ from support.pools import collect, evaluation, is_alive, memory_spec, run
 from support.waiting import wait_until
 
 from trialfleet_shared.clock import SystemClock
-from trialfleet_shared.messages import EvaluationResult, Outcome
+from trialfleet_shared.messages import EvaluationResult, Outcome, StudySpec
+from trialfleet_workers.digests import code_digest
 from trialfleet_workers.slots import SlotPool
 
 pytestmark = pytest.mark.chaos
@@ -244,6 +245,28 @@ def test_a_lost_zygote_costs_nothing(make_pool: Callable[..., SlotPool], tmp_pat
     os.kill(int(mark.read_text()), signal.SIGKILL)
     assert {n: result.value for n, result in collect(pool, 3).items()} == {0: 0.0, 1: 1.0, 2: 2.0}
     assert pool.restarts["zygote"] == 1
+
+
+@pytest.mark.parametrize(("kills", "outcome"), [(2, Outcome.OK), (99, Outcome.REFUSED)])
+def test_an_import_that_is_killed_is_tried_again_but_not_for_ever(
+    make_pool: Callable[..., SlotPool], tmp_path: Path, kills: int, outcome: Outcome
+) -> None:
+    """As the kernel does it for want of memory."""
+    (tmp_path / "imported.py").write_text(
+        "import os, pathlib, signal\n"
+        "mark = pathlib.Path(__file__).with_suffix('.kills')\n"
+        "kills = len(mark.read_text()) if mark.exists() else 0\n"
+        f"if kills < {kills}:\n"
+        "    mark.write_text('.' * (kills + 1))\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "def f(params):\n"
+        "    return params['x']\n"
+    )
+    reference = "imported.py:f"
+    spec = StudySpec(study="s", objective=reference, objective_digest=code_digest(reference, tmp_path))
+    pool = make_pool()
+    assert run(pool, spec, evaluation(0, x=1.0))[0].outcome is outcome
+    assert pool.restarts["zygote"] == 2
 
 
 def test_an_objective_that_kills_its_zygote_is_given_up(make_pool: Callable[..., SlotPool]) -> None:

@@ -51,6 +51,7 @@ objective = "objective.py:work"
 direction = "minimize"
 sampler = "random"
 trials = {trials}
+patience = {trials}
 seed = {seed}
 [space.x]
 type = "float"

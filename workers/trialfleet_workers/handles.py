@@ -73,6 +73,8 @@ class Zygote:
         self.parked: deque[Job] = deque()
         #: When it is given up, unless it is ready before; in seconds of the pool's clock.
         self.limit = math.inf
+        #: Times that it was started.
+        self.starts = 0
         #: Slots in a row that died before they were ready.
         self.failed_starts = 0
         #: When it was used last, in seconds of the pool's clock.
@@ -84,6 +86,17 @@ class Zygote:
         """Whether it imports the objective itself; else its slots do."""
         return self._prepare.preload
 
+    def killed_importing(self) -> bool:
+        """Whether somebody else ended it, which has fallen silent: want of memory, most likely, of which nothing is left."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_END_SECONDS)
+        return self._process.returncode == -signal.SIGKILL
+
+    def start_again(self) -> None:
+        """Start over."""
+        self.end()
+        self._start()
+
     def start_again_without_preload(self) -> None:
         """Start over, leaving the import to the slots."""
         self.end()
@@ -91,6 +104,7 @@ class Zygote:
         self._start()
 
     def _start(self) -> None:
+        self.starts += 1
         self.control, theirs = socket.socketpair()
         self.reader: FrameReader[FromZygote] = FrameReader(self.control, from_zygote_decoder(), wait=False)
         # Python reads "" and relative entries as from the current folder, which an objective may change.

@@ -498,7 +498,9 @@ class SlotPool:
                 slot.pid = message.pid
             else:
                 self._bury(slot, message.status, max(0.0, message.cpu_seconds - slot.cpu_seconds))
-        if received == 0 and not zygote.ready:
+        if received == 0 and not zygote.ready and self._zygotes.imports_again(zygote):
+            self.restarts["zygote"] += 1
+        elif received == 0 and not zygote.ready:
             self._refuse_all(zygote, zygote.died_importing())
         elif received == 0:
             self.restarts["zygote"] += 1

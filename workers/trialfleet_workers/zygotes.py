@@ -17,6 +17,8 @@ from trialfleet_workers.objective import MEMORY_PREFIX
 
 #: Seconds that the import of an objective may take.
 IMPORT_SECONDS = 300.0
+#: Times that a zygote is started when it is killed while it imports.
+_MOST_STARTS = 3
 #: Objectives whose zygotes are kept; the one used longest ago goes first.
 _MOST_ZYGOTES = 4
 
@@ -112,6 +114,15 @@ class Zygotes:
             return
         zygote.ready = True
         zygote.limit = math.inf
+
+    def imports_again(self, zygote: Zygote) -> bool:
+        """It died while it imported; whether it starts over: when it was killed from outside, but not for ever."""
+        if zygote.starts >= _MOST_STARTS or not zygote.killed_importing():
+            return False
+        self._selector.unregister(zygote.control)
+        zygote.start_again()
+        self._listen(zygote)
+        return True
 
     def surplus(self, working: Collection[Zygote]) -> Zygote | None:
         """The one to end before another is started: the one used longest ago, if there are too many, none of `working`."""
