@@ -197,6 +197,7 @@ PRESETS: Mapping[str, dict[str, Any]] = {
         "max_workers": 4,
         "enable_aggressive_pruning": False,
         "batch_size": 50,
+        "reduction_factor": 2.0,
     },
 }
 
