@@ -34,9 +34,7 @@ from trialfleet_shared.errors import StoreError
 from trialfleet_shared.messages import EvaluationResult
 from trialfleet_shared.space import Categorical, Distribution, Float, Int
 
-if (
-    TYPE_CHECKING
-):  # imported where Optuna's words are asked for: it takes a quarter of a second, which a study's run does not need
+if TYPE_CHECKING:  # imported where Optuna's words are asked for: it takes a quarter of a second
     from optuna.distributions import BaseDistribution
 
 #: What the environment holds; the number goes up when an older trialfleet could misread it.

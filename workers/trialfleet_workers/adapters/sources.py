@@ -15,9 +15,7 @@ from numpy.typing import NDArray
 from trialfleet_shared.errors import DataError
 from trialfleet_workers.objective import load_function
 
-if (
-    TYPE_CHECKING
-):  # imported where frames and tables are handled: each takes a quarter of a second, which arrays do not need
+if TYPE_CHECKING:  # imported where frames and tables are: each takes a quarter of a second, which arrays do not need
     import pandas as pd
     import pyarrow as pa
 
