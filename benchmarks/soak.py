@@ -51,7 +51,6 @@ def run(minutes: float) -> dict[str, Any]:
     times: list[float] = []
     samples: list[dict[str, float]] = []
     with tempfile.TemporaryDirectory(prefix="trialfleet-soak-") as folder, Load(Path(folder)) as load:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
         begun = time.monotonic()
         recycle_at = begun + RECYCLE_SECONDS
         try:
@@ -109,6 +108,8 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--quick", action="store_true", help="two minutes, nothing kept")
     arguments = parser.parse_args()
+    for number in (signal.SIGINT, signal.SIGTERM):  # before anything is started that has to be ended
+        signal.signal(number, signal.default_int_handler)
     minutes = 2.0 if arguments.quick else arguments.minutes
     results = run(minutes)
     show(results)

@@ -91,6 +91,14 @@ class Load:
         self._client: Client | None = None
 
     def __enter__(self) -> Self:
+        try:
+            self._begin()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def _begin(self) -> None:
         (self.folder / "objective.py").write_text(OBJECTIVE)
         (self.folder / "fleet.toml").write_text('[coordinator]\nport = 0\nobjective_paths = ["."]\n')
         fill_cache(self.home / "results")
@@ -105,7 +113,6 @@ class Load:
         if url is None:
             raise RuntimeError("the coordinator does not listen")
         self._client = Client(url, token=files.token())
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
