@@ -39,7 +39,7 @@ def codec(data: bytes) -> None:
         assert error.payload == data
     else:
         assert decode(encode(message)) == message
-    for read in (unpack_results, lambda text: unpack(text.decode(errors="replace"))):
+    for read in (unpack_results, unpack):
         try:
             read(data)
         except DecodeError:

@@ -46,7 +46,7 @@ def test_a_coordinator_tells_of_them(rabbitmq: str, channel: pika.adapters.block
             if session == 0:
                 fleet.submit([make_evaluation(0)])  # so that its queue is kept for the next session
                 channel.basic_publish("", results_queue(address), b"what is this?")
-                channel.basic_publish("", results_queue(address), encode(ResultBatch("s", (a_result(7),))))
+                channel.basic_publish("", results_queue(address), encode(ResultBatch("suite", (a_result(7),))))
             poll_until(lambda: results.extend(fleet.poll(0.1)[0]), lambda: len(results) > session, "a result came")  # noqa: B023  # called at once
         finally:
             fleet.close()  # nothing was acknowledged

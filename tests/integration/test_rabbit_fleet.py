@@ -14,10 +14,10 @@ from support.waiting import wait_until
 from support.workers import WorkerProcesses, poll_until, purge
 
 from trialfleet_coordinator.adapters.rabbit_fleet import RabbitFleet
-from trialfleet_shared.adapters.rabbit import DEAD, EVALUATIONS, pack_again, results_queue
+from trialfleet_shared.adapters.rabbit import DEAD, EVALUATIONS, MAX_MESSAGE_BYTES, pack, results_queue
 from trialfleet_shared.clock import SystemClock
 from trialfleet_shared.fleet import LostEvaluation
-from trialfleet_shared.messages import DataSpec, EvaluationResult, Outcome, StudySpec
+from trialfleet_shared.messages import DataSpec, EvaluationBatch, EvaluationResult, Outcome, StudySpec
 from trialfleet_workers.adapters.lmdb_data import DataCache
 from trialfleet_workers.digests import code_digest
 
@@ -159,20 +159,63 @@ def test_what_nobody_can_read_goes_to_the_dead_letters(
     coordinator = connect(address="unreadable")
     coordinator.fleet.start(make_spec("objectives.py:double"))
     channel.queue_purge(DEAD)
-    envelope = {"queue_name": EVALUATIONS, "kwargs": {}, "options": {}, "message_id": "m", "message_timestamp": 1}
     for queue, body in [
         (results_queue("unreadable"), b"\xff"),
         (results_queue("unreadable"), b'{"type":"heartbeat","worker":"w","slots":1,"busy":0,"interval_seconds":1.0}'),
         (EVALUATIONS, b"nonsense"),
-        (EVALUATIONS, msgspec.json.encode({**envelope, "actor_name": "unknown", "args": []})),
-        (EVALUATIONS, msgspec.json.encode({**envelope, "actor_name": "evaluate", "args": ["{}"]})),
-        (EVALUATIONS, msgspec.json.encode({**envelope, "actor_name": "evaluate", "args": [1, 2]})),
+        (EVALUATIONS, enveloped(args=["{}"])),
     ]:
         channel.basic_publish("", queue, body)
-    poll_until(coordinator.poll, lambda: messages(channel, DEAD) == 6, "the dead letters are there")
+    poll_until(coordinator.poll, lambda: messages(channel, DEAD) == 4, "the dead letters are there")
     coordinator.fleet.submit([make_evaluation(0, x=1.0)])
     coordinator.await_results(1)
     assert coordinator.results[0].value == 2.0
+
+
+#: What dramatiq would believe, or stumble over: see `_Consumer`.
+HOSTILE = {
+    "another queue": {"queue_name": "elsewhere"},
+    "a queue that is no name": {"queue_name": ["x"]},
+    "an unknown actor": {"actor_name": "unknown"},
+    "an actor that is no name": {"actor_name": {}},
+    "held for ever": {"options": {"eta": 10**15}},
+    "held until never": {"options": {"eta": "never"}},
+    "an exception that is none": {"options": {"throws": "ValueError"}},
+    "options that are none": {"options": 5},
+    "keywords": {"kwargs": {"body": "x"}},
+    "keywords that are none": {"kwargs": [1]},
+    "arguments in excess": {"args": [1, 2]},
+    "an argument that is no text": {"args": [{"__class__": "x"}]},
+    "one field more": {"pipe_target": {}},
+}
+
+
+def enveloped(**fields: object) -> bytes:
+    """A message for a worker, with other fields than a right one has."""
+    right = json.loads(pack(EvaluationBatch(make_spec("objectives.py:double"), ())))
+    return msgspec.json.encode({**right, **fields})
+
+
+def test_no_envelope_ends_or_stalls_a_worker(
+    workers: WorkerProcesses, connect: Callable[..., Coordinator], channel: pika.channel.Channel
+) -> None:
+    workers.start()
+    coordinator = connect()
+    coordinator.fleet.start(make_spec("objectives.py:double"))
+    channel.queue_purge(DEAD)
+    bodies = [enveloped(**fields) for fields in HOSTILE.values()]
+    deep = b"[" * 100_000
+    bodies += [b"", b"null", b"[]", b"\x80\x04.", deep, enveloped(args=[deep.decode()])]
+    bodies += [b'{"options":' * 10_000, b" " * (MAX_MESSAGE_BYTES + 1)]
+    for body in bodies:
+        channel.basic_publish("", EVALUATIONS, body)
+    poll_until(coordinator.poll, lambda: messages(channel, DEAD) == len(bodies), "the dead letters are there")
+    # Of each of the two slots' threads more than one: had a message ended them, these would wait for ever.
+    coordinator.fleet.submit([make_evaluation(trial, x=1.0) for trial in range(6)])
+    coordinator.await_results(6)
+    assert {result.value for result in coordinator.results} == {2.0}
+    assert workers.processes[0].poll() is None
+    channel.queue_purge(DEAD)
 
 
 def test_work_of_a_newer_coordinator_is_handed_back_and_kept_from_the_dead_letters(
@@ -184,7 +227,7 @@ def test_work_of_a_newer_coordinator_is_handed_back_and_kept_from_the_dead_lette
     channel.queue_declare(DEAD, passive=True)
     channel.queue_purge(DEAD)
     newer = json.dumps({"type": "evaluations", "version": 99, "spec": {"colour": "red"}, "evaluations": []})
-    channel.basic_publish("", EVALUATIONS, pack_again(newer))
+    channel.basic_publish("", EVALUATIONS, enveloped(args=[newer]))
     wait_until(lambda: b"update this worker" in workers.log(0).read_bytes(), "the worker says so")
     coordinator.fleet.submit([make_evaluation(0, x=1.0)])
     coordinator.await_results(1)

@@ -22,7 +22,15 @@ from support.deployed import OPS
 from support.rabbit_node import VHOST, OpsNode
 from support.waiting import wait_until
 
-from trialfleet_shared.adapters.rabbit import DEAD, EVALUATIONS, HEARTBEATS, FleetBroker, connect, results_queue
+from trialfleet_shared.adapters.rabbit import (
+    DEAD,
+    EVALUATIONS,
+    HEARTBEATS,
+    MAX_MESSAGE_BYTES,
+    FleetBroker,
+    connect,
+    results_queue,
+)
 from trialfleet_shared.errors import BrokerError
 
 DEFINITIONS = json.loads((OPS / "rabbitmq" / "definitions.json").read_text())
@@ -39,7 +47,10 @@ min = -1.0
 max = 1.0
 """
 OBJECTIVE = """
+import os
+
 def parabola(params):
+    assert not any("BROKER" in name for name in os.environ), "an objective has no business with the broker"
     return params["x"] ** 2
 """
 
@@ -147,6 +158,18 @@ def test_a_study_finishes_with_a_user_for_each_role(node: OpsNode, tmp_path: Pat
     assert worker.returncode == 0, errors
     for user in ("coordinator", "worker"):
         assert node.password_of(user) not in done.stderr + errors
+
+
+@pytest.mark.rabbitmq
+def test_a_message_that_nobody_would_read_is_not_kept(node: OpsNode) -> None:
+    longest = b" " * MAX_MESSAGE_BYTES
+    with channel_of(node, "coordinator") as channel:
+        channel.confirm_delivery()
+        channel.basic_publish("", EVALUATIONS, longest, mandatory=True)
+        with pytest.raises(pika.exceptions.ChannelClosedByBroker, match="larger than configured max size"):
+            channel.basic_publish("", EVALUATIONS, longest + b" ", mandatory=True)
+    with channel_of(node, "worker") as channel:
+        channel.queue_purge(EVALUATIONS)
 
 
 #: What a role may do that others may not: who, a word for it, the operation.

@@ -1,8 +1,21 @@
+import json
 from types import SimpleNamespace
 
 import pytest
+from support.fleet_suite import make_evaluation, make_spec
 
-from trialfleet_shared.adapters.rabbit import Abandoned, FleetBroker
+from trialfleet_shared.adapters.rabbit import (
+    EVALUATE,
+    EVALUATIONS,
+    MAX_MESSAGE_BYTES,
+    Abandoned,
+    FleetBroker,
+    pack,
+    unpack,
+)
+from trialfleet_shared.codec import MAX_PAYLOAD_BYTES, encode
+from trialfleet_shared.errors import DecodeError
+from trialfleet_shared.messages import EvaluationBatch
 
 TAG = 1
 
@@ -45,3 +58,24 @@ def test_no_queue_for_delayed_messages_is_declared(broker: FleetBroker) -> None:
     broker.declare_queue("work")
     assert broker.get_declared_queues() == {"work"}
     assert broker.get_declared_delay_queues() == set()
+
+
+def test_work_is_a_message_as_dramatiq_writes_it() -> None:
+    batch = EvaluationBatch(make_spec("objectives.py:double"), (make_evaluation(0, x='"\\é\x7f'),))
+    body = pack(batch)
+    fields = json.loads(body)
+    assert (fields["queue_name"], fields["actor_name"], fields["options"]) == (EVALUATIONS, EVALUATE, {})
+    assert unpack(body) == batch
+    # Other writers of JSON escape what is not ASCII.
+    assert unpack(json.dumps(fields).encode()) == batch
+
+
+def test_the_worst_payload_fits_in_an_envelope() -> None:
+    batch = EvaluationBatch(make_spec("objectives.py:double"), (make_evaluation(0, x="\\" * 4000 + '"' * 4000),))
+    payload, body = encode(batch), pack(batch)
+    assert len(body) <= MAX_MESSAGE_BYTES - 2 * (MAX_PAYLOAD_BYTES - len(payload))
+
+
+def test_a_message_that_is_too_long_is_not_looked_at() -> None:
+    with pytest.raises(DecodeError, match=f"allowed are {MAX_MESSAGE_BYTES}"):
+        unpack(b" " * (MAX_MESSAGE_BYTES + 1))

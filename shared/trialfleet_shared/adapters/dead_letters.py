@@ -226,21 +226,12 @@ def _chosen(channel: BlockingChannel, names: Sequence[str] | None) -> list[_Foun
     return [one for one in found if one[1].id in names]
 
 
-class _Envelope(msgspec.Struct):
-    """What matters of dramatiq's."""
-
-    args: tuple[Any, ...]
-
-
 def read(body: bytes, properties: Any) -> tuple[Letter, EvaluationBatch | None]:
     """A letter as RabbitMQ hands it out, whatever is in it."""
     headers = properties.headers or {}
     batch, problem = None, None
     try:
-        (argument,) = msgspec.json.decode(body, type=_Envelope).args
-        batch = unpack(argument)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError) as error:
-        problem = f"not a trialfleet message: {error}"
+        batch = unpack(body)
     except DecodeError as error:
         problem = str(error)
     died = _death(headers)

@@ -10,21 +10,21 @@ goes away by itself when its study was not run for a month. The version in the n
 RabbitMQ refuses a queue that exists with others.
 """
 
-import json
 import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import dramatiq
+import msgspec
 import pika.exceptions
-from dramatiq.brokers.rabbitmq import RabbitmqBroker, _RabbitmqConsumer
+from dramatiq.brokers.rabbitmq import RabbitmqBroker, _RabbitmqConsumer, _RabbitmqMessage
 from dramatiq.errors import ConnectionClosed
 from pika.adapters.utils.connection_workflow import AMQPConnectorSocketConnectError, AMQPConnectorStackTimeout
 
-from trialfleet_shared.codec import decode, encode
+from trialfleet_shared.codec import MAX_PAYLOAD_BYTES, decode, encode
 from trialfleet_shared.errors import BrokerError, ConfigurationError, DecodeError
 from trialfleet_shared.messages import EvaluationBatch, Heartbeat, ResultBatch
 
@@ -34,12 +34,16 @@ DEAD = "trialfleet.v1.dead"
 _RESULTS = "trialfleet.v1.results."
 #: Name of the actor that evaluates.
 EVALUATE = "evaluate"
+#: Longest message that is looked at, in bytes: a payload in an envelope, where quotes and backslashes need two bytes each.
+MAX_MESSAGE_BYTES = 2 * MAX_PAYLOAD_BYTES + 1024
 #: Deliveries after which a message goes to the dead letters: whoever takes it dies of it.
 DELIVERY_LIMIT = 20
 #: Milliseconds after which RabbitMQ removes a results queue that nobody listens on.
 _RESULTS_EXPIRE = 30 * 24 * 3600 * 1000
 #: Milliseconds that a dead letter is kept.
 _DEAD_EXPIRE = 7 * 24 * 3600 * 1000
+#: AMQP's reply code for a queue that is gone.
+_NOT_FOUND = 404
 #: First pause between two attempts to connect, in seconds; doubled each time.
 _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 5.0
@@ -82,7 +86,9 @@ class _RejectFailed(dramatiq.Middleware):
 class _Consumer(_RabbitmqConsumer):
     """dramatiq's, which can stop taking messages while those it has taken are worked on.
 
-    And which does not take an old delivery's tag for that of a new one after a reconnect.
+    It does not take an old delivery's tag for that of a new one after a reconnect. And whoever may publish has no say in
+    what dramatiq does: the actor gets the body as it came, and reads the envelope itself (`unpack`). dramatiq would believe
+    it: the name of another queue, or `throws` among the options, ends a thread; `eta` holds a message for ever.
     """
 
     def __init__(self, broker: "FleetBroker", queue_name: str, prefetch: int, timeout: int) -> None:
@@ -100,9 +106,18 @@ class _Consumer(_RabbitmqConsumer):
         if self._stopping.is_set():
             self._idle()
             return None
-        message = super().__next__()  # type: ignore[no-untyped-call]  # dramatiq's
-        if message is not None:
-            message.consumer = self
+        try:
+            method, _, body = next(self.iterator)
+        except BROKER_FAILURES as error:
+            if isinstance(error, pika.exceptions.ChannelClosedByBroker) and error.reply_code == _NOT_FOUND:
+                self.broker.queues_pending.add(self.queue_name)  # declared again before the next attempt
+            raise ConnectionClosed(error) from None  # type: ignore[no-untyped-call]  # dramatiq's
+        if method is None:
+            return None
+        envelope: dramatiq.Message[Any] = dramatiq.Message(self.queue_name, EVALUATE, (body,), {}, {})
+        message: Any = _RabbitmqMessage(method.redelivered, method.delivery_tag, envelope)  # type: ignore[no-untyped-call]
+        message.consumer = self
+        self.known_tags.add(method.delivery_tag)
         return message
 
     def _idle(self) -> None:
@@ -217,26 +232,43 @@ class FleetBroker(RabbitmqBroker):
         del self.connection
 
 
+class _Envelope(msgspec.Struct, forbid_unknown_fields=True):
+    """dramatiq's message for the actor `evaluate`, and no other."""
+
+    queue_name: Literal["trialfleet.v1.evaluations"]
+    actor_name: Literal["evaluate"]
+    args: tuple[str]
+    kwargs: Annotated[dict[str, Any], msgspec.Meta(max_length=0)]
+    options: Annotated[dict[str, Any], msgspec.Meta(max_length=0)]
+    message_id: Annotated[str, msgspec.Meta(max_length=64)]
+    message_timestamp: int
+
+
+_ENVELOPES = msgspec.json.Decoder(_Envelope)
+
+
 def pack(batch: EvaluationBatch) -> bytes:
     """The body of a message for the actor `evaluate`."""
-    return pack_again(encode(batch).decode())
+    envelope: dramatiq.Message[Any] = dramatiq.Message(EVALUATIONS, EVALUATE, (encode(batch).decode(),), {}, {})
+    return msgspec.json.encode(envelope.asdict())
 
 
-def pack_again(argument: str) -> bytes:
-    """The body of a message for the actor `evaluate`, with the argument that an earlier one had."""
-    envelope: dramatiq.Message[Any] = dramatiq.Message(
-        queue_name=EVALUATIONS, actor_name=EVALUATE, args=(argument,), kwargs={}, options={}
-    )
-    return envelope.encode()
+def unpack(body: bytes) -> EvaluationBatch:
+    """The batch in the body of a message for the actor `evaluate`.
 
-
-def unpack(argument: object) -> EvaluationBatch:
-    """The batch in the argument of a message for the actor `evaluate`. Raises DecodeError."""
-    if not isinstance(argument, str):
-        raise DecodeError("not a trialfleet message", payload=json.dumps(argument, default=repr).encode())
+    Raises:
+        NewerSchemaError: it is of a newer version than this trialfleet reads.
+        DecodeError: it is none of ours.
+    """
+    if len(body) > MAX_MESSAGE_BYTES:
+        raise DecodeError(f"message of {len(body)} bytes; allowed are {MAX_MESSAGE_BYTES}", payload=body)
+    try:
+        (argument,) = _ENVELOPES.decode(body).args
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise DecodeError(f"not a trialfleet message: {error}", payload=body) from error
     batch = decode(argument.encode())
     if not isinstance(batch, EvaluationBatch):
-        raise DecodeError(f"a message of the kind {type(batch).__name__} is no work", payload=argument.encode())
+        raise DecodeError(f"a message of the kind {type(batch).__name__} is no work", payload=body)
     return batch
 
 

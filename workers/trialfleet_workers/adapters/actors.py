@@ -30,7 +30,6 @@ from trialfleet_shared.adapters.rabbit import (
     FleetBroker,
     connect,
     pack,
-    pack_again,
     redact,
     unpack,
 )
@@ -281,13 +280,13 @@ class _Redeliveries(dramatiq.Middleware):
 def _declare_actor(
     broker: FleetBroker, service: WorkerService, data: StudyData, telemetry: WorkerTelemetry, gone: threading.Event
 ) -> None:
-    def evaluate(payload: str) -> None:
+    def evaluate(body: bytes) -> None:
         """Settle one batch; returning acknowledges it, raising sends it to the dead letters."""
         try:
-            batch = unpack(payload)
+            batch = unpack(body)
         except NewerSchemaError as error:
             _LOG.warning("a newer coordinator's work is handed back; update this worker: %s", error)
-            _hand_back_later(broker, payload, gone)
+            _hand_back_later(broker, body, gone)
             return
         except DecodeError as error:
             _LOG.warning("a message goes to the dead letters: %s", error)
@@ -306,11 +305,11 @@ def _declare_actor(
     dramatiq.actor(actor_name=EVALUATE, queue_name=EVALUATIONS, broker=broker)(evaluate)
 
 
-def _hand_back_later(broker: FleetBroker, payload: str, gone: threading.Event) -> None:
+def _hand_back_later(broker: FleetBroker, body: bytes, gone: threading.Event) -> None:
     """Leave work to newer workers, slowly enough that it does not go round in circles where there are none."""
     gone.wait(HAND_BACK_SECONDS)
     try:
-        broker.publish(EVALUATIONS, pack_again(payload))
+        broker.publish(EVALUATIONS, body)
     except BROKER_FAILURES:
         raise Abandoned from None  # RabbitMQ still has it
 
