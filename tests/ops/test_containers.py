@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-import tomllib
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from trialfleet.fleet_file import load_fleet
 from trialfleet_shared.errors import ConfigurationError
 
 DOCKERFILE = OPS / "docker" / "Dockerfile"
+LOCKS = OPS / "docker" / "locks"
 COMPOSE = OPS / "compose.yaml"
 BIN = Path(sysconfig.get_path("scripts"))
 
@@ -79,10 +79,13 @@ def test_the_image_is_built_from_what_the_build_sees(tmp_path: Path) -> None:
                     place = source / target / path.relative_to(ROOT / name if (ROOT / name).is_dir() else ROOT)
                     place.parent.mkdir(parents=True, exist_ok=True)
                     shutil.copy(path, place)
-    done = run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path, source)
+    (build,) = (step for run_line in instructions("RUN") for step in run_line.split(" && ") if "hatchling" in step)
+    here = build.replace("/opt/build/bin", str(BIN)).replace("/wheels", str(tmp_path / "wheels"))
+    done = subprocess.run(shlex.split(here), cwd=source, capture_output=True, text=True, check=False)
 
     assert done.returncode == 0, done.stderr
-    (wheel,) = tmp_path.glob("*.whl")
+    assert {path.name for path in (source / "locks").iterdir()} == {path.name for path in LOCKS.iterdir()}
+    (wheel,) = (tmp_path / "wheels").glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         built = {name for name in archive.namelist() if name.endswith(".py")}
     packages = [
@@ -144,20 +147,23 @@ def test_a_service_says_what_trialfleet_understands(service: str, tmp_path: Path
     check_variables(described["environment"], tmp_path)
 
 
-def test_the_image_has_what_the_examples_need() -> None:
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    wanted = compose()["services"]["worker"]["build"]["args"]["EXTRAS"]
-    (install,) = (line for line in instructions("RUN") if "pip install" in line)
+@pytest.mark.parametrize("extras", ["", compose()["services"]["worker"]["build"]["args"]["EXTRAS"]])
+def test_the_image_installs_nothing_that_is_not_named_by_digest(extras: str) -> None:
+    """pip's command lines, as the shell of the build expands them."""
+    installs = [step for line in instructions("RUN") for step in line.split(" && ") if "pip install" in step]
     expanded = subprocess.run(
-        ["/bin/sh", "-c", install.replace("/opt/trialfleet/bin/pip", "echo")],
-        env={"EXTRAS": wanted},
+        ["/bin/sh", "-ec", "\n".join(re.sub(r"^\S+/(\w+)/bin/pip", r"echo \1", step.strip()) for step in installs)],
+        env={"EXTRAS": extras},
         capture_output=True,
         text=True,
         check=True,
     )
+    needs, tools, own = (set(line.split()) for line in expanded.stdout.splitlines())
 
-    assert wanted in extras
-    assert expanded.stdout.split()[-1] == f".[{wanted}]"
+    assert {"trialfleet", "--require-hashes", "-r", f"locks/{extras or 'runtime'}.txt"} <= needs
+    assert {"build", "--require-hashes", "-r", "locks/build.txt"} <= tools
+    assert {"trialfleet", "--no-deps", "--no-index"} <= own
+    assert (LOCKS / f"{extras or 'runtime'}.txt").is_file()
 
 
 def test_every_file_that_is_mounted_is_there() -> None:
