@@ -12,8 +12,8 @@ Three caches hold the same results under the same keys, least recently used out 
 
 Each cache is filled in groups of 100, then asked for single keys that are there (drawn evenly from all), for groups of
 100, and for keys that are not there; then new results are put in groups of 100, each of which has to evict. At last, four
-processes do so at once. Of trialfleet, a write has reached the disk when it returns; of the others, the next system crash
-may undo the last writes. Every process starts with a warm page cache, as it has just been written.
+processes do so at once. A crash of the machine empties trialfleet's; of the others, it may undo the last writes. Every
+process starts with a warm page cache, as it has just been written.
 """
 
 import argparse

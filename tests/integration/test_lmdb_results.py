@@ -1,6 +1,7 @@
 """The result cache on a real disk: sessions, processes, damage, and what it costs."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ import pytest
 
 from tests.support.simulated import SimulatedClock
 from trialfleet_coordinator.adapters.lmdb_layout import StudyTables
-from trialfleet_shared.adapters import lmdb_results
+from trialfleet_shared.adapters import lmdb_results, lmdb_session
 from trialfleet_shared.adapters.lmdb_results import LmdbResultCache
 from trialfleet_shared.caching import CachedResult
 from trialfleet_shared.errors import StoreError
@@ -62,6 +63,23 @@ def test_entries_outlive_the_session(connect: Connect, clock: SimulatedClock) ->
     cache.close()
     clock.now += 1800
     assert connect().get_many(keys(4)) == [RESULT, RESULT, RESULT, None]
+
+
+def test_a_crash_of_the_machine_empties_it_unless_all_of_it_was_on_the_disk(
+    connect: Connect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    boot, folder, crashed = tmp_path / "boot_id", tmp_path / "results", tmp_path / "crashed"
+    boot.write_text("first")
+    monkeypatch.setattr(lmdb_session, "BOOT_ID", boot)
+    cache = connect()
+    fill(cache, keys(1))
+    shutil.copytree(folder, crashed)
+    cache.close()
+    boot.write_text("second")
+    assert connect().get_many(keys(1)) == [RESULT]
+    emptied = LmdbResultCache(crashed, size=100, ttl_hours=1.0, clock=SimulatedClock())
+    assert emptied.get_many(keys(1)) == [None]
+    emptied.close()
 
 
 def test_uses_outlive_the_session(connect: Connect) -> None:

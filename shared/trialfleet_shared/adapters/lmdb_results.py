@@ -309,6 +309,7 @@ def _environment(path: Path) -> LmdbEnvironment:
         layout=_LAYOUT,
         databases=("entries", "uses", "sizes"),
         map_bytes=_MAP_BYTES,
+        durable=False,  # docs/adr/0012
         earlier={_LAYOUT_1: _empty},
     )
 
