@@ -17,6 +17,7 @@ import pytest
 from support.pools import collect, evaluation, memory_spec, run
 from support.waiting import wait_until
 
+from trialfleet import environment
 from trialfleet_shared.caching import CachedResult
 from trialfleet_shared.clock import SystemClock
 from trialfleet_shared.errors import DataError, FleetError, ObjectiveError
@@ -48,12 +49,20 @@ def file_spec(reference: str, base: Path, **fields: Any) -> StudySpec:
     return StudySpec(study=fields.pop("study", "files"), objective=reference, objective_digest=digest, **fields)
 
 
+#: What the environment may have that an objective must not.
+SECRETS = (environment.BROKER_URL, environment.BROKER_URL_FILE, environment.TOKEN, environment.TOKEN_FILE)
 #: A file that starts its own study when it is imported.
 STARTS_ITSELF = """
 from pathlib import Path
 from trialfleet_workers.objective import load_function
 load_function("tune.py:objective", Path(__file__).parent)
 """
+
+
+def names_of_secrets(params: dict[str, Any]) -> float:
+    """How many of the variables that hold secrets an objective can read."""
+    given = Path("/proc/self/environ").read_text()
+    return float(sum(name in os.environ or name in given for name in SECRETS))
 
 
 class Scaler:
@@ -458,3 +467,9 @@ def test_slots_are_processes_of_their_own_group(make_pool: MakePool) -> None:
     assert pids.isdisjoint({0, os.getpid()})
     pool.close()
     wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), "the slots are gone")
+
+
+def test_evaluators_inherit_no_secrets(make_pool: MakePool, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in SECRETS:
+        monkeypatch.setenv(name, "amqp://user:hunter2@host")
+    assert run(make_pool(names_of_secrets), memory_spec(), evaluation(0))[0].value == 0.0

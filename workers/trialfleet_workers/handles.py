@@ -33,11 +33,13 @@ from trialfleet_workers.offers import Offers
 
 #: Seconds that a zygote may take to end everything when it is told to.
 _END_SECONDS = 5.0
-#: What a zygote's interpreter runs. The environment is set before anything is imported that reads it.
+#: What a zygote's interpreter runs.
 _BOOT = (
-    "import json, os, sys; boot = json.loads(sys.argv[1]); os.environ.update(boot['environment']); "
-    "sys.path[:] = boot['path']; from trialfleet_workers.adapters.evaluator import main; main(sys.argv[2:])"
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "from trialfleet_workers.adapters.evaluator import main; main(sys.argv[2:])"
 )
+#: Variables that evaluators do not inherit: an objective needs neither the broker nor the coordinator.
+KEPT_BACK = frozenset(f"TRIALFLEET_{name}{kind}" for name in ("BROKER_URL", "TOKEN") for kind in ("", "_FILE"))
 
 
 class SlotState(Enum):
@@ -108,15 +110,14 @@ class Zygote:
         self.control, theirs = socket.socketpair()
         self.reader: FrameReader[FromZygote] = FrameReader(self.control, from_zygote_decoder(), wait=False)
         # Python reads "" and relative entries as from the current folder, which an objective may change.
-        boot = {
-            "environment": linux.SINGLE_THREADED,
-            "path": [os.path.abspath(entry) for entry in sys.path],  # noqa: PTH100  # zip files and "" too
-        }
-        arguments = [json.dumps(boot), str(theirs.fileno()), str(os.getpid()), str(self._data_path or "")]
+        path = [os.path.abspath(entry) for entry in sys.path]  # noqa: PTH100  # zip files and "" too
+        inherited = {name: value for name, value in os.environ.items() if name not in KEPT_BACK}
+        arguments = [json.dumps(path), str(theirs.fileno()), str(os.getpid()), str(self._data_path or "")]
         with theirs:
             try:
                 self._process = subprocess.Popen(
                     [sys.executable, "-c", _BOOT, *arguments],
+                    env={**inherited, **linux.SINGLE_THREADED},
                     stdin=subprocess.DEVNULL,
                     # What objectives print must not mix with what the program writes to its standard output.
                     stdout=_standard_error(),
