@@ -1,6 +1,5 @@
 """`doctor`, `backup` and `restore` on homes that are whole, damaged, or in use."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,15 @@ from tests.integration.test_lmdb_store_damage import change
 from tests.support.simulated import SimulatedClock
 from trialfleet import backup, doctor, examination
 from trialfleet.backup import back_up, restore
+from trialfleet.commands.care import doctor_command
 from trialfleet.coordinator_files import CoordinatorFiles
 from trialfleet.doctor import examine
 from trialfleet.engine import Home
+from trialfleet.environment import read_environment
 from trialfleet_coordinator.adapters.lmdb_store import LmdbStudyStore
 from trialfleet_coordinator.adapters.roster_files import RosterFiles
 from trialfleet_coordinator.commands import RecordEvaluation
-from trialfleet_coordinator.ports import StudyRecord
+from trialfleet_coordinator.ports import StudyRecord, TrialRecord
 from trialfleet_shared.adapters.lmdb_results import LmdbResultCache
 from trialfleet_shared.errors import ConfigurationError, StoreError, StudyLockedError
 from trialfleet_shared.messages import DataSpec
@@ -211,25 +212,24 @@ def test_what_can_not_be_backed_up_or_restored_is_told(home: Home, tmp_path: Pat
     assert not list(tmp_path.glob("backup*"))
 
 
-def test_a_running_study_is_looked_at_and_backed_up(tmp_path: Path) -> None:
+def test_a_running_study_is_looked_at_and_backed_up(tmp_path: Path, at_once: None) -> None:
     (tmp_path / "objective.py").write_text(SLOW)
     (tmp_path / "study.toml").write_text(STUDY)
     home = Home(tmp_path / "home")
+
+    def trials(where: Home) -> list[TrialRecord]:
+        record = loaded(where, "slow") if where.store.exists() else None
+        return [] if record is None else record.trials
+
     running = start_trialfleet(["run", tmp_path / "study.toml", "--slots", "1"], home.path)
     try:
-
-        def reported(where: Path) -> Any:
-            done = trialfleet(["report", "slow", "--json"], where)
-            return document(done.stdout)["trials"] if done.returncode == 0 else []
-
-        wait_until(lambda: len(reported(home.path)) >= 3, "trials", 90)
-        looked = trialfleet(["doctor", "--json"], home.path)
-        assert (looked.returncode, document(looked.stdout)["whole"]) == (0, True), looked.stdout
+        wait_until(lambda: len(trials(home)) >= 3, "trials", 90)
+        assert states(home) == {}
         saved = trialfleet(["backup", tmp_path / "backup"], home.path)
         assert saved.returncode == 0, saved.stderr
         assert "1 studies of" in saved.stderr
-        refused = trialfleet(["restore", tmp_path / "backup", "--force"], home.path)
-        assert (refused.returncode, "is in use" in refused.stderr) == (4, True), refused.stderr
+        with pytest.raises(StoreError, match="is in use"):
+            restore(home, tmp_path / "backup", force=True)
         assert running.poll() is None
     finally:
         running.terminate()
@@ -237,20 +237,19 @@ def test_a_running_study_is_looked_at_and_backed_up(tmp_path: Path) -> None:
     assert "damaged" not in errors
     restored = trialfleet(["restore", tmp_path / "backup"], tmp_path / "new")
     assert restored.returncode == 0, restored.stderr
-    trials, later = reported(tmp_path / "new"), reported(home.path)
-    assert 3 <= len(trials) <= len(later)
-    decided = [each for each in trials if each["state"] == "complete"]
-    assert [each["params"] for each in trials] == [each["params"] for each in later[: len(trials)]]
-    assert decided == [each for each in later if each["number"] in {one["number"] for one in decided}]
+    then, later = trials(Home(tmp_path / "new")), trials(home)
+    assert 3 <= len(then) <= len(later)
+    assert [one.params for one in then] == [one.params for one in later[: len(then)]]
+    for one, same in zip(then, later, strict=False):
+        assert not one.state.decided or one == same
 
 
-def test_the_doctors_word_is_its_exit_status(home: Home) -> None:
+def test_the_doctors_word_is_its_exit_status(home: Home, at_once: None, capfd: pytest.CaptureFixture[str]) -> None:
+    environment = read_environment({"TRIALFLEET_HOME": str(home.path)})
     damage_all(home)
+    assert doctor_command(environment, repair=False, as_json=False) == 1
+    assert "5 of 6 are damaged; --repair mends what it can" in capfd.readouterr().err
     looked = trialfleet(["doctor"], home.path)
-    assert looked.returncode == 1
-    assert "5 of 6 are damaged; --repair mends what it can" in looked.stderr
-    mended = trialfleet(["doctor", "--repair", "--json"], home.path)
-    assert mended.returncode == 0
-    assert {item["state"] for item in document(mended.stdout)["items"]} == {"ok", "repaired"}
-    shutil.rmtree(home.store)
-    assert trialfleet(["doctor"], home.path).returncode == 0
+    assert (looked.returncode, "5 of 6 are damaged" in looked.stderr) == (1, True), looked.stderr
+    assert doctor_command(environment, repair=True, as_json=True) == 0
+    assert {item["state"] for item in document(capfd.readouterr().out)["items"]} == {"ok", "repaired"}
