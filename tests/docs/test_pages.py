@@ -1,15 +1,11 @@
-"""Every command and snippet of README and docs/ does what the page says (`support.pages`)."""
+"""Every command and snippet of README and docs/ does what the page says (`support.pages`); see test_followed_pages as well."""
 
-import socket
 from pathlib import Path
 
 import pytest
 from support.pages import PageRun, blocks, commands, page_variables, pattern
+from support.run_pages import FOLLOWED, PAGES, name, run_page
 
-ROOT = Path(__file__).parents[2]
-DOCS = ROOT / "docs"
-#: All but the decisions, which tell of a past.
-PAGES = [ROOT / "README.md", *sorted(page for page in DOCS.rglob("*.md") if page.parent.name != "adr")]
 #: What is not run, by its first line; the page says why. Nothing that could be run here belongs here.
 NOT_RUN = {
     "$ sudo apt-get install -y git make python3-venv && make demo",
@@ -17,32 +13,14 @@ NOT_RUN = {
     "$ python3 -m venv .venv && . .venv/bin/activate",
     "$ sudo apt-get install -y --no-install-recommends rabbitmq-server",
 }
-#: A broker that pages speak of, and the port of their coordinator.
-BROKER, PORT = "amqp://user:password@broker.example:5672/", "8765"
-
-
-def name(page: Path) -> str:
-    return str(page.relative_to(ROOT))
 
 
 @pytest.mark.timeout(600)  # of a whole page
-@pytest.mark.parametrize("page", PAGES, ids=name)
+@pytest.mark.parametrize("page", [page for page in PAGES if page.parent.name not in FOLLOWED], ids=name)
 def test_a_page_does_what_it_says(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
-    text = page.read_text(encoding="utf-8")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        replaced = {PORT: str(free.getsockname()[1])}
-    if BROKER in text:
-        replaced[BROKER] = request.getfixturevalue("rabbitmq")
-    folder = tmp_path / "page"
-    folder.mkdir()
-    variables = page_variables(tmp_path / "home")
-    for variable in ("TRIALFLEET_HOME", "PATH"):
-        monkeypatch.setenv(variable, variables[variable])
-    monkeypatch.syspath_prepend(folder)
-    monkeypatch.chdir(folder)
-    PageRun(folder, replaced, variables).run(page)
+    run_page(page, tmp_path, monkeypatch, request)
 
 
 def test_what_is_not_run_is_known_and_says_why() -> None:

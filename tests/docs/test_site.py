@@ -1,6 +1,7 @@
 """docs/ is a site: it is built without a complaint, every page is in it, and what is generated is up to date."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -39,6 +40,20 @@ def test_every_page_is_in_the_site_and_none_loads_from_elsewhere(site: Path) -> 
         assert 'rel="stylesheet" href="http' not in text
 
 
+def test_every_page_can_be_navigated_to() -> None:
+    config = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    listed = re.findall(r"^ +- (\S+\.md)$", config[config.index("\nnav:") :], re.MULTILINE)
+    pages = {str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")}
+    assert sorted(listed) == sorted(page for page in pages if not re.match(r"adr/\d", page))
+
+
+def test_decisions_are_numbered_one_by_one() -> None:
+    pages = sorted((ROOT / "docs" / "adr").glob("[0-9]*.md"))
+    assert [page.name[:5] for page in pages] == [f"{number:04}-" for number in range(1, len(pages) + 1)]
+    for number, page in enumerate(pages, 1):
+        assert page.read_text(encoding="utf-8").startswith(f"# {number}. "), page
+
+
 def test_a_browser_shows_it(site: Path, tmp_path: Path) -> None:
     shown = open_page((site / "index.html").as_uri(), tmp_path / "profile")
     assert "tutorial/first-study" in shown.document
@@ -66,8 +81,6 @@ def test_links_out_of_the_site_become_names(source: str, link: str, becomes: str
 
 
 def test_links_to_files_of_the_repository_lead_somewhere() -> None:
-    import re
-
     for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
         for path in re.findall(r"\]\(((?!http)[^)#]+)", page.read_text(encoding="utf-8")):
             assert (page.parent / path).exists(), f"{page}: {path}"
