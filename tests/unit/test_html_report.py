@@ -67,6 +67,11 @@ def test_every_trial_is_a_point_of_each_chart() -> None:
     assert parallel(report).count("<polyline") == 50
 
 
+def test_a_rung_that_was_left_out_is_said_to_be() -> None:
+    assert "left out" not in page(a_report(*mixed(3)))
+    assert ", then left out</text>" in page(a_report(*mixed(3), left_out=(0,)))
+
+
 def test_large_studies_are_thinned_out() -> None:
     report = a_report(*mixed(3 * MOST_POINTS))
     assert MOST_POINTS / 2 <= history(report).count("<circle") <= MOST_POINTS

@@ -66,13 +66,14 @@ def funnel(report: StudyReport) -> str:
     parts = []
     for rung, count in enumerate(reached):
         y = 6 + 34.0 * rung
-        width = (svg.WIDTH - 300) * count / widest
+        width = (svg.WIDTH - 430) * count / widest
         name = rung_name(report.ladder, rung)
-        told = f"{count} trials reached {name}; {report.rung_evaluations[rung]} evaluations"
+        note = ", then left out" if rung in report.left_out else ""
+        told = f"{count} trials, {report.rung_evaluations[rung]} evaluations{note}"
         parts += [
             svg.text(130, y + 17, name, "tick", "end"),
-            svg.bar(140, y, width, 24, "complete", told),
-            svg.text(146 + width, y + 17, f"{count} trials, {report.rung_evaluations[rung]} ev.", "tick"),
+            svg.bar(140, y, width, 24, "complete", f"{name}: {told}"),
+            f'<text x="{146 + width:.1f}" y="{y + 17:.1f}" class="tick">{told}</text>',
         ]
     return svg.chart("Rungs", "How many trials reached each rung of the ladder.", "".join(parts), height=height)
 
@@ -168,9 +169,9 @@ def _param(name: str, trials: Sequence[TrialSummary], start: float, end: float) 
 
 def _axes(param: _Param, up: svg.Scale, name: str) -> str:
     if param.scale is not None:
-        return svg.axes(param.scale, up, name, "value")
+        return svg.axes(param.scale, up, name)
     labels = [svg.text(x, svg.HEIGHT - svg.BOTTOM + 14, label, "tick", "middle") for x, label in param.choices]
-    return svg.axes(None, up, name, "value") + "".join(labels)
+    return svg.axes(None, up, name) + "".join(labels)
 
 
 def _ends(param: _Param) -> tuple[str, str]:

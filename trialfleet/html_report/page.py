@@ -52,6 +52,14 @@ _SLOTS = (
     "slot evaluated. Answers of the cache took none. Pauses of all slots are cut short at dashed lines. Times are by each "
     "worker's own clock.</p>"
 )
+_PARTS = (
+    "<p>A pruned trial's value was measured on fewer rows or folds: it may lie above the best and still be worse. Values far "
+    "from the others stand at the edge.</p>"
+)
+_LEFT_OUT = (
+    "<p>A rung that does not pay, as it costs nearly as much as the next or ranks trials otherwise, is left out from then "
+    "on.</p>"
+)
 _KEY = (
     '<p class="key"><span><i style="background:var(--complete)"></i>complete</span>'
     '<span><i style="border:2px solid var(--pruned)"></i>pruned</span>'
@@ -71,16 +79,14 @@ def render(report: StudyReport, cache: CacheFigures, shares: Mapping[str, float]
     parts = [
         f"<h1>{escape(report.study)}</h1><p>{escape(first_line(report.ended_because))}; {report.direction}</p>",
         _section("Best", _best(report)),
-        _section("History", _KEY + charts.history(report)),
-        _section("Rungs", charts.funnel(report)),
+        _section("History", _KEY + charts.history(report) + _PARTS),
+        _section("Rungs", charts.funnel(report) + (_LEFT_OUT if report.left_out else "")),
     ]
     if shares:
         parts.append(_section("Importance of the params", charts.importances(shares)))
     if report.best_params is not None:
         parts.append(_section("Params together", charts.parallel(report)))
-        parts.append(
-            _section("Params one by one", f'<div class="half">{"".join(charts.slices(report).values())}</div>')
-        )
+        parts.append(_section("Values by param", f'<div class="half">{"".join(charts.slices(report).values())}</div>'))
     if runs:
         parts.append(_section("Slots over time", _rung_key(report) + timeline(runs) + _SLOTS))
     parts.append(_section("Efficiency", _efficiency(report, cache, runs)))

@@ -95,7 +95,7 @@ def path(points: Sequence[tuple[float, float]], kind: str) -> str:
     return f'<polyline points="{steps}" class="{kind}"/>'
 
 
-def axes(across: Scale | None, up: Scale, x_name: str, y_name: str) -> str:
+def axes(across: Scale | None, up: Scale, x_name: str, y_name: str = "") -> str:
     """Both axes with a grid, ticks and names; without a scale, the one across has no ticks."""
     bottom = HEIGHT - BOTTOM
     parts: list[str] = []
@@ -108,11 +108,12 @@ def axes(across: Scale | None, up: Scale, x_name: str, y_name: str) -> str:
         ]
     parts.append(line(LEFT, bottom, WIDTH - RIGHT, bottom, "axis"))
     parts.append(text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 6, x_name, "name", "middle"))
-    middle = (TOP + bottom) / 2
-    parts.append(
-        f'<text x="14" y="{middle:.1f}" transform="rotate(-90 14 {middle:.1f})" text-anchor="middle" class="name">'
-        f"{escape(short(y_name))}</text>"
-    )
+    if y_name:
+        middle = (TOP + bottom) / 2
+        parts.append(
+            f'<text x="14" y="{middle:.1f}" transform="rotate(-90 14 {middle:.1f})" text-anchor="middle" class="name">'
+            f"{escape(short(y_name))}</text>"
+        )
     return "".join(parts)
 
 
