@@ -135,7 +135,8 @@ def _checked(source: Path) -> Manifest:
     try:
         manifest = msgspec.json.decode((source / _MANIFEST).read_bytes(), type=Manifest)
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{source} is no backup: {error}") from error
+        words = getattr(error, "strerror", None) or error
+        raise ConfigurationError(f"{source} is no backup: {_MANIFEST}: {words}") from error
     if manifest.format > FORMAT:
         raise ConfigurationError(
             f"{source} is a backup of format {manifest.format}; this trialfleet restores up to {FORMAT}"

@@ -41,6 +41,9 @@ def _status(arguments: Sequence[str], invocation: Invocation) -> int:
     try:
         # --help, --version and workers end with a status, other commands with nothing.
         return cli.main(list(arguments), prog_name="trialfleet", standalone_mode=False, obj=invocation) or 0
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return error.exit_code
     except click.ClickException as error:
         hint = ""
         if isinstance(error, click.UsageError) and error.ctx is not None:

@@ -5,6 +5,7 @@ Their methods are the verbs of `StudyService`; they take and return the same val
 
 import asyncio
 import http
+import re
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -31,7 +32,13 @@ _ERRORS: Mapping[str, type[TrialfleetError]] = {kind.__name__: kind for kind in 
 
 
 class CoordinatorError(TrialfleetError):
+    """The coordinator does not do what it was asked."""
+
+
+class NoCoordinatorError(CoordinatorError):
     """The coordinator can not be reached, or does not answer as one."""
+
+    exit_status = 2
 
 
 class _Call(NamedTuple):
@@ -301,9 +308,10 @@ def _headers(token: str | None) -> dict[str, str]:
     return {} if token is None else {"Authorization": f"Bearer {check_token(token, 'the token')}"}
 
 
-def _unreachable(url: str, error: httpx.HTTPError) -> CoordinatorError:
+def _unreachable(url: str, error: httpx.HTTPError) -> NoCoordinatorError:
     words = "no answer in time" if isinstance(error, httpx.TimeoutException) else str(error) or type(error).__name__
-    return CoordinatorError(f"the coordinator at {url} can not be reached: {words}")
+    words = re.sub(r"^\[Errno -?\d+\] ", "", words)
+    return NoCoordinatorError(f"the coordinator at {url} can not be reached: {words}")
 
 
 def _understood(call: _Call, answer: httpx.Response, url: str) -> Any:
@@ -313,7 +321,7 @@ def _understood(call: _Call, answer: httpx.Response, url: str) -> Any:
             return None if call.answer is None else msgspec.json.decode(answer.content, type=call.answer)
         problem = msgspec.json.decode(answer.content, type=Problem)
     except (msgspec.MsgspecError, UnicodeDecodeError):
-        raise CoordinatorError(f"what answers at {url} is no coordinator of this version") from None
+        raise NoCoordinatorError(f"what answers at {url} is no coordinator of this version") from None
     if answer.status_code == http.HTTPStatus.UNAUTHORIZED:
         raise ConfigurationError(f"the coordinator at {url} wants another token")
     raise _ERRORS.get(problem.type, CoordinatorError)(problem.detail)

@@ -107,7 +107,8 @@ def _secret(variables: Mapping[str, str], name: str, file_name: str) -> str | No
     try:
         value = Path(file).expanduser().read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"environment: {file_name} = {file}: {error}") from error
+        words = getattr(error, "strerror", None) or "it is no text"  # which would be shown, and is secret
+        raise ConfigurationError(f"environment: {file_name} = {file}: {words}") from error
     if not value:
         raise ConfigurationError(f"environment: {file_name} = {file}: the file is empty")
     return value

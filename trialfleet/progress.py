@@ -4,6 +4,7 @@ import math
 from types import TracebackType
 from typing import Protocol, Self
 
+import msgspec
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -18,6 +19,8 @@ from trialfleet_shared.ladder import Ladder
 LIVE_SECONDS = 0.2
 #: Seconds between two plain lines.
 PLAIN_SECONDS = 5.0
+#: What `ended` sets for the reason that nothing new is started.
+_ENDED = "ended"
 
 
 class ProgressView(Protocol):
@@ -142,6 +145,11 @@ def facts(progress: Progress) -> list[tuple[str, str]]:
     return told
 
 
+def ended(progress: Progress) -> Progress:
+    """The last moment of a study that has ended since: nothing of it is at work any more."""
+    return msgspec.structs.replace(progress, closing=_ENDED, slots=0, in_flight=0)
+
+
 def done_share(progress: Progress) -> float | None:
     """How much of the budget is used up, 0 to 1: of trials or of seconds, whichever is nearer to its end."""
     shares = []
@@ -178,6 +186,8 @@ def _left(progress: Progress) -> str:
 
 
 def _state(progress: Progress) -> str:
+    if progress.closing == _ENDED:
+        return _ENDED
     if progress.slots == 0:
         return "waiting for workers"
     match progress.closing:

@@ -1,5 +1,6 @@
 """The daemon by its commands: submitted to, watched, paused, killed, started again, stopped."""
 
+import re
 import signal
 import stat
 from collections.abc import Iterator
@@ -24,7 +25,10 @@ def test_a_study_is_submitted_watched_and_reported(fleet: Fleet) -> None:
     watched = fleet.run("submit", fleet.write("a"), "--watch", "--json")
     assert watched.returncode == 0, watched.stderr
     assert document(watched.stdout)["state"] == "done"
-    assert "trials 40 of 40 decided" in watched.stderr
+    assert re.search(r"trials 40 of 40 decided.* slots 0 \(0 in flight\),.* ended$", watched.stderr, re.MULTILINE)
+    known = document(fleet.run("report", "a", "--json").stdout)
+    assert (known["ended"], known["ended_because"]) == ("trials", "all 40 trials of the budget are decided")
+    assert known["efficiency_metrics"]["parallel_efficiency"] > 0, "of the coordinator, which measured it"
     listed = fleet.run("list")
     assert "a      done   balanced" in listed.stdout
     reported = fleet.run("run", fleet.write("b"), "--json", TRIALFLEET_BROKER_URL=fleet.url)
@@ -47,7 +51,8 @@ def test_what_came_of_a_study_is_told_and_deleted_from_elsewhere(fleet: Fleet, t
     report = document(trialfleet(["report", "a", "--json"], elsewhere, **there).stdout)
     assert (report["ended"], len(report["trials"])) == ("trials", 40)
     page = tmp_path / "report.html"
-    assert trialfleet(["report", "a", "--html", page], elsewhere, **there).returncode == 0
+    written = trialfleet(["report", "a", "--html", page, "--json"], elsewhere, **there)
+    assert document(written.stdout) == {"study": "a", "html": str(page)}
     assert "<title>Timeline of slots" in page.read_text(), "workers told when and where each evaluation ran"
     exported = trialfleet(["export", "a"], elsewhere, **there)
     assert exported.stdout.count("\n") == 41
@@ -82,8 +87,9 @@ def test_a_killed_coordinator_goes_on_where_it_was(fleet: Fleet) -> None:
     fleet.coordinator.kill()
     fleet.coordinator.communicate()
     unreachable = fleet.run("list")
-    assert unreachable.returncode == 1
-    assert "can not be reached" in unreachable.stderr
+    assert unreachable.returncode == 2
+    assert "can not be reached: Connection refused" in unreachable.stderr
+    assert fleet.run("report", "a").returncode == 0, "the record is there"
     fleet.start_coordinator()
     watched = fleet.run("watch", "a", "--json")
     assert watched.returncode == 0, watched.stderr

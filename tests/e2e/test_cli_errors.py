@@ -180,5 +180,20 @@ def test_help_is_quick_and_says_where_things_are_kept(folder: Path) -> None:
     assert not imported & {"optuna", "dramatiq", "pika", "numpy", "pandas", "rich", "lmdb", "prometheus_client"}
 
 
+@pytest.mark.parametrize("arguments", [[], ["deadletters"]])
+def test_no_command_at_all_is_answered_with_help(folder: Path, arguments: list[str]) -> None:
+    done = trialfleet(arguments, folder)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("Usage: trialfleet")
+    assert "\nCommands:\n" in done.stderr
+
+
+def test_a_token_file_that_can_not_be_read_is_named(folder: Path) -> None:
+    for file, words in (("none", "No such file or directory"), ("odd", "it is no text")):
+        (folder / "odd").write_bytes(b"\xff")
+        done = trialfleet(["list"], folder, TRIALFLEET_TOKEN_FILE=str(folder / file))
+        check_one_line(done, 2, f"TRIALFLEET_TOKEN_FILE = {folder / file}: {words}\n")
+
+
 def test_the_version_is_told(folder: Path) -> None:
     assert trialfleet(["--version"], folder).stdout.startswith("trialfleet 0.")

@@ -227,7 +227,7 @@ def test_a_running_study_is_looked_at_and_backed_up(tmp_path: Path, at_once: Non
         assert states(home) == {}
         saved = trialfleet(["backup", tmp_path / "backup"], home.path)
         assert saved.returncode == 0, saved.stderr
-        assert "1 studies of" in saved.stderr
+        assert "1 study of" in saved.stderr
         with pytest.raises(StoreError, match="is in use"):
             restore(home, tmp_path / "backup", force=True)
         assert running.poll() is None
@@ -235,8 +235,10 @@ def test_a_running_study_is_looked_at_and_backed_up(tmp_path: Path, at_once: Non
         running.terminate()
         _, errors = running.communicate(timeout=90)
     assert "damaged" not in errors
-    restored = trialfleet(["restore", tmp_path / "backup"], tmp_path / "new")
+    restored = trialfleet(["restore", tmp_path / "backup", "--json"], tmp_path / "new")
     assert restored.returncode == 0, restored.stderr
+    told = {"source": str(tmp_path / "backup"), "target": str(tmp_path / "new"), "studies": ["slow"]}
+    assert document(restored.stdout) == told
     then, later = trials(Home(tmp_path / "new")), trials(home)
     assert 3 <= len(then) <= len(later)
     assert [one.params for one in then] == [one.params for one in later[: len(then)]]

@@ -5,7 +5,7 @@ from pathlib import Path
 import msgspec
 from rich.table import Table
 
-from trialfleet.backup import back_up, restore
+from trialfleet.backup import Manifest, back_up, restore
 from trialfleet.commands.output import error_console, results_only, say
 from trialfleet.doctor import examine
 from trialfleet.engine import Home
@@ -36,13 +36,22 @@ def doctor_command(environment: Environment, *, repair: bool, as_json: bool) -> 
     return 1 if damaged else 0
 
 
-def backup_command(environment: Environment, target: Path) -> None:
+def backup_command(environment: Environment, target: Path, *, as_json: bool) -> None:
     """Copy the home's studies, running or not."""
     manifest = back_up(Home(environment.home), target, now=SystemClock().time())
-    say(error_console(), f"{len(manifest.studies)} studies of {environment.home} are in {target}")
+    _tell_copied(manifest, environment.home, target, as_json=as_json)
 
 
-def restore_command(environment: Environment, source: Path, *, force: bool) -> None:
+def restore_command(environment: Environment, source: Path, *, force: bool, as_json: bool) -> None:
     """Put a backup into the home."""
     manifest = restore(Home(environment.home), source, force=force)
-    say(error_console(), f"{len(manifest.studies)} studies of {source} are in {environment.home}")
+    _tell_copied(manifest, source, environment.home, as_json=as_json)
+
+
+def _tell_copied(manifest: Manifest, source: Path, target: Path, *, as_json: bool) -> None:
+    count = len(manifest.studies)
+    what, are = ("study", "is") if count == 1 else ("studies", "are")
+    say(error_console(), f"{count} {what} of {source} {are} in {target}")
+    if as_json:
+        with results_only() as results:
+            print_json(results, {"source": str(source), "target": str(target), "studies": sorted(manifest.studies)})

@@ -1,10 +1,12 @@
 """Finds what is recorded of a study: at the coordinator that TRIALFLEET_URL names, else in the home's store."""
 
+from trialfleet.coordinator_files import CoordinatorFiles
 from trialfleet.engine import Home, cache_figures_of, recorded_report, recorded_runs
 from trialfleet.environment import Environment
 from trialfleet.rendering import CacheFigures
 from trialfleet_coordinator.report import StudyReport
 from trialfleet_coordinator.runs import Run
+from trialfleet_shared.errors import TrialfleetError
 
 
 def found_report(study: str, environment: Environment) -> tuple[StudyReport, CacheFigures, Home | None]:
@@ -16,12 +18,29 @@ def found_report(study: str, environment: Environment) -> tuple[StudyReport, Cac
     """
     if environment.url is None:
         home = Home(environment.home)
-        return *recorded_report(home, study), home
+        report, figures = recorded_report(home, study)
+        return _with_end(report, environment), figures, home
     from trialfleet.commands.service import connect  # noqa: PLC0415  # HTTP only with a fleet
 
     with connect(environment) as coordinator:
         report = coordinator.report(study)
     return report, cache_figures_of(report), None
+
+
+def _with_end(report: StudyReport, environment: Environment) -> StudyReport:
+    """The report, with what the record does not tell: how the study ended, where a coordinator runs that knows."""
+    if CoordinatorFiles(environment.home).url() is None:
+        return report
+    from trialfleet.commands.service import running_coordinator  # noqa: PLC0415  # HTTP only with a fleet
+
+    try:
+        coordinator = running_coordinator(environment)
+        if coordinator is None:
+            return report
+        with coordinator:
+            return coordinator.report(report.study)
+    except TrialfleetError:  # it has no such study, or is ending: the record is here
+        return report
 
 
 def found_runs(study: str, environment: Environment) -> list[Run]:

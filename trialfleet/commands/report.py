@@ -31,6 +31,9 @@ def report_command(study: str, environment: Environment, *, as_json: bool, html:
         except OSError as error:
             raise TrialfleetError(f"{html} can not be written: {error.strerror or error}") from error
         say(error_console(), f"the report of {study} is in {html}")
+        if as_json:
+            with results_only() as results:
+                print_json(results, {"study": study, "html": str(html)})
         return
     place = None if home is None else home.path
     with results_only() as results:

@@ -15,7 +15,7 @@ from trialfleet.coordinator_files import CoordinatorFiles
 from trialfleet.engine import cache_figures_of
 from trialfleet.environment import URL, Environment
 from trialfleet.flags import StudyFlags
-from trialfleet.progress import progress_view
+from trialfleet.progress import ended, progress_view
 from trialfleet.rendering import finite, print_json, print_report, render_statuses, report_document
 from trialfleet.signals import StopSignals
 from trialfleet.study_file import read_study, read_toml, with_settings
@@ -191,7 +191,7 @@ def _follow(client: Client, study: str) -> StudyStatus:
                 say(notes, words)
             told = words
             if status.progress is not None:
-                view(status.progress)
+                view(ended(status.progress) if status.state.ended else status.progress)
             if status.state.ended or signals.cause() is not None:
                 return status
             time.sleep(_WATCH_SECONDS)

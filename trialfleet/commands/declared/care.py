@@ -24,25 +24,27 @@ def doctor(*, repair: bool, as_json: bool, home: Path | None, verbose: bool) -> 
 
 @click.command(epilog=EPILOG)
 @click.argument("target", type=click.Path(path_type=Path))
+@json_option
 @home_option
 @verbose_option
-def backup(target: Path, *, home: Path | None, verbose: bool) -> None:
+def backup(target: Path, *, as_json: bool, home: Path | None, verbose: bool) -> None:
     """Copy the studies of the home, running or not, to the new folder TARGET."""
     from trialfleet.commands.care import backup_command  # noqa: PLC0415  # see the package
 
-    backup_command(begin(home, verbose=verbose), target)
+    backup_command(begin(home, verbose=verbose), target, as_json=as_json)
 
 
 @click.command(epilog=EPILOG)
 @click.argument("source", type=click.Path(path_type=Path))
 @click.option("--force", is_flag=True, help="Replace the studies that are there.")
+@json_option
 @home_option
 @verbose_option
-def restore(source: Path, *, force: bool, home: Path | None, verbose: bool) -> None:
+def restore(source: Path, *, force: bool, as_json: bool, home: Path | None, verbose: bool) -> None:
     """Put the backup SOURCE into the home, which nobody may use meanwhile."""
     from trialfleet.commands.care import restore_command  # noqa: PLC0415  # see the package
 
-    restore_command(begin(home, verbose=verbose), source, force=force)
+    restore_command(begin(home, verbose=verbose), source, force=force, as_json=as_json)
 
 
 #: What the program has of this theme.
