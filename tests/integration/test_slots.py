@@ -212,11 +212,12 @@ def test_output_goes_to_standard_error(make_pool: MakePool, capfd: pytest.Captur
 
 def test_large_params_and_messages_travel(make_pool: MakePool) -> None:
     def objective(params: dict[str, Any]) -> float:
-        if params["text"] == "fail":
+        if "fail" in params:
             raise ValueError("long" * 10**6)
-        return len(params["text"])
+        return sum(map(len, params.values()))
 
-    results = run(make_pool(objective), memory_spec(), evaluation(0, text="x" * 10**6), evaluation(1, text="fail"))
+    texts = {f"text{number}": "x" * 10**4 for number in range(100)}
+    results = run(make_pool(objective), memory_spec(), evaluation(0, **texts), evaluation(1, fail=True))
     assert results[0].value == 10**6
     assert results[1].outcome is Outcome.ERROR
     assert (results[1].error or "").startswith("ValueError: longlong")
