@@ -19,12 +19,13 @@ s / sqrt(j) only, so its standard deviation is (1 - j/k) s sqrt(1/j + 1/(k - j))
 `RACING_CONFIDENCE` quantile of that stays below zero.
 """
 
-import bisect
 import math
 import operator
 import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
+
+from sortedcontainers import SortedList
 
 #: Trials that are checked on all rows and folds at the end of a study, however few finished the rung below.
 FINALISTS = 3
@@ -78,32 +79,32 @@ class Halving:
         self._eta = reduction_factor
         self._defer_dear = defer_dear
         #: Per rung, (-score, trial) of all that finished it, best first; equal scores rank by trial number.
-        self._finished: list[list[tuple[float, int]]] = [[] for _ in range(rungs)]
+        self._finished: list[SortedList[tuple[float, int]]] = [SortedList() for _ in range(rungs)]
         #: Per rung, those of them that wait there.
-        self._waiting: list[list[tuple[float, int]]] = [[] for _ in range(rungs)]
+        self._waiting: list[SortedList[tuple[float, int]]] = [SortedList() for _ in range(rungs)]
         #: Per rung, how many have climbed from it.
         self._climbed = [0] * rungs
-        #: Per rung, the seconds of all that finished it: by trial, and in order.
+        #: Per rung, the seconds of all that finished it: by trial, and in order; where dear trials wait.
         self._seconds: list[dict[int, float]] = [{} for _ in range(rungs)]
-        self._seconds_in_order: list[list[float]] = [[] for _ in range(rungs)]
+        self._seconds_in_order: list[SortedList[float]] = [SortedList() for _ in range(rungs)]
         #: Their sum over all rungs.
         self._spent = 0.0
 
     def finish(self, rung: int, trial: int, score: float, seconds: float) -> None:
         """`trial` has its score on `rung`, where an evaluation took it so many seconds."""
-        bisect.insort(self._finished[rung], (-score, trial))
-        self._seconds[rung][trial] = seconds
-        bisect.insort(self._seconds_in_order[rung], seconds)
-        self._spent += seconds
+        self._finished[rung].add((-score, trial))
+        if self._defer_dear:
+            self._seconds[rung][trial] = seconds
+            self._seconds_in_order[rung].add(seconds)
+            self._spent += seconds
 
     def wait(self, rung: int, trial: int, score: float) -> None:
         """`trial`, which finished `rung`, may be promoted from there."""
-        bisect.insort(self._waiting[rung], (-score, trial))
+        self._waiting[rung].add((-score, trial))
 
     def leave(self, rung: int, trial: int, score: float) -> None:
         """`trial` does not wait on `rung` any more: it is decided."""
-        waiting = self._waiting[rung]
-        del waiting[bisect.bisect_left(waiting, (-score, trial))]
+        self._waiting[rung].remove((-score, trial))
 
     def climb(self, rung: int) -> None:
         """A trial that does not wait on `rung` any more has climbed from it."""
@@ -160,13 +161,13 @@ class Halving:
 
     def _is_too_dear(self, rung: int, trial: int) -> bool:
         """Whether the trial is dear, and its next evaluation would be much of what the study has spent by then."""
+        if not self._defer_dear:
+            return False
         seconds, others = self._seconds[rung][trial], self._seconds_in_order[rung]
-        return self._defer_dear and seconds > max(
-            DEAR * (others[len(others) // 2] + SLIGHT_SECONDS), DEAR_SHARE * self._spent
-        )
+        return seconds > max(DEAR * (others[len(others) // 2] + SLIGHT_SECONDS), DEAR_SHARE * self._spent)
 
     def _rank(self, rung: int, entry: tuple[float, int]) -> int:
-        return bisect.bisect_left(self._finished[rung], entry)
+        return self._finished[rung].bisect_left(entry)
 
 
 def beyond_threshold(value: float, best: float, *, threshold: float, maximize: bool) -> bool:
