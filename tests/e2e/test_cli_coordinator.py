@@ -81,7 +81,7 @@ def test_exit_statuses_tell_what_became_of_it(fleet: Fleet) -> None:
 
 
 def test_a_killed_coordinator_goes_on_where_it_was(fleet: Fleet) -> None:
-    submitted = fleet.run("submit", fleet.write("a", trials=2000))
+    submitted = fleet.run("submit", fleet.write("a", trials=600))
     assert submitted.returncode == 0, submitted.stderr
     wait_until(lambda: fleet.decided("a") >= 20, "20 trials", PATIENCE)
     fleet.coordinator.kill()
@@ -94,9 +94,9 @@ def test_a_killed_coordinator_goes_on_where_it_was(fleet: Fleet) -> None:
     watched = fleet.run("watch", "a", "--json")
     assert watched.returncode == 0, watched.stderr
     progress = document(watched.stdout)["progress"]
-    assert progress["complete"] + progress["pruned"] == 2000
+    assert progress["complete"] + progress["pruned"] == 600
     report = document(fleet.run("report", "a", "--json").stdout)
-    assert [trial["number"] for trial in report["trials"]] == list(range(2000))
+    assert [trial["number"] for trial in report["trials"]] == list(range(600))
 
 
 def test_a_paused_study_waits_and_the_coordinator_ends_at_once_when_it_is_told_to(fleet: Fleet) -> None:
