@@ -272,9 +272,9 @@ def studies(home: Home) -> list[StudySummary]:
                     study=name,
                     direction=record.definition.direction,
                     trials=len(state.trials),
-                    complete=state.counts[TrialState.COMPLETE],
-                    pruned=state.counts[TrialState.PRUNED],
-                    failed=state.counts[TrialState.FAIL],
+                    complete=state.tally.decided[TrialState.COMPLETE],
+                    pruned=state.tally.decided[TrialState.PRUNED],
+                    failed=state.tally.decided[TrialState.FAIL],
                     undecided=sum(not trial.decided for trial in state.trials),
                     best_value=best.value if best else None,
                     best_is_complete=best.complete if best else False,
@@ -417,13 +417,13 @@ def _start_warm(sampler: StudySampler, home: Home, name: str) -> None:
     with _store(home) as store:
         earlier = load_record(store, name)
     maximize = earlier.definition.direction == "maximize"
-    learn_from(sampler, _recorded_state(earlier).observations(), maximize=maximize)
+    learn_from(sampler, _recorded_state(earlier).standings.observations(), maximize=maximize)
 
 
 def _restore(sampler: StudySampler, record: StudyRecord) -> None:
     """Have the sampler know what is recorded of its study."""
     draws = [(trial.number, trial.params, trial.distributions) for trial in record.trials]
-    sampler.restore(draws, _recorded_state(record).observations())
+    sampler.restore(draws, _recorded_state(record).standings.observations())
 
 
 def _cache(config: EfficiencyConfig, home: Home) -> LmdbResultCache | None:

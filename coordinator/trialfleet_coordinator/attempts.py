@@ -1,19 +1,25 @@
-"""What is known of the evaluations in flight: since when each is, how often it was tried in vain, and which of them straggle.
+"""The evaluations in flight: since when each is, how often it was tried in vain, and which of them straggle.
 
 A pure table; all times are seconds that the study ran. Two rules live here:
 
-- An evaluation that kills its slot is tried again, elsewhere if there is an elsewhere: a crash may be of the place. Its
-  failed attempts are kept as its history, for the day that it is given up.
+- An evaluation that is refused, kills its slot, or is lost with its worker is tried again, elsewhere if there is an
+  elsewhere: the cause may be of the place. Crashes and losses are kept as its history, for the day that it is given up.
 - Once a study takes up nothing new and slots idle, what is in flight for much longer than its like took may be run a
   second time, on one of these slots; never a third time. The first answer wins, so no value depends on it.
 """
 
 from collections import deque
-from collections.abc import Iterable
+from enum import Enum
 from typing import NamedTuple
 
 from trialfleet_shared.messages import TEST_FOLD, EvaluationKey, EvaluationResult, Outcome
 
+#: Times that an evaluation is published before a worker's refusal is final; another worker may have the right code.
+REFUSALS = 5
+#: Times that an evaluation may be lost with its worker before the trial fails.
+LOSSES = 10
+#: Times that an evaluation may kill its slot before the trial fails: a crash may be of the place, three are of the params.
+CRASHES = 3
 #: Turnarounds of a rung that are remembered: its latest.
 _REMEMBERED = 100
 #: Turnarounds of a rung that have to be known before any evaluation of it is called slow.
@@ -40,19 +46,37 @@ class FailedAttempt(NamedTuple):
     crashed: bool
 
 
+class Retry(Enum):
+    """What follows an attempt that brought no answer."""
+
+    #: Nothing: a later attempt is in flight, or nobody waits any more.
+    LATE = "late"
+    #: Another attempt.
+    AGAIN = "again"
+    #: The evaluation had its chances.
+    NEVER = "never"
+
+
 class Attempts:
     """The table. See the module's docstring."""
 
     def __init__(self) -> None:
+        #: Evaluations in flight and the attempt that is.
+        self.pending: dict[EvaluationKey, int] = {}
         self._began: dict[EvaluationKey, float] = {}
         self._failed: dict[EvaluationKey, list[FailedAttempt]] = {}
         self._copied: set[EvaluationKey] = set()
         #: Seconds from publishing to the answer, by rung.
         self._turnarounds: dict[int, deque[float]] = {}
 
-    def begin(self, key: EvaluationKey, elapsed: float) -> None:
+    def begin(self, key: EvaluationKey, attempt: int, elapsed: float) -> None:
         """The evaluation is published, perhaps again."""
+        self.pending[key] = attempt
         self._began[key] = elapsed
+
+    def adopt(self, result: EvaluationResult) -> None:
+        """The evaluation was published by an earlier session, and has its answer already."""
+        self.pending[result.key] = result.attempt
 
     def answer(self, result: EvaluationResult, elapsed: float) -> None:
         """The evaluation has its answer."""
@@ -63,34 +87,52 @@ class Attempts:
 
     def forget(self, key: EvaluationKey) -> None:
         """Nobody waits for the evaluation any more."""
+        del self.pending[key]
         self._began.pop(key, None)
         self._failed.pop(key, None)
         self._copied.discard(key)
 
-    def fail(self, key: EvaluationKey, failed: FailedAttempt) -> None:
-        """An attempt came to no answer."""
+    def refuse(self, result: EvaluationResult) -> Retry:
+        """A worker refused the evaluation."""
+        attempt = self.pending[result.key]
+        if result.attempt < attempt:
+            return Retry.LATE
+        return Retry.AGAIN if attempt + 1 < REFUSALS else Retry.NEVER
+
+    def crash(self, result: EvaluationResult, elapsed: float) -> Retry:
+        """The evaluation killed its slot."""
+        key, attempt = result.key, self.pending[result.key]
+        if result.attempt < attempt:
+            return Retry.LATE
+        self._fail(key, FailedAttempt(attempt, elapsed, result.worker, reason_of(result), crashed=True))
+        crashes = sum(failed.crashed for failed in self._failed[key])
+        return Retry.AGAIN if crashes < CRASHES else Retry.NEVER
+
+    def lose(self, key: EvaluationKey, attempt: int, reason: str, elapsed: float) -> Retry:
+        """Whoever held the evaluation is gone."""
+        if self.pending.get(key) != attempt:
+            return Retry.LATE
+        self._fail(key, FailedAttempt(attempt, elapsed, "", f"lost: {reason}", crashed=False))
+        return Retry.AGAIN if attempt + 1 < LOSSES else Retry.NEVER
+
+    def _fail(self, key: EvaluationKey, failed: FailedAttempt) -> None:
         self._failed.setdefault(key, []).append(failed)
 
     def history(self, key: EvaluationKey) -> tuple[FailedAttempt, ...]:
         """The attempts that brought no answer, oldest first."""
         return tuple(self._failed.get(key, ()))
 
-    def crashes(self, key: EvaluationKey) -> int:
-        """How many of them killed their slot."""
-        return sum(failed.crashed for failed in self._failed.get(key, ()))
-
-    def stragglers(self, keys: Iterable[EvaluationKey], elapsed: float, *, idle: int) -> list[EvaluationKey]:
+    def stragglers(self, elapsed: float, *, idle: int) -> list[EvaluationKey]:
         """Evaluations to run a second time now, the longest in flight first; each is named once.
 
         Args:
-            keys: what is in flight.
             elapsed: the time.
             idle: slots that have nothing to do, but for the copies of those in flight that were named earlier.
         """
         idle -= len(self._copied)
         if idle <= 0:
             return []
-        late = [key for key in keys if self._is_late(key, elapsed)]
+        late = [key for key in self.pending if self._is_late(key, elapsed)]
         chosen = sorted(late, key=lambda key: self._began[key])[:idle]
         self._copied.update(chosen)
         return chosen
@@ -102,3 +144,8 @@ class Attempts:
             return False
         slow_end = sorted(turnarounds)[int(_SLOW_END * (len(turnarounds) - 1))]
         return elapsed - began > max(_MUCH_LONGER * slow_end, _WORTH_SECONDS)
+
+
+def reason_of(result: EvaluationResult) -> str:
+    """Why there is no value, for people."""
+    return result.error or "no reason given"

@@ -125,7 +125,7 @@ class _Session:
             has_test=plan.has_test,
             record=record,
         )
-        self._decided_before = sum(self._state.counts.values())
+        self._decided_before = sum(self._state.tally.decided.values())
         self._started = outside.clock.monotonic()
         self._slots: int | None = None
         self._stopping = False
@@ -151,7 +151,7 @@ class _Session:
             self._take_in(events)
             self._carry_out()
             progress = self._progress()
-            self._outside.telemetry.progressed(progress, self._state.discarded)
+            self._outside.telemetry.progressed(progress, self._state.tally.discarded)
             on_progress(progress)
             if self._state.finished and not events:
                 return build_report(
@@ -336,7 +336,7 @@ class _Session:
         elapsed = self._elapsed()
         session = max(self._outside.clock.monotonic() - self._started, 1e-9)
         best = state.best
-        rate = (sum(state.counts.values()) - self._decided_before) / session
+        rate = (sum(state.tally.decided.values()) - self._decided_before) / session
         return Progress(
             study=self._plan.definition.name,
             direction=self._plan.definition.direction,
@@ -345,14 +345,14 @@ class _Session:
             trials=len(state.trials),
             trials_budget=state.budget.trials,
             seconds_budget=state.budget.seconds,
-            complete=state.counts[TrialState.COMPLETE],
-            pruned=state.counts[TrialState.PRUNED],
-            failed=state.counts[TrialState.FAIL],
-            cached=state.cached,
-            evaluations=state.evaluations,
+            complete=state.tally.decided[TrialState.COMPLETE],
+            pruned=state.tally.decided[TrialState.PRUNED],
+            failed=state.tally.decided[TrialState.FAIL],
+            cached=state.tally.cached,
+            evaluations=state.tally.evaluations,
             best_value=best.value if best else None,
             best_trial=best.trial if best else None,
-            rung_mix=state.rung_mix(),
+            rung_mix=state.standings.rung_mix(),
             trials_per_second=rate,
             seconds_left=self._seconds_left(elapsed, rate),
             slots=self._slots or 0,
@@ -368,7 +368,7 @@ class _Session:
         if budget.seconds is not None:
             ends.append(max(budget.seconds - elapsed, 0.0))
         if budget.trials is not None and rate > 0:
-            ends.append(max(budget.trials - sum(self._state.counts.values()), 0) / rate)
+            ends.append(max(budget.trials - sum(self._state.tally.decided.values()), 0) / rate)
         return min(ends, default=None)
 
 

@@ -301,15 +301,15 @@ def build_report(
         best_value=best.value if best else None,
         best_is_complete=best.complete if best else False,
         test_value=test,
-        complete=state.counts[TrialState.COMPLETE],
-        pruned=state.counts[TrialState.PRUNED],
-        failed=state.counts[TrialState.FAIL],
+        complete=state.tally.decided[TrialState.COMPLETE],
+        pruned=state.tally.decided[TrialState.PRUNED],
+        failed=state.tally.decided[TrialState.FAIL],
         undecided=sum(not trial.decided for trial in state.trials),
         ladder=state.ladder,
-        left_out=state.choice.left_out,
+        left_out=state.standings.choice.left_out,
         rung_evaluations=tuple(rung_evaluations),
-        evaluations=state.evaluations,
-        cached=state.cached,
+        evaluations=state.tally.evaluations,
+        cached=state.tally.cached,
         efficiency_metrics=efficiency_metrics(
             [TrialCosts(trial.results, failed=trial.phase is Phase.FAIL) for trial in state.trials],
             state.ladder,
@@ -319,7 +319,7 @@ def build_report(
             fleet=fleet,
             coordinator_pss_bytes=coordinator_pss_bytes,
         ),
-        failures=tuple(state.failures),
+        failures=tuple(state.tally.failures),
         trials=tuple(_summary(trial, state.ladder) for trial in state.trials),
     )
 
@@ -382,7 +382,7 @@ def _because(state: StudyState) -> str:
         case Ended.TARGET:
             return f"the target value {state.budget.target:g} is reached"
         case Ended.FAILED:
-            return f"the first {state.counts[TrialState.FAIL]} trials all failed; the last: {state.failures[-1]}"
+            return f"the first {state.tally.decided[TrialState.FAIL]} trials all failed; the last: {state.tally.failures[-1]}"
         case Ended.STOPPED:
             return "it was stopped; run it again to go on"
         case None:

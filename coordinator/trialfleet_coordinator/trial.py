@@ -1,12 +1,17 @@
 """One trial of a running study, and the steps that it may take."""
 
+from collections import deque
 from collections.abc import Iterable
 from enum import Enum
 
-from trialfleet_coordinator.commands import TrialState
+from trialfleet_coordinator.commands import Observation, TrialState
 from trialfleet_shared.errors import TrialfleetError
-from trialfleet_shared.messages import EvaluationResult
+from trialfleet_shared.ladder import Ladder
+from trialfleet_shared.messages import Evaluation, EvaluationResult
 from trialfleet_shared.space import Distribution, Params
+
+#: Steps that `Story` remembers.
+STORY_LENGTH = 2000
 
 
 class Phase(Enum):
@@ -76,3 +81,52 @@ class Trial:
     def judged(self) -> bool:
         """Whether anything is known of its worth: it finished a rung, or is decided."""
         return self.value is not None or self.decided
+
+    def fold_values(self, ladder: Ladder, rung: int) -> list[float]:
+        """Its values on folds 0, 1, … of the rung, up to the first that is missing."""
+        fraction, folds = ladder.rungs[rung].fraction, ladder.rungs[rung].folds
+        values = []
+        for fold in range(folds):
+            value = self.values.get((fraction, fold))
+            if value is None:
+                break
+            values.append(value)
+        return values
+
+    def finished(self, ladder: Ladder) -> list[int]:
+        """The rungs of which it has all folds, lowest first."""
+        rungs = range(self.rung + 1)
+        return [rung for rung in rungs if len(self.fold_values(ladder, rung)) == ladder.rungs[rung].folds]
+
+    def observation(self, rung: int, value: float | None) -> Observation:
+        """What a sampler learns of it."""
+        return Observation(self.number, self.params, self.distributions, rung, value)
+
+    def evaluation(self, ladder: Ladder, fold: int, attempt: int = 0) -> Evaluation:
+        """What is to be evaluated for a fold of the rung it is on."""
+        return Evaluation(
+            trial=self.number,
+            rung=self.rung,
+            fold=fold,
+            fraction=ladder.rungs[self.rung].fraction,
+            params=self.params,
+            attempt=attempt,
+        )
+
+
+class Story:
+    """Has trials take their steps, and remembers the latest of all."""
+
+    def __init__(self) -> None:
+        self._steps: deque[tuple[int, str]] = deque(maxlen=STORY_LENGTH)
+
+    def move(self, trial: Trial, phase: Phase, cause: str) -> None:
+        """The trial takes a step. Raises InvalidTransitionError."""
+        if (trial.phase, phase) not in TRANSITIONS:
+            raise InvalidTransitionError(trial.number, trial.phase, phase, self.of(trial.number))
+        self._steps.append((trial.number, f"{trial.phase.value} -> {phase.value} ({cause})"))
+        trial.phase = phase
+
+    def of(self, trial: int) -> list[str]:
+        """The latest steps of a trial, oldest first."""
+        return [step for number, step in self._steps if number == trial]

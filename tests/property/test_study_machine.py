@@ -8,6 +8,7 @@ import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from trialfleet_coordinator.attempts import REFUSALS
 from trialfleet_coordinator.budget import Budget, Ended
 from trialfleet_coordinator.commands import (
     DrawTrials,
@@ -31,7 +32,7 @@ from trialfleet_coordinator.events import (
     TrialsDrawn,
 )
 from trialfleet_coordinator.ports import StudyDefinition, StudyRecord, TrialRecord
-from trialfleet_coordinator.study import REFUSALS, StudyState
+from trialfleet_coordinator.study import StudyState
 from trialfleet_coordinator.trial import TRANSITIONS, InvalidTransitionError, Phase
 from trialfleet_shared.ladder import Ladder, Rung
 from trialfleet_shared.messages import TEST_FOLD, Evaluation, EvaluationResult, Outcome
@@ -255,8 +256,12 @@ class StudyMachine(RuleBasedStateMachine):
             failed = untested.fold == TEST_FOLD and untested.outcome is not Outcome.OK
             assert failed or self.record.test is not None
         restored = self.new_state()
-        assert restored.rung_mix() == self.state.rung_mix() or any(t.reason == "racing" for t in restored.trials)
-        assert sorted(map(repr, restored.observations())) == sorted(map(repr, self.state.observations()))
+        assert restored.standings.rung_mix() == self.state.standings.rung_mix() or any(
+            t.reason == "racing" for t in restored.trials
+        )
+        assert sorted(map(repr, restored.standings.observations())) == sorted(
+            map(repr, self.state.standings.observations())
+        )
 
 
 StudyMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
@@ -276,7 +281,7 @@ def test_an_illegal_step_names_the_trial_and_tells_its_story() -> None:
     with pytest.raises(
         InvalidTransitionError, match=r"trial 0 can not go from complete to waiting.*evaluating -> complete"
     ):
-        machine.state._move(machine.state.trials[0], Phase.WAITING, "nothing")
+        machine.state._story.move(machine.state.trials[0], Phase.WAITING, "nothing")
 
 
 def test_a_refusal_is_final_only_after_others_had_the_chance() -> None:

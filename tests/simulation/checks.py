@@ -63,8 +63,8 @@ class Inspector:
         return commands
 
     def _accounted(self) -> int:
-        discarded = self._state.discarded
-        return self._state.evaluations + sum(discarded.values()) - discarded["lost late"]
+        discarded = self._state.tally.discarded
+        return self._state.tally.evaluations + sum(discarded.values()) - discarded["lost late"]
 
     def ticked(self, *_: object) -> None:
         """A tick has ended."""
@@ -117,13 +117,14 @@ def finished(plan: Plan, disk: Disk, record: StudyRecord, state: StudyState) -> 
         _require(len(record.trials) == plan.budget.trials, f"{len(record.trials)} trials of {plan.budget.trials}")
     if state.ended is Ended.EXHAUSTED:
         _require(plan.distinct and len(record.trials) == plan.points, f"{len(record.trials)} points of {plan.points}")
-    if plan.has_test and state._best is not None and state._best.trial not in state._untestable:
-        _require(record.test is not None and record.test[0] == state._best.trial, "the best trial is not tested")
-    if state._best is not None:
+    best = state.standings.best_complete
+    if best is not None:
+        if plan.has_test and best.trial not in state._untestable:
+            _require(record.test is not None and record.test[0] == best.trial, "the best trial is not tested")
         values = [trial.value for trial in record.trials if trial.state is TrialState.COMPLETE]
         known = [value for value in values if value is not None]
-        best = max(known) if plan.maximize else min(known)
-        _require(state._best.value == best, f"the best value is {best}, not {state._best.value}")
+        expected = max(known) if plan.maximize else min(known)
+        _require(best.value == expected, f"the best value is {expected}, not {best.value}")
 
 
 def restored(state: StudyState, record: StudyRecord) -> StudyState:
@@ -140,30 +141,30 @@ def restored(state: StudyState, record: StudyRecord) -> StudyState:
 
 def essence(state: StudyState) -> dict[str, Any]:
     """All of a study that has to outlive the process."""
-    halving = state._halving
+    standings, halving = state.standings, state.standings.halving
     settled = all(trial.decided for trial in state.trials)
     found: dict[str, Any] = {
         "trials": [_trial(trial) for trial in state.trials],
-        "counts": +Counter(state.counts),
+        "counts": +Counter(state.tally.decided),
         "test": state.test,
-        "best": state._best,
-        "evaluations": state.evaluations,
-        "cached": state.cached,
-        "CPU seconds": state._cpu_seconds,
-        "trials since the best": state._judged_since,
+        "best": standings.best_complete,
+        "evaluations": state.tally.evaluations,
+        "cached": state.tally.cached,
+        "CPU seconds": state.tally.cpu_seconds,
+        "trials since the best": standings.since_best,
         "untestable": state._untestable,
         "finished rungs": halving._finished,
         "observations": sorted(
-            (one.trial, one.rung, one.value is None, one.value or 0.0) for one in state.observations()
+            (one.trial, one.rung, one.value is None, one.value or 0.0) for one in standings.observations()
         ),
     }
-    if state._racing is not None:
-        found["incumbent"] = state._racing._incumbent
-        found["raced"] = sorted(state._racing._complete)
+    if standings.racing is not None:
+        found["incumbent"] = standings.racing._incumbent
+        found["raced"] = sorted(standings.racing._complete)
     if settled:
         found["waiting"] = halving._waiting
         found["climbed"] = halving._climbed
-        found["rung mix"] = state.rung_mix()
+        found["rung mix"] = standings.rung_mix()
     return found
 
 

@@ -117,7 +117,7 @@ class Schedule:
             sessions=self._sessions,
             ended=state.ended,
             trials=len(record.trials),
-            evaluations=state.evaluations,
+            evaluations=state.tally.evaluations,
             faults=self._faults + self.world.mishaps,
         )
 
@@ -136,7 +136,7 @@ class Schedule:
             fleet = RemoteFleet(self._connect, address=ADDRESS, clock=self.world, grace=self.plan.fleet.grace)
             session = _Session(self._study, record, Outside(fleet, store, self._cache, None, self.world, lambda: 0))  # type: ignore[arg-type]  # the sampler follows
             self._log(f"a coordinator starts: {len(record.trials)} trials are recorded")
-            sampler = GridSampler(self.world, self.plan, record, session._state.observations())
+            sampler = GridSampler(self.world, self.plan, record, session._state.standings.observations())
             session._outside = session._outside._replace(sampler=sampler)
             self._inspector = Inspector(self.plan, self.disk, session, thorough=self.plan.seed % 4 == 0)
             session.run(self._inspector.ticked, self._asked_to_stop)

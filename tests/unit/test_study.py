@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from trialfleet_coordinator.attempts import CRASHES, LOSSES
 from trialfleet_coordinator.budget import Budget, Ended
 from trialfleet_coordinator.commands import (
     Command,
@@ -26,7 +27,7 @@ from trialfleet_coordinator.events import (
     TrialsDrawn,
 )
 from trialfleet_coordinator.ports import StudyDefinition, StudyRecord, TrialRecord
-from trialfleet_coordinator.study import CRASHES, FIRST_FAILURES, LOSSES, StudyState
+from trialfleet_coordinator.study import FIRST_FAILURES, StudyState
 from trialfleet_coordinator.trial import DECIDED
 from trialfleet_shared.ladder import Ladder, Rung
 from trialfleet_shared.messages import TEST_FOLD, Evaluation, EvaluationResult, Outcome
@@ -142,7 +143,7 @@ def test_a_study_ends_when_every_trial_of_its_budget_is_decided() -> None:
     bench.answer_all(trial_number)
     assert bench.state.finished
     assert bench.state.ended is Ended.TRIALS
-    assert sum(bench.state.counts.values()) == 9
+    assert sum(bench.state.tally.decided.values()) == 9
     assert bench.state.best is not None
     assert bench.state.best.trial == 8
     assert [c.cause for c in bench.of(Finish)] == ["trials"]  # type: ignore[union-attr]
@@ -151,7 +152,7 @@ def test_a_study_ends_when_every_trial_of_its_budget_is_decided() -> None:
 def test_promising_trials_climb_and_the_others_see_the_lowest_rung_only() -> None:
     bench = Bench(THREE_RUNGS, Budget(trials=27))
     bench.answer_all(trial_number)
-    mix = bench.state.rung_mix()
+    mix = bench.state.standings.rung_mix()
     assert mix[0] >= 27 / 2, "most trials never climb, though each is better than all before it"
     assert mix[2] >= 3, "the finalists are checked on all rows"
     assert set(bench.reasons().values()) == {"complete", "halving"}
@@ -161,8 +162,8 @@ def test_rungs_that_cost_as_much_as_the_next_are_left_out() -> None:
     bench = Bench(THREE_RUNGS, Budget(trials=60))
     bench.seconds = lambda evaluation: 1000.0
     bench.answer_all(trial_number)
-    assert bench.state.choice.left_out == (0, 1)
-    mix = bench.state.rung_mix()
+    assert bench.state.standings.choice.left_out == (0, 1)
+    mix = bench.state.standings.rung_mix()
     assert mix[2] > 40, "new trials start on all rows"
     started = [c.evaluations[0] for c in bench.of(StartEvaluations)]
     assert {evaluation.rung for evaluation in started if evaluation.trial >= 20} == {2}
@@ -174,7 +175,7 @@ def test_a_resumed_study_leaves_out_the_same_rungs() -> None:
     for _ in range(40):
         bench.answer(trial_number(bench.in_flight[0]))
     resumed = bench.resumed()
-    assert resumed.choice.left_out == bench.state.choice.left_out == (0, 1)
+    assert resumed.standings.choice.left_out == bench.state.standings.choice.left_out == (0, 1)
 
 
 def test_without_adaptive_allocation_new_trials_come_before_promotions() -> None:
@@ -230,7 +231,7 @@ def test_a_failed_evaluation_fails_its_trial_and_the_study_goes_on() -> None:
     bench.answer(1.0)
     bench.answer(None, Outcome.ERROR)
     bench.answer_all(trial_number)
-    assert bench.state.counts[TrialState.FAIL] == 1
+    assert bench.state.tally.decided[TrialState.FAIL] == 1
     assert bench.reasons()[1] == "error: because"
     assert bench.state.ended is Ended.TRIALS
 
@@ -240,8 +241,8 @@ def test_a_study_whose_first_trials_all_fail_stops_and_says_why() -> None:
     while not bench.state.finished:
         bench.answer(None, Outcome.ERROR)
     assert bench.state.ended is Ended.FAILED
-    assert bench.state.counts[TrialState.FAIL] == FIRST_FAILURES
-    assert bench.state.failures[-1] == f"trial {FIRST_FAILURES - 1}: error: because"
+    assert bench.state.tally.decided[TrialState.FAIL] == FIRST_FAILURES
+    assert bench.state.tally.failures[-1] == f"trial {FIRST_FAILURES - 1}: error: because"
 
 
 def test_a_short_study_without_any_value_failed_too() -> None:
@@ -316,11 +317,11 @@ def test_when_the_seconds_are_over_what_is_in_flight_is_finished_and_nothing_new
     for _ in range(5):
         bench.answer(1.0)
     bench.happen(TimePassed(10.0))
-    published = bench.state.evaluations + len(bench.in_flight)
+    published = bench.state.tally.evaluations + len(bench.in_flight)
     bench.answer_all(trial_number)
     assert bench.state.ended is Ended.SECONDS
     assert bench.state.finished
-    assert bench.state.evaluations == published
+    assert bench.state.tally.evaluations == published
     assert set(bench.reasons().values()) == {"budget"}
 
 
@@ -361,8 +362,8 @@ def test_a_failing_test_evaluation_does_not_fail_the_trial() -> None:
     bench.answer(None, Outcome.TIMEOUT)
     assert bench.state.finished
     assert bench.state.test is None
-    assert bench.state.counts[TrialState.COMPLETE] == 1
-    assert "test part" in bench.state.failures[-1]
+    assert bench.state.tally.decided[TrialState.COMPLETE] == 1
+    assert "test part" in bench.state.tally.failures[-1]
     resumed = bench.resumed()
     assert not [command for command in resumed.handle(TimePassed(0.0)) if isinstance(command, StartEvaluations)]
     assert resumed.finished, "nor is it tried again by a later session"
@@ -374,7 +375,7 @@ def test_a_lost_evaluation_is_published_again_and_fails_its_trial_only_in_the_en
         evaluation = bench.in_flight.pop()
         assert evaluation.attempt == attempt
         bench.happen(EvaluationLost(evaluation.key, evaluation.attempt, "its worker is gone"))
-    assert bench.state.counts[TrialState.FAIL] == 1
+    assert bench.state.tally.decided[TrialState.FAIL] == 1
 
 
 def test_what_kills_its_slot_is_tried_elsewhere_and_then_given_up_with_its_history() -> None:
@@ -401,7 +402,7 @@ def test_a_crash_of_the_place_costs_nothing() -> None:
     for _ in range(CRASHES - 1):
         bench.answer(None, Outcome.CRASH)
     bench.answer_all(trial_number)
-    assert bench.state.counts[TrialState.FAIL] == 0
+    assert bench.state.tally.decided[TrialState.FAIL] == 0
     assert not [command for command in bench.commands if isinstance(command, GiveUp)]
 
 
@@ -410,7 +411,7 @@ def test_a_crash_told_twice_is_one() -> None:
     crash = EvaluationResult(0, 0, 0, 0, Outcome.CRASH, error="because")
     for _ in range(CRASHES):
         bench.happen(EvaluationFinished(crash))
-    assert bench.state.counts[TrialState.FAIL] == 0
+    assert bench.state.tally.decided[TrialState.FAIL] == 0
     assert [evaluation.attempt for evaluation in bench.in_flight] == [0, 1]
 
 
@@ -449,7 +450,7 @@ def test_the_first_answer_to_a_straggler_wins(winner: int) -> None:
         bench.happen(EvaluationFinished(EvaluationResult(11, 0, 0, attempt, Outcome.OK, value=value)))
     assert bench.state.finished
     assert bench.state.trials[11].value == 5.0
-    assert bench.state.discarded == {"late": 1}
+    assert bench.state.tally.discarded == {"late": 1}
 
 
 def test_a_straggler_that_crashes_leaves_it_to_its_copy() -> None:
@@ -514,8 +515,8 @@ def test_a_resumed_study_takes_what_was_answered_before_it_is_published_again() 
     resumed = bench.resumed()
     for trial in (2, 1, 2):
         resumed.handle(EvaluationFinished(EvaluationResult(trial, 0, 0, 0, Outcome.OK, value=float(trial))))
-    assert resumed.evaluations == 2
-    assert resumed.discarded == {"duplicate": 1}
+    assert resumed.tally.evaluations == 2
+    assert resumed.tally.discarded == {"duplicate": 1}
     commands = resumed.handle(FleetChanged(3))
     published = [
         one.trial for command in commands if isinstance(command, StartEvaluations) for one in command.evaluations

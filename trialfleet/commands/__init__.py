@@ -1,1 +1,1 @@
-"""The commands of the `trialfleet` program, each imported when it is run."""
+"""What the commands of the `trialfleet` program do, each imported when it is run; `declared` has their names and options."""
