@@ -125,7 +125,7 @@ def test_the_installed_coordinator_and_commands_speak_it(
         assert listed.returncode == 0, listed.stderr
         assert document(listed.stdout) == []
         unknown = trialfleet(["list"], home)
-        assert unknown.returncode == 1
+        assert unknown.returncode == 2
         assert "can not be reached" in unknown.stderr
         url = CoordinatorFiles(home).url()
         assert url is not None
