@@ -1,6 +1,8 @@
 """Every command and snippet of README and docs/ does what the page says (`support.pages`); see test_followed_pages as well."""
 
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from support.pages import PageRun, blocks, commands, page_variables, pattern
@@ -78,3 +80,18 @@ def test_a_page_that_is_right_passes(tmp_path: Path) -> None:
     )
     PageRun(tmp_path, {}, page_variables(tmp_path)).run(page)
     assert re.fullmatch(pattern(["a", "...", "z"]), "a\nz\n")
+
+
+def test_a_page_imports_its_own_modules_and_leaves_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = ModuleType("objectives")
+    monkeypatch.setitem(sys.modules, "objectives", known)
+    monkeypatch.delitem(sys.modules, "only_here", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    page = tmp_path / "page.md"
+    page.write_text(
+        '```python title="objectives.py"\na = 1\n```\n```python title="only_here.py"\nb = 2\n```\n'
+        "```python\nfrom objectives import a\nfrom only_here import b\n```\n<!-- run: assert a + b == 3 -->\n"
+    )
+    PageRun(tmp_path, {}, page_variables(tmp_path)).run(page)
+    assert sys.modules["objectives"] is known
+    assert "only_here" not in sys.modules

@@ -21,6 +21,7 @@ Comments that a reader does not see:
 
 import ast
 import asyncio
+import importlib
 import inspect
 import json
 import os
@@ -33,6 +34,7 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 from markdown_it import MarkdownIt
@@ -140,6 +142,8 @@ class PageRun:
     variables: dict[str, str]
     namespace: dict[str, Any] = field(default_factory=lambda: {"__name__": "__main__"})
     _beside: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    #: What the names of the page's own modules stood for before it.
+    _modules: dict[str, ModuleType | None] = field(default_factory=dict)
 
     def run(self, page: Path) -> None:
         """Run the whole page. Raises AssertionError, with the line of the page, where something else happens."""
@@ -153,7 +157,12 @@ class PageRun:
             self.end()
 
     def end(self) -> None:
-        """End what runs beside."""
+        """End what runs beside, and forget the page's modules."""
+        for name, known in self._modules.items():
+            sys.modules.pop(name, None)
+            if known is not None:
+                sys.modules[name] = known
+        self._modules.clear()
         for process in reversed(self._beside):
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGTERM)
@@ -192,6 +201,10 @@ class PageRun:
         file = self.folder / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(content, encoding="utf-8")
+        # A test before this one may have imported another module of that name.
+        if file.suffix == ".py" and file.stem not in self._modules:
+            self._modules[file.stem] = sys.modules.pop(file.stem, None)
+            importlib.invalidate_caches()
 
     def _python(self, code: str, page: Path, line: int) -> None:
         # A file of its own, for what reads the source of a function.
