@@ -32,7 +32,7 @@ from trialfleet_shared.clock import SystemClock
 from trialfleet_shared.data import DataInfo
 from trialfleet_shared.errors import ConfigurationError, UnknownStudyError
 from trialfleet_shared.fingerprint import digest_bytes
-from trialfleet_shared.fleet import Fleet, FleetReport
+from trialfleet_shared.fleet import Fleet
 from trialfleet_shared.messages import StudySpec
 from trialfleet_shared.settings import EfficiencyConfig, nearest
 from trialfleet_workers import linux
@@ -49,8 +49,6 @@ _NEVER = 2**53
 _DEFAULTS = EfficiencyConfig()
 #: What draws the params of a study.
 StudySampler = Union[UniformSampler, TpeSampler, "OptunaSampler"]
-#: What a study that is only looked at has measured of a fleet.
-_NO_FLEET = FleetReport(slots=0, workers=0, busy_slot_seconds=0.0, available_slot_seconds=0.0, pss_bytes=0)
 
 
 class Home(NamedTuple):
@@ -113,13 +111,7 @@ class OpenStudy:
         state.handle(TimePassed(self.record.elapsed))
         if not state.finished:
             return None
-        return build_report(
-            state,
-            study=self.plan.definition.name,
-            elapsed_seconds=self.record.elapsed,
-            fleet=_NO_FLEET,
-            coordinator_pss_bytes=self._memory(),
-        )
+        return build_report(state, study=self.plan.definition.name, elapsed_seconds=self.record.elapsed)
 
     def run(self, on_progress: Callable[[Progress], None], stop: Callable[[], str | None]) -> StudyReport:
         """Run it on its fleet; see `run_study`."""
@@ -240,9 +232,7 @@ def recorded_report(home: Home, name: str) -> tuple[StudyReport, CacheFigures]:
     """The report of a study as it is recorded, be it running or not."""
     with _store(home) as store:
         record = load_record(store, name)
-    report = build_report(
-        _recorded_state(record), study=name, elapsed_seconds=record.elapsed, fleet=_NO_FLEET, coordinator_pss_bytes=0
-    )
+    report = build_report(_recorded_state(record), study=name, elapsed_seconds=record.elapsed)
     return report, cache_figures_of(report)
 
 

@@ -199,9 +199,8 @@ def _efficiency(metrics: EfficiencyMetrics, report: StudyReport, cache: CacheFig
     table.add_row("time per trial", _seconds(metrics.avg_trial_time_seconds))
     share = f"{metrics.cache_hit_rate:.1%} ({report.cached} of {report.evaluations} evaluations)"
     table.add_row("cache hit rate", share if cache.enabled else f"{share}; the cache is off")
-    if metrics.parallel_efficiency > 0:  # a report of the record alone measured no fleet
-        table.add_row("parallel efficiency", f"{metrics.parallel_efficiency:.1%}")
-        table.add_row("memory", f"{metrics.memory_usage_mb:.0f} MB")
+    table.add_row("parallel efficiency", told(metrics.parallel_efficiency, "{:.1%}"))
+    table.add_row("memory", told(metrics.memory_usage_mb, "{:.0f} MB"))
     table.add_row("speed-up *", f"{metrics.speedup_factor:.2f} x")
     table.add_row("CPU spent", _seconds(metrics.spent_cpu_seconds))
     table.add_row("CPU without savings *", _seconds(metrics.baseline_cpu_seconds))
@@ -233,6 +232,11 @@ def _seconds(seconds: float) -> str:
     if abs(seconds) < 1:
         return f"{seconds * 1000:.3g} ms"
     return f"-{duration(-seconds)}" if seconds < 0 else duration(seconds)
+
+
+def told(figure: float | None, form: str) -> str:
+    """A figure in a format string's words; "-" where it is not known."""
+    return "-" if figure is None else form.format(figure)
 
 
 def first_line(text: str) -> str:

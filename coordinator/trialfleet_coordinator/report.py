@@ -87,10 +87,10 @@ class EfficiencyMetrics(msgspec.Struct, frozen=True, kw_only=True):
     avg_trial_time_seconds: float
     #: Evaluations answered by a cache / evaluations answered.
     cache_hit_rate: float
-    #: Busy slot-seconds / available slot-seconds, of this session.
-    parallel_efficiency: float
-    #: Proportional set size of all processes of this session at its peak, in MB of 2^20 bytes.
-    memory_usage_mb: float
+    #: Busy slot-seconds / available slot-seconds, of this session; None: nobody measured it.
+    parallel_efficiency: float | None
+    #: Proportional set size of all processes of this session at its peak, in MB of 2^20 bytes; None: nobody measured it.
+    memory_usage_mb: float | None
     #: Estimate: baseline wall seconds / wall seconds of the study.
     speedup_factor: float
     #: CPU seconds of the evaluations that ran.
@@ -251,10 +251,10 @@ def efficiency_metrics(
     elapsed_seconds: float,
     trials_started: int,
     unstarted: int,
-    fleet: FleetReport,
+    fleet: FleetReport | None,
     coordinator_pss_bytes: int,
 ) -> EfficiencyMetrics:
-    """The guide's metrics of a study that ran for `elapsed_seconds`."""
+    """The guide's metrics of a study that ran for `elapsed_seconds`; `fleet` as of `build_report`."""
     cpu = estimate_savings(trials, ladder, cpu=True, unstarted=unstarted)
     wall = estimate_savings(trials, ladder, cpu=False, unstarted=unstarted)
     results = [result for trial in trials for result in trial.results]
@@ -264,9 +264,11 @@ def efficiency_metrics(
         avg_trial_time_seconds=elapsed_seconds / trials_started if trials_started else 0.0,
         cache_hit_rate=cached / len(results) if results else 0.0,
         parallel_efficiency=(
-            fleet.busy_slot_seconds / fleet.available_slot_seconds if fleet.available_slot_seconds > 0 else 0.0
+            None
+            if fleet is None or fleet.available_slot_seconds <= 0
+            else fleet.busy_slot_seconds / fleet.available_slot_seconds
         ),
-        memory_usage_mb=(fleet.pss_bytes + coordinator_pss_bytes) / 2**20,
+        memory_usage_mb=None if fleet is None else (fleet.pss_bytes + coordinator_pss_bytes) / 2**20,
         speedup_factor=wall.baseline / elapsed_seconds if elapsed_seconds > 0 else 0.0,
         spent_cpu_seconds=cpu.spent,
         baseline_cpu_seconds=cpu.baseline,
@@ -281,10 +283,18 @@ def build_report(
     *,
     study: str,
     elapsed_seconds: float,
-    fleet: FleetReport,
-    coordinator_pss_bytes: int,
+    fleet: FleetReport | None = None,
+    coordinator_pss_bytes: int = 0,
 ) -> StudyReport:
-    """The report of a study at its end, or of one that is only looked at (then `fleet` has measured nothing)."""
+    """The report of a study at its end, or of one that is only looked at.
+
+    Args:
+        state: the study.
+        study: its name.
+        elapsed_seconds: how long it ran, over all its sessions.
+        fleet: what its fleet measured in this session; None: it is only looked at, and nothing was measured.
+        coordinator_pss_bytes: proportional set size of the coordinator's own process.
+    """
     best = state.best
     rung_evaluations = [0] * len(state.ladder.rungs)
     for trial in state.trials:

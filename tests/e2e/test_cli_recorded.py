@@ -71,6 +71,8 @@ def test_trials_are_exported_as_tables(home: Path, tmp_path: Path) -> None:
     assert set(frame["params.kind"]) <= {"a", "1", "True"}
     report = document(trialfleet(["export", "tiny", "--format", "json"], home).stdout)
     assert len(report["trials"]) == 8
+    assert report["efficiency_metrics"]["parallel_efficiency"] is None, "the record does not tell it"
+    assert report["efficiency_metrics"]["memory_usage_mb"] is None
 
 
 def test_a_study_is_copied_into_an_optuna_storage_once(home: Path, tmp_path: Path) -> None:

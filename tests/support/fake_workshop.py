@@ -14,7 +14,6 @@ from trialfleet_coordinator.runs import Run
 from trialfleet_coordinator.serving import Submission, WorkerState, WorkerStatus
 from trialfleet_coordinator.study import StudyState
 from trialfleet_shared.errors import ConfigurationError
-from trialfleet_shared.fleet import FleetReport
 from trialfleet_shared.ladder import Ladder, Rung
 from trialfleet_shared.messages import Outcome
 from trialfleet_shared.settings import EfficiencyConfig
@@ -27,8 +26,7 @@ def a_report(study: str, ended: str, because: str = "so it was asked") -> StudyR
     state = StudyState(
         ladder=_LADDER, maximize=True, config=EfficiencyConfig(), budget=Budget(trials=1), has_test=False
     )
-    fleet = FleetReport(slots=0, workers=0, busy_slot_seconds=0, available_slot_seconds=0, pss_bytes=0)
-    report = build_report(state, study=study, elapsed_seconds=0.0, fleet=fleet, coordinator_pss_bytes=0)
+    report = build_report(state, study=study, elapsed_seconds=0.0)
     return msgspec.structs.replace(report, ended=ended, ended_because=because)
 
 

@@ -163,6 +163,16 @@ def test_an_evaluation_is_a_bar_in_its_slots_row_from_its_start_to_its_end() -> 
     assert utilisation(runs) == pytest.approx(0.8)
 
 
+def test_a_figure_that_nobody_measured_is_a_dash() -> None:
+    metrics = msgspec.structs.replace(EMPTY.efficiency_metrics, parallel_efficiency=None, memory_usage_mb=None)
+    report = a_report(*mixed(3), efficiency_metrics=metrics)
+    told = render(report, cache_figures_of(report), {}, [])
+    assert "<tr><td>parallel efficiency</td><td>-</td></tr><tr><td>memory</td><td>-</td></tr>" in told
+    # What ran tells nearly as much of the slots.
+    told = render(report, cache_figures_of(report), {}, [a_run(0, 0, 4), a_run(1, 0, 2), a_run(1, 2, 3)])
+    assert "<tr><td>parallel efficiency</td><td>87.5%</td></tr><tr><td>memory</td><td>-</td></tr>" in told
+
+
 def test_workers_have_rows_of_their_own_and_names_that_are_told_apart() -> None:
     names = [f"machine-of-the-fleet-{number:03}" for number in range(MOST_SLOTS + 5)]
     drawn = timeline([a_run(0, number, number + 3, worker=name) for number, name in enumerate(names)])

@@ -6,7 +6,7 @@ from html import escape
 from trialfleet.html_report import charts
 from trialfleet.html_report.timeline import RUNG_COLOURS, timeline, utilisation
 from trialfleet.progress import duration, rung_name
-from trialfleet.rendering import CacheFigures, first_line
+from trialfleet.rendering import CacheFigures, first_line, told
 from trialfleet_coordinator.report import StudyReport, TrialSummary
 from trialfleet_coordinator.runs import Run
 
@@ -139,10 +139,16 @@ def _row(report: StudyReport, trial: TrialSummary, names: Sequence[str]) -> list
 def _efficiency(report: StudyReport, cache: CacheFigures, runs: Sequence[Run]) -> str:
     metrics = report.efficiency_metrics
     saved = metrics.saved_cpu_seconds
+    efficiency = metrics.parallel_efficiency
+    if efficiency is None:
+        # Nobody measured it; what ran tells nearly as much.
+        efficiency = utilisation(runs)
     rows = [
         ["trials", f"{report.complete} complete, {report.pruned} pruned, {report.failed} failed"],
         ["total time", duration(metrics.total_time_seconds)],
         ["cache hit rate", f"{cache.hit_rate:.1%}"],
+        ["parallel efficiency", told(efficiency, "{:.1%}")],
+        ["memory", told(metrics.memory_usage_mb, "{:.0f} MB")],
         ["speed-up (estimated)", f"{metrics.speedup_factor:.2f} x"],
         ["CPU spent", f"{metrics.spent_cpu_seconds:.4g} s"],
         ["CPU without savings (estimated)", f"{metrics.baseline_cpu_seconds:.4g} s"],
@@ -151,10 +157,6 @@ def _efficiency(report: StudyReport, cache: CacheFigures, runs: Sequence[Run]) -
         ["saved by subsampling (estimated)", f"{saved.subsampling:.4g} s"],
         ["saved by caching", f"{saved.caching:.4g} s"],
     ]
-    # A report of the record alone measured no fleet; what ran on it tells nearly as much.
-    efficiency = metrics.parallel_efficiency or utilisation(runs)
-    if efficiency > 0:
-        rows.insert(2, ["parallel efficiency", f"{efficiency:.1%}"])
     return _table([], rows)
 
 

@@ -71,10 +71,10 @@ def timeline(runs: Sequence[Run]) -> str:
     return svg.chart("Timeline of slots", about, "".join(parts), height=bottom + svg.BOTTOM)
 
 
-def utilisation(runs: Sequence[Run]) -> float:
-    """Share of the slots' time, pauses of all of them shortened, in which they evaluated; 0 without any run."""
+def utilisation(runs: Sequence[Run]) -> float | None:
+    """Share of the slots' time, pauses of all of them shortened, in which they evaluated; None without any run."""
     available = _Time(runs).total * len({(run.worker, run.slot) for run in runs})
-    return min(sum(run.wall_seconds for run in runs) / available, 1.0) if available > 0 else 0.0
+    return min(sum(run.wall_seconds for run in runs) / available, 1.0) if available > 0 else None
 
 
 class _Time:

@@ -2,6 +2,7 @@
 
 import io
 import math
+import re
 
 import msgspec
 import pytest
@@ -137,6 +138,18 @@ def test_json_holds_finite_numbers_or_null() -> None:
     assert document["efficiency_metrics"]["speedup_factor"] is None
     assert document["cache_stats"]["misses"] == 6
     assert finite({"a": [1.0, math.nan, (math.inf, "x")]}) == {"a": [1.0, None, [None, "x"]]}
+
+
+def test_a_figure_that_nobody_measured_is_a_dash_or_null() -> None:
+    metrics = msgspec.structs.replace(REPORT.efficiency_metrics, parallel_efficiency=None, memory_usage_mb=None)
+    report = msgspec.structs.replace(REPORT, efficiency_metrics=metrics)
+
+    rows = dict(
+        re.findall(r"^(parallel efficiency|memory) +(.*?) *$", shown(render_report(report, CACHE, None)), re.MULTILINE)
+    )
+    assert rows == {"parallel efficiency": "-", "memory": "-"}
+    document = report_document(report, CACHE, None)["efficiency_metrics"]
+    assert (document["parallel_efficiency"], document["memory_usage_mb"]) == (None, None)
 
 
 def test_the_list_of_studies_marks_values_that_are_not_complete() -> None:
