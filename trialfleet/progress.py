@@ -123,16 +123,16 @@ def render_progress(progress: Progress) -> Group:
 
 def facts(progress: Progress) -> list[tuple[str, str]]:
     """What is worth saying of a moment, as names and values."""
-    decided = progress.complete + progress.pruned + progress.failed
     budget = f" of {progress.trials_budget}" if progress.trials_budget is not None else ""
     states = f"{progress.complete} complete, {progress.pruned} pruned, {progress.failed} failed"
+    others = undecided(progress, runs=progress.closing != _ENDED)
     rungs = [
         f"{count} at {rung_name(progress.ladder, rung)}"
         for rung, count in enumerate(progress.rung_mix)
         if count or len(progress.ladder.rungs) == 1
     ]
     told = [
-        ("trials", f"{decided}{budget} decided ({states})"),
+        ("trials", f"{progress.decided}{budget} decided ({states}){others}"),
         ("evaluations", f"{progress.evaluations} ({progress.cached} from the cache)"),
     ]
     if progress.best_value is not None:
@@ -145,6 +145,11 @@ def facts(progress: Progress) -> list[tuple[str, str]]:
     return told
 
 
+def undecided(progress: Progress, *, runs: bool) -> str:
+    """The trials that are not decided yet, as words to go on with: ", 4 running"; nothing where there are none."""
+    return f", {progress.undecided} {'running' if runs else 'undecided'}" if progress.undecided else ""
+
+
 def ended(progress: Progress) -> Progress:
     """The last moment of a study that has ended since: nothing of it is at work any more."""
     return msgspec.structs.replace(progress, closing=_ENDED, slots=0, in_flight=0)
@@ -154,8 +159,7 @@ def done_share(progress: Progress) -> float | None:
     """How much of the budget is used up, 0 to 1: of trials or of seconds, whichever is nearer to its end."""
     shares = []
     if progress.trials_budget:
-        decided = progress.complete + progress.pruned + progress.failed
-        shares.append(min(decided / progress.trials_budget, 1.0))
+        shares.append(min(progress.decided / progress.trials_budget, 1.0))
     if progress.seconds_budget:
         shares.append(min(progress.elapsed_seconds / progress.seconds_budget, 1.0))
     return max(shares, default=None)

@@ -10,7 +10,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from trialfleet.progress import duration, rung_name
+from trialfleet.progress import duration, rung_name, undecided
 from trialfleet_coordinator.report import BestTrial, EfficiencyMetrics, StudyReport
 from trialfleet_coordinator.serving import ServiceState, StudyStatus
 
@@ -137,11 +137,10 @@ def render_statuses(statuses: Sequence[StudyStatus]) -> RenderableType:
         progress = status.progress
         cells = [""] * 5
         if progress is not None:
-            decided = progress.complete + progress.pruned + progress.failed
-            budget = f"/{progress.trials_budget}" if progress.trials_budget is not None else ""
+            budget = f" of {progress.trials_budget}" if progress.trials_budget is not None else ""
             running = status.state is ServiceState.RUNNING
             cells = [
-                f"{decided}{budget}",
+                f"{progress.decided}{budget}{undecided(progress, runs=running)}",
                 "" if progress.best_value is None else _number(progress.best_value),
                 f"{progress.trials_per_second:.3g}" if running else "",
                 str(progress.slots) if running else "",

@@ -68,6 +68,16 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     #: Why the study takes up no new trials; None while it does.
     closing: str | None
 
+    @property
+    def decided(self) -> int:
+        """Trials that are COMPLETE, PRUNED or FAIL."""
+        return self.complete + self.pruned + self.failed
+
+    @property
+    def undecided(self) -> int:
+        """Trials that are being evaluated, or wait for a promotion."""
+        return self.trials - self.decided
+
 
 class SavedSeconds(msgspec.Struct, frozen=True, kw_only=True):
     """Estimated CPU seconds saved against the baseline; see the module's docstring."""

@@ -3,8 +3,10 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from support.devtools import Browser
+from support.fake_workshop import a_progress
 from support.http_service import TOKEN, HttpService, http_service
 from support.waiting import wait_until
 
@@ -72,6 +74,20 @@ def test_it_shows_what_happens_and_asks_no_oftener_than_it_says(
     wait_until(lambda: len(asked) >= began + 3, "it has asked three more times")
     seconds = (float(browser.run("performance.now()")) - started) / 1000
     assert len(asked) - began <= seconds / 2 + 1
+
+
+def test_it_tells_decided_and_running_trials(
+    service: HttpService, browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    progress = msgspec.structs.replace(a_progress("a"), trials=16, trials_budget=100, complete=2, pruned=10)
+    status = service.daemon.submit(Submission(tables={}, base="/", name="a"))
+    running = msgspec.structs.replace(status, state=ServiceState.RUNNING, progress=progress)
+    monkeypatch.setattr(service.daemon, "studies", lambda: [running])
+    give(browser, TOKEN)
+    browser.wait("document.querySelector('#studies')?.textContent.includes('12 of 100, 4 running')")
+    paused = msgspec.structs.replace(running, state=ServiceState.PAUSED)
+    monkeypatch.setattr(service.daemon, "studies", lambda: [paused])
+    browser.wait("document.querySelector('#studies')?.textContent.includes('12 of 100, 4 undecided')")
 
 
 def test_on_a_telephone_nothing_is_beyond_the_edge_and_a_name_stays_text(

@@ -10,8 +10,17 @@ from rich.console import Console
 from support.simulated import SimulatedClock
 
 from trialfleet.progress import PLAIN_SECONDS, PlainView, done_share, duration, facts, progress_view, rung_name
-from trialfleet.rendering import CacheFigures, StudySummary, finite, render_report, render_studies, report_document
+from trialfleet.rendering import (
+    CacheFigures,
+    StudySummary,
+    finite,
+    render_report,
+    render_statuses,
+    render_studies,
+    report_document,
+)
 from trialfleet_coordinator.report import EfficiencyMetrics, Progress, SavedSeconds, StudyReport, TrialSummary
+from trialfleet_coordinator.serving import ServiceState, StudyStatus
 from trialfleet_shared.ladder import Ladder, Rung
 
 LADDER = Ladder((Rung(0.1, 1), Rung(1.0, 1), Rung(1.0, 5)))
@@ -181,17 +190,43 @@ def test_plain_lines_come_every_few_seconds_and_at_the_end() -> None:
         for _ in range(100):
             view(PROGRESS)
             clock.now += PLAIN_SECONDS / 10
-        view(msgspec.structs.replace(PROGRESS, complete=94))
+        view(msgspec.structs.replace(PROGRESS, complete=94, trials=98))
 
     assert isinstance(console.file, io.StringIO)
     lines = console.file.getvalue().splitlines()
     assert len(lines) == 11
     assert lines[0] == (
-        "s[bold]: trials 6 of 100 decided (2 complete, 3 pruned, 1 failed), evaluations 20 (4 from the cache), "
+        "s[bold]: trials 6 of 100 decided (2 complete, 3 pruned, 1 failed), 6 running, evaluations 20 (4 from the cache), "
         "best 0.91 (trial 7), rungs 8 at 10% / 4 at 100% x 5 folds, slots 2 (4 in flight), speed 0.5 trials/s, "
         "time 1:15, 3:08 left"
     )
-    assert "98 of 100" in lines[-1]
+    assert "98 of 100 decided (94 complete, 3 pruned, 1 failed), evaluations" in lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("state", "changes", "told"),
+    [
+        (ServiceState.RUNNING, {}, "6 of 100, 6 running"),
+        (ServiceState.PAUSED, {}, "6 of 100, 6 undecided"),
+        (ServiceState.DONE, {"complete": 96, "trials": 100}, "100 of 100 "),
+        (ServiceState.RUNNING, {"trials_budget": None}, "6, 6 running"),
+    ],
+)
+def test_the_list_of_a_coordinator_tells_decided_and_running_trials(
+    state: ServiceState, changes: dict[str, object], told: str
+) -> None:
+    status = StudyStatus(
+        study="s",
+        state=state,
+        because="",
+        mode="fast",
+        direction="maximize",
+        priority=0,
+        weight=1.0,
+        submitted_at=0.0,
+        progress=msgspec.structs.replace(PROGRESS, **changes),
+    )
+    assert f" {told} " in shown(render_statuses([status]))
 
 
 @pytest.mark.parametrize(
