@@ -25,3 +25,12 @@ def rabbitmq_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitNo
 def rabbitmq(rabbitmq_node: RabbitNode) -> str:
     """The URL of a running broker."""
     return rabbitmq_node.url
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Have the tests marked `last` end their file, whatever order was drawn: what they look at has run meanwhile."""
+    files: dict[Path, int] = {}
+    for item in items:
+        files.setdefault(item.path, len(files))
+    items.sort(key=lambda item: (files[item.path], item.get_closest_marker("last") is not None))
