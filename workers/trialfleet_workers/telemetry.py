@@ -70,69 +70,40 @@ class PoolFigures(NamedTuple):
         )
 
 
-class WorkerTelemetry(Protocol):
-    """Watches a worker. Its methods are called from any thread, return at once, and raise nothing."""
+class WorkerTelemetry:
+    """Watches a worker. Its methods are called from any thread, return at once, and raise nothing.
+
+    Here they do nothing: whoever watches overrides what it wants to hear of.
+    """
 
     def answered(self, study: str, results: Sequence[EvaluationResult]) -> None:
         """These evaluations of a study came to an end here."""
-        ...
 
     def turned(self, figures: PoolFigures) -> None:
         """The worker's loop made a turn."""
-        ...
 
     def data_found(self) -> None:
         """A batch's data were in the data cache."""
-        ...
 
     def data_imported(self, seconds: float, size: int) -> None:
         """A batch's data were brought into the data cache: so many bytes."""
-        ...
 
     def reconnected(self) -> None:
         """The broker is back after it had been away."""
-        ...
 
     def redelivered(self) -> None:
         """A batch came for a second time."""
-        ...
 
     def unreadable(self) -> None:
         """A message could not be read, and went to the dead letters."""
-        ...
-
-
-class _NoTelemetry:
-    """Watches nothing."""
-
-    def answered(self, study: str, results: Sequence[EvaluationResult]) -> None:
-        """See `WorkerTelemetry.answered`."""
-
-    def turned(self, figures: PoolFigures) -> None:
-        """See `WorkerTelemetry.turned`."""
-
-    def data_found(self) -> None:
-        """See `WorkerTelemetry.data_found`."""
-
-    def data_imported(self, seconds: float, size: int) -> None:
-        """See `WorkerTelemetry.data_imported`."""
-
-    def reconnected(self) -> None:
-        """See `WorkerTelemetry.reconnected`."""
-
-    def redelivered(self) -> None:
-        """See `WorkerTelemetry.redelivered`."""
-
-    def unreadable(self) -> None:
-        """See `WorkerTelemetry.unreadable`."""
 
 
 #: For who is not watched.
-NO_TELEMETRY: WorkerTelemetry = _NoTelemetry()
+NO_TELEMETRY = WorkerTelemetry()
 
 
-class Watchers:
-    """Several that watch the same worker; implements `WorkerTelemetry`.
+class Watchers(WorkerTelemetry):
+    """Several that watch the same worker.
 
     Args:
         watchers: are told one after the other.

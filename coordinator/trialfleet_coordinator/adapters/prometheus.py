@@ -20,6 +20,7 @@ from trialfleet_coordinator.ports import StudyDefinition, TrialRecord
 from trialfleet_coordinator.report import Progress
 from trialfleet_coordinator.savings import RunningSavings
 from trialfleet_coordinator.serving import ServiceState, StudyStatus, WorkerState, WorkerStatus
+from trialfleet_coordinator.telemetry import Telemetry
 from trialfleet_shared import instruments
 from trialfleet_shared.adapters.lmdb_results import CacheStats
 from trialfleet_shared.adapters.prometheus import Family, Histogram, Sample, build_info, families
@@ -35,8 +36,8 @@ KEEP_SECONDS = 300.0
 CUSTOM_MODE = "custom"
 
 
-class StudyMetrics:
-    """Watches one study; implements `trialfleet_coordinator.telemetry.Telemetry`.
+class StudyMetrics(Telemetry):
+    """Watches one study.
 
     Args:
         definition: the study.

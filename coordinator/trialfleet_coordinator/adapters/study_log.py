@@ -1,19 +1,21 @@
 """A study's work as log lines: `StudyLog`."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from trialfleet_coordinator.commands import Record, RecordDecision, RecordEvaluation
-from trialfleet_coordinator.report import Progress
+from trialfleet_coordinator.telemetry import Telemetry
 from trialfleet_shared.adapters.result_log import log_result
 from trialfleet_shared.fleet import LostEvaluation
-from trialfleet_shared.messages import Evaluation, EvaluationResult
+from trialfleet_shared.messages import EvaluationResult
 
 _LOG = logging.getLogger("trialfleet.study")
 
 
-class StudyLog:
-    """Logs what fails as warnings, every evaluation and decision for debugging. Implements `Telemetry`.
+class StudyLog(Telemetry):
+    """Logs what fails as warnings, every evaluation and decision for debugging.
+
+    What befalls the connection to the broker, the fleet logs.
 
     Args:
         study: the study's name.
@@ -21,9 +23,6 @@ class StudyLog:
 
     def __init__(self, study: str) -> None:
         self._study = study
-
-    def published(self, evaluations: Sequence[Evaluation]) -> None:
-        """See `Telemetry.published`."""
 
     def received(self, results: Sequence[EvaluationResult], lost: Sequence[LostEvaluation]) -> None:  # noqa: ARG002  # the results that count are committed
         """See `Telemetry.received`."""
@@ -44,15 +43,6 @@ class StudyLog:
                 },
             )
 
-    def looked_up(self, hits: int, misses: int) -> None:
-        """See `Telemetry.looked_up`."""
-
-    def drew(self, seconds: float) -> None:
-        """See `Telemetry.drew`."""
-
-    def learned(self, seconds: float) -> None:
-        """See `Telemetry.learned`."""
-
     def committed(self, records: Sequence[Record], seconds: float) -> None:
         """See `Telemetry.committed`."""
         debugging = _LOG.isEnabledFor(logging.DEBUG)
@@ -69,18 +59,6 @@ class StudyLog:
                 seconds * 1e3,
                 extra={"study": self._study, "records": len(records), "seconds": seconds},
             )
-
-    def progressed(self, progress: Progress, discarded: Mapping[str, int]) -> None:
-        """See `Telemetry.progressed`."""
-
-    def reconnected(self) -> None:
-        """See `Telemetry.reconnected`; the fleet logs it."""
-
-    def redelivered(self) -> None:
-        """See `Telemetry.redelivered`."""
-
-    def unreadable(self) -> None:
-        """See `Telemetry.unreadable`; the fleet logs it."""
 
     def _log_decision(self, decision: RecordDecision) -> None:
         _LOG.debug(

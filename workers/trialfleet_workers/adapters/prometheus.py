@@ -20,7 +20,7 @@ from trialfleet_shared.clock import Clock
 from trialfleet_shared.errors import StoreError
 from trialfleet_shared.instruments import Instrument
 from trialfleet_shared.messages import EvaluationResult, Outcome
-from trialfleet_workers.telemetry import PoolFigures
+from trialfleet_workers.telemetry import PoolFigures, WorkerTelemetry
 
 #: Rungs whose series are there from the start; those of a longer ladder come with their first result.
 FIRST_RUNGS = 4
@@ -35,8 +35,8 @@ class _Rung:
         self.cpu_seconds = 0.0
 
 
-class WorkerMetrics(Collector):
-    """All metrics of a worker; implements `trialfleet_workers.telemetry.WorkerTelemetry`.
+class WorkerMetrics(Collector, WorkerTelemetry):
+    """All metrics of a worker.
 
     Args:
         clock: tells how old the slots' figures are.
