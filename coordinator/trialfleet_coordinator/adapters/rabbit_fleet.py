@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from trialfleet_coordinator.adapters.rabbit_workers import hear_heartbeats
 from trialfleet_coordinator.remote_fleet import GRACE_SECONDS, Delivery, Incoming, Mailbox, Ready, RemoteFleet
 from trialfleet_coordinator.telemetry import NO_TELEMETRY, Telemetry
 from trialfleet_shared.adapters.dead_letters import bury
@@ -20,7 +21,6 @@ from trialfleet_shared.adapters.rabbit import (
     BROKER_FAILURES,
     DEAD,
     EVALUATIONS,
-    HEARTBEATS,
     FleetBroker,
     connect,
     pack,
@@ -29,10 +29,9 @@ from trialfleet_shared.adapters.rabbit import (
     unpack_results,
 )
 from trialfleet_shared.clock import Clock
-from trialfleet_shared.codec import decode
-from trialfleet_shared.errors import BrokerError, DecodeError, FleetError, NewerSchemaError
+from trialfleet_shared.errors import BrokerError, DecodeError, FleetError
 from trialfleet_shared.fleet import Poison
-from trialfleet_shared.messages import EvaluationBatch, Heartbeat, StudySpec
+from trialfleet_shared.messages import EvaluationBatch, StudySpec
 
 #: Seconds that the broker may be out of reach while a study runs.
 OUTAGE_SECONDS = 600.0
@@ -192,13 +191,10 @@ class _Link:
         broker = self._broker
         broker.ensure_again(EVALUATIONS)
         broker.ensure_again(self._queue)
-        broker.declare_heartbeats()
         connection, channel = broker.connection, broker.channel
-        heartbeats = channel.queue_declare("", exclusive=True, auto_delete=True).method.queue
-        channel.queue_bind(heartbeats, HEARTBEATS)
         channel.basic_qos(prefetch_count=_PREFETCH)
         channel.basic_consume(self._queue, self._on_results)
-        channel.basic_consume(heartbeats, self._on_heartbeat, auto_ack=True)
+        hear_heartbeats(broker, self._mailbox.put, _LOG)
         self._connections += 1
         if self._connections > 1:
             _LOG.warning("connected to the broker at %s again", self._where)
@@ -239,18 +235,6 @@ class _Link:
             self._telemetry.unreadable()
             return
         self._mailbox.put((batch, Delivery(self._connections, method.delivery_tag)))
-
-    def _on_heartbeat(self, _channel: Any, _method: Any, _properties: Any, body: bytes) -> None:
-        try:
-            heartbeat = decode(body)
-        except NewerSchemaError as error:
-            _LOG.warning("a newer worker is not counted on; update this coordinator: %s", error)
-            return
-        except DecodeError as error:
-            _LOG.debug("a heartbeat can not be read: %s", error)
-            return
-        if isinstance(heartbeat, Heartbeat):
-            self._mailbox.put(heartbeat)
 
     def _pause(self) -> None:
         """Wait, unless the link is stopped meanwhile."""

@@ -1,4 +1,4 @@
-"""The workers of a fleet, as their heartbeats tell: `WorkerWatch`."""
+"""The workers of a fleet, as their heartbeats tell: `WorkerWatch`, and `hear_heartbeats` for others who want to hear them."""
 
 import logging
 import threading
@@ -29,6 +29,30 @@ _LOOK_SECONDS = 0.5
 _PAUSE_SECONDS = 2.0
 
 _LOG = logging.getLogger("trialfleet.workers")
+
+
+def hear_heartbeats(broker: FleetBroker, take: Callable[[Heartbeat], None], log: logging.Logger) -> None:
+    """Have `take` called with the heartbeats of all workers from now on, by whoever processes the connection's events.
+
+    What can not be read is logged. Raises one of `BROKER_FAILURES`.
+    """
+
+    def on_message(_channel: Any, _method: Any, _properties: Any, body: bytes) -> None:
+        try:
+            heartbeat = decode(body)
+        except NewerSchemaError as error:
+            log.warning("a newer worker is not counted on; update this coordinator: %s", error)
+            return
+        except DecodeError as error:
+            log.debug("a heartbeat can not be read: %s", error)
+            return
+        if isinstance(heartbeat, Heartbeat):
+            take(heartbeat)
+
+    broker.declare_heartbeats()
+    queue = broker.channel.queue_declare("", exclusive=True, auto_delete=True).method.queue
+    broker.channel.queue_bind(queue, HEARTBEATS)
+    broker.channel.basic_consume(queue, on_message, auto_ack=True)
 
 
 class WorkerWatch:
@@ -91,11 +115,8 @@ class WorkerWatch:
 
     def _listen(self, broker: FleetBroker) -> None:
         try:
-            broker.declare_heartbeats()
-            connection, channel = broker.connection, broker.channel
-            queue = channel.queue_declare("", exclusive=True, auto_delete=True).method.queue
-            channel.queue_bind(queue, HEARTBEATS)
-            channel.basic_consume(queue, self._on_heartbeat, auto_ack=True)
+            connection = broker.connection
+            hear_heartbeats(broker, self._on_heartbeat, _LOG)
             self._set_trouble("")
             while not self._ending.is_set():
                 waiting = {queue: broker.ready_messages(queue) for queue in (EVALUATIONS, DEAD)}
@@ -107,18 +128,9 @@ class WorkerWatch:
                 self._queues = {}
             broker.drop_connection()
 
-    def _on_heartbeat(self, _channel: Any, _method: Any, _properties: Any, body: bytes) -> None:
-        try:
-            heartbeat = decode(body)
-        except NewerSchemaError as error:
-            _LOG.warning("a newer worker is not counted on; update this coordinator: %s", error)
-            return
-        except DecodeError as error:
-            _LOG.debug("a heartbeat can not be read: %s", error)
-            return
-        if isinstance(heartbeat, Heartbeat):
-            with self._lock:
-                self._heard[heartbeat.worker] = (heartbeat, self._clock.monotonic())
+    def _on_heartbeat(self, heartbeat: Heartbeat) -> None:
+        with self._lock:
+            self._heard[heartbeat.worker] = (heartbeat, self._clock.monotonic())
 
     def _set_trouble(self, trouble: str) -> None:
         with self._lock:
