@@ -412,6 +412,26 @@ def objective(params):
     assert (tmp_path / "imports").read_text() == "x"
 
 
+#: Says whether pandas is there before it asks for a frame.
+HAS_PANDAS = """
+import sys
+def objective(params, data=None):
+    found = "pandas" in sys.modules
+    return float(found){asks}
+"""
+
+
+@pytest.mark.parametrize(("asks", "expected"), [("", 0.0), (" if data is None else data.frame.size", 1.0)])
+def test_pandas_is_imported_once_where_frames_are_asked_for(
+    asks: str, expected: float, make_pool: MakePool, tmp_path: Path
+) -> None:
+    (tmp_path / "tune.py").write_text(HAS_PANDAS.format(asks=asks))
+    assert run(make_pool(), file_spec("tune.py:objective", tmp_path), evaluation(0))[0].value == expected
+    in_memory: dict[str, Any] = {}
+    exec(HAS_PANDAS.format(asks=asks), in_memory)  # as typed into a notebook
+    assert run(make_pool(in_memory["objective"]), memory_spec(), evaluation(0))[0].value == expected
+
+
 def test_a_program_needs_no_guard_and_may_come_from_standard_input(tmp_path: Path) -> None:
     program = f"""
 import sys

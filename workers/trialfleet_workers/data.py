@@ -2,13 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 from numpy.typing import NDArray
 
 from trialfleet_shared.errors import DataError
 from trialfleet_workers.subsample import Positions
+
+if (
+    TYPE_CHECKING
+):  # a quarter of a second, which objectives that take arrays do not need; see `zygote.py` for the others
+    import pandas as pd
 
 #: A missing point in time, as numpy stores it.
 _SECONDS = "datetime64[ns]"
@@ -48,8 +52,13 @@ class Table:
         self.categories = categories
         self.times = frozenset(times)
         self.classes = None if classes is None else tuple(classes)
-        # Built once: comparing two columns' categories is quick when they are the same object.
-        self._types = {name: pd.CategoricalDtype(pd.Index(texts)) for name, texts in categories.items()}
+
+    @cached_property
+    def _types(self) -> "dict[str, pd.CategoricalDtype]":
+        """Of the text columns; built once: comparing two columns' categories is quick when they are the same object."""
+        import pandas as pd  # noqa: PLC0415  # see the top
+
+        return {name: pd.CategoricalDtype(pd.Index(texts)) for name, texts in self.categories.items()}
 
     def features(self, rows: Positions) -> NDArray[Any]:
         """X of these rows; a view where they are neighbours. Raises DataError when a column is text."""
@@ -60,8 +69,10 @@ class Table:
             f"data.X needs numbers; text or points in time are in {', '.join(map(repr, odd))}: use data.frame"
         )
 
-    def frame(self, rows: Positions) -> pd.DataFrame:
+    def frame(self, rows: Positions) -> "pd.DataFrame":
         """The features of these rows as a frame; numbers are views where the rows are neighbours."""
+        import pandas as pd  # noqa: PLC0415  # see the top
+
         if self.block is not None:
             if self.block.ndim > 2:
                 raise DataError(f"data.frame needs two dimensions; X has {self.block.ndim}: use data.X")
@@ -70,7 +81,9 @@ class Table:
 
     def _series(self, name: str, rows: Positions) -> Any:
         values = self.columns[name][rows]
-        if name in self._types:
+        if name in self.categories:
+            import pandas as pd  # noqa: PLC0415  # see the top
+
             return pd.Categorical.from_codes(values, dtype=self._types[name], validate=False)
         return values.view(_SECONDS) if name in self.times else values
 
@@ -132,7 +145,7 @@ class Data:
         return self._table.target[self._train]
 
     @cached_property
-    def frame(self) -> pd.DataFrame:
+    def frame(self) -> "pd.DataFrame":
         """Training features as a frame; text columns are categorical, with the categories of the whole data set."""
         return self._table.frame(self._train)
 
@@ -147,6 +160,6 @@ class Data:
         return self._table.target[self._valid]
 
     @cached_property
-    def frame_valid(self) -> pd.DataFrame:
+    def frame_valid(self) -> "pd.DataFrame":
         """Validation features as a frame."""
         return self._table.frame(self._valid)

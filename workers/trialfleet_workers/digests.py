@@ -223,11 +223,11 @@ class _Values:
         self.add([value.func, value.args, value.keywords])
 
     def _add_class(self, value: type) -> None:
-        self._put("class", value.__module__, value.__qualname__, _source(value) if _is_local(value.__module__) else "")
+        self._put("class", value.__module__, value.__qualname__, _source(value) if is_local(value.__module__) else "")
 
     def _add_function(self, function: types.FunctionType) -> None:
         self._put("function", function.__qualname__)
-        if not _is_local(function.__module__):
+        if not is_local(function.__module__):
             self._put(function.__module__)
             return
         self._put(_source(function))
@@ -252,7 +252,7 @@ class _Values:
     def _add_module(self, module: types.ModuleType) -> None:
         self._put("module", module.__name__)
         file = getattr(module, "__file__", None)
-        if file is not None and file.endswith(".py") and _is_local(module.__name__):
+        if file is not None and file.endswith(".py") and is_local(module.__name__):
             path = Path(file).resolve()
             root = path.parents[module.__name__.count(".") + (path.name == "__init__.py")]
             sources = _Sources([root])
@@ -261,7 +261,7 @@ class _Values:
 
     def _add_object(self, value: Any) -> None:
         self._put("object", type(value).__module__, type(value).__qualname__)
-        if _is_local(type(value).__module__):
+        if is_local(type(value).__module__):
             self.add(type(value))
         try:
             self._put(cloudpickle.dumps(value))
@@ -283,7 +283,7 @@ def _source(thing: Any) -> str:
         return ""
 
 
-def _is_local(module: str | None) -> bool:
+def is_local(module: str | None) -> bool:
     """Whether a module is the user's: not installed, not the standard library's."""
     if module is None or module == "__main__":
         return True

@@ -8,17 +8,20 @@ the process that started it is gone.
 
 import contextlib
 import gc
+import importlib
 import os
 import select
 import signal
 import socket
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import threadpoolctl
 
 from trialfleet_shared.errors import ObjectiveError
 from trialfleet_workers import linux
+from trialfleet_workers.digests import is_local
 from trialfleet_workers.frames import (
     Died,
     Failed,
@@ -41,6 +44,8 @@ from trialfleet_workers.slot_process import OpenData, ignore_interrupts, run_slo
 _LOOK_SECONDS = 1.0
 #: Wait status of a slot that could not be forked: "exited with status 1".
 _NOT_FORKED = 1 << 8
+#: What code has to say to be given frames: `data.frame`, `data.frame_valid`.
+_FRAME = b"frame"
 
 
 def run_zygote(control: socket.socket, parent: int, open_data: OpenData) -> None:
@@ -94,23 +99,28 @@ class _Zygote:
         except ObjectiveError as error:
             self._tell(Failed(str(error)))
             return False
-        gc.enable()
-        gc.collect()
         # The objects made so far live as long as the process: collections in slots need not touch, and so copy, them.
         gc.freeze()
+        gc.enable()
         self._tell(Prepared(linux.threads()))
         return True
 
     def _load(self) -> Objective:
         assert self._prepare is not None
-        name = self._prepare.reference
-        if self._prepare.function is not None:
-            function = unpickle_function(self._prepare.function, name)
+        name, pickled = self._prepare.reference, self._prepare.function
+        known = set(sys.modules)
+        if pickled is not None:
+            function = unpickle_function(pickled, name)
         else:
             function = load_function(name, Path(self._prepare.base), own=self._prepare.own)
+        objective = Objective(function, name)
+        if objective.takes_data and (_FRAME in (pickled or b"") or _name_frames(set(sys.modules) - known)):
+            importlib.import_module("pandas")
+        if "numpy" in sys.modules:
+            importlib.import_module("numpy.random")  # which slots seed
         # The environment limits what is loaded later; this limits what an import has set otherwise.
         threadpoolctl.threadpool_limits(1)
-        return Objective(function, name)
+        return objective
 
     def serve(self) -> None:
         """Fork and bury slots until nobody needs them any more."""
@@ -213,3 +223,18 @@ class _Zygote:
 def _kill_group(pid: int) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signal.SIGKILL)
+
+
+def _name_frames(modules: Iterable[str]) -> bool:
+    """Whether the user's own modules among these say anything of frames.
+
+    Then pandas is imported once, here, and not in every slot. Where they do not, it is not needed, or the package that
+    makes use of it has imported it; at worst each slot does so itself.
+    """
+    for name in modules:
+        file = getattr(sys.modules.get(name), "__file__", None)
+        if file is not None and file.endswith(".py") and is_local(name):
+            with contextlib.suppress(OSError):
+                if _FRAME in Path(file).read_bytes():
+                    return True
+    return False

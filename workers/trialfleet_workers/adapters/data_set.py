@@ -1,7 +1,6 @@
 """A data set in the cache as evaluators read it: arrays over the shared map, folds, frames.
 
-Apart from the import in `lmdb_data.py`, so that an evaluator has no use for the libraries that read sources, and a
-coordinator none for those that make frames.
+Apart from the import in `lmdb_data.py`, so that an evaluator has no use for the libraries that read sources.
 """
 
 from pathlib import Path

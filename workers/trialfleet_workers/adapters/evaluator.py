@@ -35,7 +35,7 @@ def data_opener(path: Path | None) -> OpenData:
     """Opens data sets in the cache at `path`, one environment per process; without a path, raises DataError."""
     if path is None:
         return _no_data
-    from trialfleet_workers.adapters.data_set import open_data_set  # noqa: PLC0415  # pandas only where data are
+    from trialfleet_workers.adapters.data_set import open_data_set  # noqa: PLC0415  # numpy only where data are
 
     return lambda spec: open_data_set(path, spec.data_digest)
 

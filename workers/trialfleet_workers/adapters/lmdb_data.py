@@ -34,6 +34,7 @@ from trialfleet_shared.messages import DataSpec
 from trialfleet_workers.adapters.checksums import damage, sums_file, write_checksums
 from trialfleet_workers.adapters.contents import ArrayContents, TableContents, reserve
 from trialfleet_workers.adapters.data_format import FORMAT, Meta, StoredArray, data_file
+from trialfleet_workers.adapters.data_set import DataSet, open_data_set
 from trialfleet_workers.adapters.lmdb_mapping import read_info
 from trialfleet_workers.adapters.sources import (
     Arrays,
@@ -46,10 +47,9 @@ from trialfleet_workers.adapters.sources import (
 )
 from trialfleet_workers.subsample import Layout, default_order, plan_layout, size
 
-if TYPE_CHECKING:  # reading takes pandas, which an import of a file does not need
+if TYPE_CHECKING:  # see sources.py
     import pyarrow as pa
 
-    from trialfleet_workers.adapters.data_set import DataSet
     from trialfleet_workers.adapters.spool import ColumnSpool
 
 _LOG = logging.getLogger("trialfleet.data")
@@ -123,10 +123,8 @@ class DataCache:
             spools = spool_table(table_batches(source.table), folder)
             return self._store(spools, msgspec.structs.replace(spec, target=source.target), folder)
 
-    def open(self, digest: str) -> "DataSet":
+    def open(self, digest: str) -> DataSet:
         """The data set with this digest (`DataInfo.digest`). Raises DataError when it is not here."""
-        from trialfleet_workers.adapters.data_set import open_data_set  # noqa: PLC0415  # see the top
-
         return open_data_set(self._path, digest)
 
     @contextmanager
