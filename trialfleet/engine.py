@@ -34,7 +34,8 @@ from trialfleet_shared.errors import ConfigurationError, UnknownStudyError
 from trialfleet_shared.fingerprint import digest_bytes
 from trialfleet_shared.fleet import Fleet
 from trialfleet_shared.messages import StudySpec
-from trialfleet_shared.settings import EfficiencyConfig, nearest
+from trialfleet_shared.settings import EfficiencyConfig
+from trialfleet_shared.tables import nearest
 from trialfleet_workers import linux
 from trialfleet_workers.declared import declared_function
 from trialfleet_workers.digests import code_digest, function_digest

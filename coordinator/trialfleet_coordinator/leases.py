@@ -72,10 +72,6 @@ class LeaseTable:
         if lease is not None and (in_vain is None or in_vain >= lease.attempt):
             del self._leases[key]
 
-    def open(self) -> int:
-        """How many published evaluations are not answered."""
-        return len(self._leases)
-
     def heartbeat(
         self,
         worker: str,

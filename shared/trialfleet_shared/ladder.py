@@ -54,13 +54,6 @@ class Ladder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Index of the last rung."""
         return len(self.rungs) - 1
 
-    def new_folds(self, rung: int) -> range:
-        """The folds that a trial arriving on `rung` has not been evaluated on at that fraction yet."""
-        known = 0
-        if rung > 0 and self.rungs[rung - 1].fraction == self.rungs[rung].fraction:
-            known = self.rungs[rung - 1].folds
-        return range(known, self.rungs[rung].folds)
-
 
 def build_ladder(
     *,

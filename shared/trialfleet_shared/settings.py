@@ -13,8 +13,7 @@ import msgspec
 from trialfleet_shared.errors import ConfigurationError
 from trialfleet_shared.ladder import Ladder, Rung, build_ladder
 from trialfleet_shared.messages import MOST_IN_BATCH
-from trialfleet_shared.tables import Setting, field_types, read_value, show
-from trialfleet_shared.tables import nearest as nearest
+from trialfleet_shared.tables import Setting, field_types, nearest, read_value, show
 
 #: Preset of settings.
 Mode = Literal["fast", "balanced", "thorough"]

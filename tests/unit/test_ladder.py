@@ -86,8 +86,3 @@ def test_rungs_must_climb() -> None:
         Ladder((Rung(0.5, 2), Rung(1.0, 1)))
     with pytest.raises(ConfigurationError, match=r"ladder = .*rung \(1, 1\) must have more"):
         EfficiencyConfig(ladder=(Rung(1.0, 1), Rung(1.0, 1)))
-
-
-def test_folds_known_from_the_rung_below_are_not_new() -> None:
-    ladder = Ladder((Rung(0.3, 1), Rung(1.0, 1), Rung(1.0, 5)))
-    assert [list(ladder.new_folds(rung)) for rung in range(3)] == [[0], [0], [1, 2, 3, 4]]

@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 from trialfleet_shared.errors import ObjectiveError
 from trialfleet_shared.fingerprint import digest_bytes
 from trialfleet_shared.messages import MOST_METRICS, Evaluation
-from trialfleet_shared.settings import nearest
 from trialfleet_shared.space import NAME_CHARACTERS, Categorical, Distribution, Float, Int, Params, Scalar
+from trialfleet_shared.tables import nearest
 
 #: How a reference to a function handed over in memory starts.
 MEMORY_PREFIX = "memory:"

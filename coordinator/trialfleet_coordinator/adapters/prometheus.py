@@ -32,8 +32,6 @@ from trialfleet_shared.messages import Evaluation, EvaluationKey, EvaluationResu
 
 #: Seconds for which the series of a study stay after its end: several scrapes.
 KEEP_SECONDS = 300.0
-#: The mode of a study that names none.
-CUSTOM_MODE = "custom"
 
 
 class StudyMetrics(Telemetry):
@@ -41,7 +39,7 @@ class StudyMetrics(Telemetry):
 
     Args:
         definition: the study.
-        mode: the mode it names, or `CUSTOM_MODE`.
+        mode: as of `instruments.LABELS`.
         trials: what earlier sessions recorded.
         clock: tells the time.
     """
@@ -268,7 +266,7 @@ class FleetMetrics(Collector):
 
         Args:
             definition: the study.
-            mode: the mode it names, or `CUSTOM_MODE`.
+            mode: as of `instruments.LABELS`.
             trials: what earlier sessions recorded.
         """
         with self._lock:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from trialfleet_shared.errors import DataError
 from trialfleet_shared.messages import DataSpec
-from trialfleet_shared.settings import nearest
+from trialfleet_shared.tables import nearest
 from trialfleet_workers.adapters.sources import Arrays
 from trialfleet_workers.subsample import looks_like_classes
 
