@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet
 
+from measuring.processes import family, rollup
 from measuring.results import save
 from memory_parts.contestants import PROCESSES
 from memory_parts.table import ROW_BYTES, write_table
@@ -60,29 +61,6 @@ def environment() -> dict[str, str]:
     """One thread per process for everybody."""
     threads = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL")}
     return {**os.environ, **threads, "PYTHONPATH": str(Path(__file__).parent)}
-
-
-def family(root: int) -> list[int]:
-    """A process and its descendants."""
-    found, new = [], [root]
-    while new:
-        process = new.pop()
-        found.append(process)
-        for task in Path(f"/proc/{process}/task").glob("*/children"):
-            try:
-                new.extend(map(int, task.read_text().split()))
-            except OSError:  # it has just ended
-                continue
-    return found
-
-
-def rollup(process: int, field: str) -> int:
-    """Bytes of a field of /proc/<pid>/smaps_rollup; 0 of a process that has ended."""
-    try:
-        lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:")), 0)
 
 
 def hold(name: str, file: Path) -> dict[str, float]:

@@ -21,9 +21,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from measuring.processes import family, rollup
 from measuring.results import save
 from soak_parts.load import CACHE_ENTRIES, Load
-from soak_parts.watch import disk_bytes, family, handles, pss, reader_slots, slope
+from soak_parts.watch import disk_bytes, handles, reader_slots, slope
 
 SAMPLE_SECONDS, RECYCLE_SECONDS = 10.0, 180.0
 #: Share of the time in which everything warms up.
@@ -36,8 +37,9 @@ def sample(load: Load) -> dict[str, float]:
     for name in ("coordinator", "worker that stays"):
         root = load.processes[name].pid
         members = family(root)
-        figures[f"memory of the {name}, MiB"] = pss(members) / 2**20
-        figures[f"memory of the {name} without its slots, MiB"] = pss([root]) / 2**20
+        memory = {member: rollup(member, "Pss_Anon") for member in members}
+        figures[f"memory of the {name}, MiB"] = sum(memory.values()) / 2**20
+        figures[f"memory of the {name} without its slots, MiB"] = memory[root] / 2**20
         figures[f"file handles of the {name}"] = handles(root)
         figures[f"processes of the {name}"] = len(members)
     for name in ("store", "results"):

@@ -10,32 +10,6 @@ import scipy.stats
 BLOCKS = 12
 
 
-def family(root: int) -> list[int]:
-    """A process and its descendants."""
-    found, new = [], [root]
-    while new:
-        process = new.pop()
-        found.append(process)
-        for task in Path(f"/proc/{process}/task").glob("*/children"):
-            try:
-                new.extend(map(int, task.read_text().split()))
-            except OSError:  # it has just ended
-                continue
-    return found
-
-
-def pss(processes: list[int]) -> int:
-    """Proportional set size of processes, in bytes."""
-    total = 0
-    for process in processes:
-        try:
-            lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
-        except OSError:
-            continue
-        total += next((int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss_Anon:")), 0)
-    return total
-
-
 def handles(process: int) -> int:
     """Open file descriptors of a process; 0 of one that has ended."""
     try:
