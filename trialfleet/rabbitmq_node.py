@@ -41,7 +41,7 @@ class RabbitNode:
         self._program = _find_program()
         self._folder = folder.resolve()
         make_private_folder(self._folder)
-        self._port, self._dist_port, self._epmd_port = _free_ports(3)
+        self._port, self._dist_port, self._epmd_port = free_ports(3)
         self._password = secrets.token_urlsafe(24)
         self._process: subprocess.Popen[bytes] | None = None
         self._port_mapper: subprocess.Popen[bytes] | None = None
@@ -192,7 +192,7 @@ def _die_with_us() -> list[str]:
     return [] if program is None else [program, "--pdeathsig", "TERM"]
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Ports that are free now, all different."""
     held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     try:

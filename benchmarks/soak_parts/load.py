@@ -13,7 +13,7 @@ from typing import Self
 
 from trialfleet.client import Client
 from trialfleet.coordinator_files import CoordinatorFiles
-from trialfleet.rabbitmq_node import RabbitNode, _free_ports
+from trialfleet.rabbitmq_node import RabbitNode, free_ports
 from trialfleet_coordinator.serving import Submission
 from trialfleet_shared.adapters.lmdb_results import LmdbResultCache
 from trialfleet_shared.caching import CachedResult
@@ -48,7 +48,7 @@ class SoakNode(RabbitNode):
     """A private node that shows its figures to Prometheus, and so to us."""
 
     def __init__(self, folder: Path) -> None:
-        (self._figures_port,) = _free_ports(1)
+        (self._figures_port,) = free_ports(1)
         super().__init__(folder)
 
     def figures(self) -> dict[str, float]:

@@ -12,6 +12,8 @@ import pytest
 from support.commands import PATIENCE, start_trialfleet, trialfleet
 from support.waiting import wait_until
 
+from trialfleet.rabbitmq_node import free_ports
+
 STUDY = """\
 [study]
 name = "watched"
@@ -39,11 +41,6 @@ def study(tmp_path: Path) -> Path:
     return tmp_path / "study.toml"
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
-
-
 def scrape(port: int) -> str:
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
@@ -53,7 +50,7 @@ def scrape(port: int) -> str:
 
 
 def test_a_study_is_watched_while_it_runs(study: Path, tmp_path: Path) -> None:
-    port = free_port()
+    (port,) = free_ports(1)
     run = start_trialfleet(["run", study, "--metrics-port", str(port)], tmp_path / "home")
     try:
         wait_until(lambda: "trialfleet_study_best_value" in scrape(port), "a value is told")
@@ -80,7 +77,7 @@ def test_a_port_in_use_is_told(study: Path, tmp_path: Path) -> None:
 
 @pytest.mark.rabbitmq
 def test_a_worker_is_watched(rabbitmq: str, tmp_path: Path) -> None:
-    port = free_port()
+    (port,) = free_ports(1)
     worker = start_trialfleet(
         ["worker", "--slots", "3", "--objective-path", tmp_path, "--metrics-port", str(port)],
         tmp_path / "home",

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from support.commands import PATIENCE, document, start_trialfleet, trialfleet
 from support.programs import need
-from support.prometheus_server import PrometheusServer, free_port
+from support.prometheus_server import PrometheusServer
 from support.waiting import wait_until
 
+from trialfleet.rabbitmq_node import free_ports
 from trialfleet_shared import instruments
 from trialfleet_shared.instruments import Instrument
 
@@ -90,7 +91,7 @@ def check_exposition(port: int) -> None:
 
 
 def test_a_study_on_this_machine(tmp_path: Path) -> None:
-    port = free_port()
+    (port,) = free_ports(1)
     study = a_study(tmp_path, 100_000)
     run = start_trialfleet(["run", study, "--slots", "2", "--metrics-port", str(port)], tmp_path / "home")
     try:
@@ -129,7 +130,7 @@ def test_a_study_on_this_machine(tmp_path: Path) -> None:
 
 @pytest.mark.rabbitmq
 def test_a_study_with_a_worker(rabbitmq: str, tmp_path: Path) -> None:
-    worker_port, run_port = free_port(), free_port()
+    worker_port, run_port = free_ports(2)
     broker = {"TRIALFLEET_BROKER_URL": rabbitmq}
     worker = start_trialfleet(
         ["worker", "--slots", "2", "--objective-path", tmp_path, "--metrics-port", str(worker_port)],

@@ -13,10 +13,10 @@ import pytest
 from support.commands import PATIENCE, start_trialfleet
 from support.exposition import a_definition, a_result, told
 from support.fleet_suite import make_evaluation, make_spec
-from support.prometheus_server import free_port
 from support.waiting import wait_until
 from support.workers import poll_until, purge
 
+from trialfleet.rabbitmq_node import free_ports
 from trialfleet_coordinator.adapters.prometheus import FleetMetrics
 from trialfleet_coordinator.adapters.rabbit_fleet import RabbitFleet
 from trialfleet_shared.adapters.rabbit import EVALUATE, EVALUATIONS, results_queue
@@ -58,7 +58,7 @@ def test_a_coordinator_tells_of_them(rabbitmq: str, channel: pika.adapters.block
 def test_a_worker_tells_of_them(
     rabbitmq: str, channel: pika.adapters.blocking_connection.BlockingChannel, tmp_path: Path
 ) -> None:
-    port = free_port()
+    (port,) = free_ports(1)
 
     def says(line: str) -> bool:
         try:

@@ -15,10 +15,11 @@ import yaml
 from support.commands import PATIENCE, start_trialfleet, trialfleet
 from support.deployed import OPS
 from support.programs import need
-from support.prometheus_server import PrometheusServer, free_port
+from support.prometheus_server import PrometheusServer
 from support.rabbit_node import VHOST, OpsNode
 from support.waiting import wait_until
 
+from trialfleet.rabbitmq_node import free_ports
 from trialfleet_shared import instruments
 from trialfleet_shared.adapters.rabbit import DEAD, EVALUATIONS
 
@@ -71,7 +72,7 @@ class Fleet:
         self.folder = folder
         self.node = node
         self._stack = stack
-        self.port = free_port()
+        (self.port,) = free_ports(1)
         self.studies = folder / "studies"
         self.studies.mkdir()
         (self.studies / "objective.py").write_text(OBJECTIVE)
@@ -92,7 +93,8 @@ class Fleet:
         )
 
     def start_worker(self) -> "subprocess.Popen[str]":
-        served = ["--metrics-host", "0.0.0.0", "--metrics-port", str(free_port())]
+        (metrics_port,) = free_ports(1)
+        served = ["--metrics-host", "0.0.0.0", "--metrics-port", str(metrics_port)]
         return self._start(["worker", "--slots", "2", "--objective-path", self.studies, *served], "worker")
 
     def ask(self, *arguments: str | Path) -> "subprocess.CompletedProcess[str]":

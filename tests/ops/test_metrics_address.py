@@ -9,7 +9,7 @@ from support.commands import PATIENCE, start_trialfleet, trialfleet
 from support.waiting import wait_until
 
 from trialfleet.metrics import metrics_address
-from trialfleet.rabbitmq_node import _free_ports
+from trialfleet.rabbitmq_node import free_ports
 from trialfleet_coordinator.adapters.rabbit_workers import WorkerWatch
 from trialfleet_shared.clock import SystemClock
 
@@ -35,7 +35,7 @@ def test_prometheus_is_sent_where_the_worker_is(host: str, broker: str, address:
 
 @pytest.mark.rabbitmq
 def test_coordinators_hear_where_a_worker_serves_metrics(rabbitmq: str, tmp_path: Path) -> None:
-    (port,) = _free_ports(1)
+    (port,) = free_ports(1)
     watch = WorkerWatch(rabbitmq, clock=SystemClock())
     watch.start()
     worker = start_trialfleet(

@@ -1,7 +1,6 @@
 """A private Prometheus server: own port, own folder, nothing left behind."""
 
 import json
-import socket
 import subprocess
 import urllib.error
 import urllib.parse
@@ -12,17 +11,12 @@ from types import TracebackType
 from typing import Any, Self
 
 from support.waiting import wait_until
+from trialfleet.rabbitmq_node import free_ports
 
 #: Seconds that the server may take to answer.
 _START_SECONDS = 60.0
 #: Samples by labels, `__name__` among them.
 Vector = Mapping[frozenset[tuple[str, str]], float]
-
-
-def free_port() -> int:
-    """A port of this machine that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 class PrometheusServer:
@@ -36,7 +30,7 @@ class PrometheusServer:
     def __init__(self, folder: Path, targets: Mapping[str, int]) -> None:
         self._folder = folder
         self._targets = targets
-        self._port = free_port()
+        (self._port,) = free_ports(1)
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from support.deployed import OPS
-from trialfleet.rabbitmq_node import RabbitNode, _free_ports
+from trialfleet.rabbitmq_node import RabbitNode, free_ports
 
 VHOST = "trialfleet"
 
@@ -20,7 +20,7 @@ class OpsNode(RabbitNode):
 
     def __init__(self, folder: Path) -> None:
         self.secrets = folder / "secrets"
-        self._management_port, self._prometheus_port = _free_ports(2)
+        self._management_port, self._prometheus_port = free_ports(2)
         super().__init__(folder)
         subprocess.run(self._make_secrets(), check=True, capture_output=True)
 
