@@ -311,13 +311,13 @@ class _Run:
 
 
 def _result(report: StudyReport, figures: CacheFigures) -> OptimizationResult:
-    trials = cast("list[dict[str, Any]]", finite(msgspec.to_builtins(report.trials)))
+    trials = cast("list[dict[str, Any]]", finite(report.trials))
     return OptimizationResult(
         results=trials,
         best_params=None if report.best_params is None else dict(report.best_params),
         best_value=report.best_value,
         test_value=report.test_value,
-        efficiency_metrics=finite(msgspec.to_builtins(report.efficiency_metrics)),
+        efficiency_metrics=finite(report.efficiency_metrics),
         cache_stats=msgspec.to_builtins(figures),
         report=report,
     )

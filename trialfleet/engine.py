@@ -101,6 +101,8 @@ class OpenStudy:
 
     def finished(self) -> StudyReport | None:
         """The report of a study that has nothing left to do; None while it has."""
+        if not all(trial.state.decided for trial in self.record.trials):
+            return None  # without the cost of a state, which `run` needs again
         state = StudyState(
             ladder=self.plan.definition.ladder,
             maximize=self.plan.definition.direction == "maximize",
@@ -185,7 +187,6 @@ def open_study(
         if warm_start is not None:
             _start_warm(sampler, home, warm_start)
         record = store.open(plan.definition)
-        _restore(sampler, record)
         cache = _cache(request.config, home)
         if cache is not None:
             stack.callback(cache.close)
@@ -409,12 +410,6 @@ def _start_warm(sampler: StudySampler, home: Home, name: str) -> None:
         earlier = load_record(store, name)
     maximize = earlier.definition.direction == "maximize"
     learn_from(sampler, _recorded_state(earlier).standings.observations(), maximize=maximize)
-
-
-def _restore(sampler: StudySampler, record: StudyRecord) -> None:
-    """Have the sampler know what is recorded of its study."""
-    draws = [(trial.number, trial.params, trial.distributions) for trial in record.trials]
-    sampler.restore(draws, _recorded_state(record).standings.observations())
 
 
 def _cache(config: EfficiencyConfig, home: Home) -> LmdbResultCache | None:

@@ -1,6 +1,5 @@
 """What came of a study: as tables for people, as one JSON document for programs."""
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,21 +44,15 @@ class StudySummary(msgspec.Struct, frozen=True, kw_only=True):
 
 def report_document(report: StudyReport, cache: CacheFigures, home: Path | None) -> dict[str, Any]:
     """The report as JSON types; what is not a finite number is null."""
-    document = msgspec.to_builtins(report)
-    document["cache_stats"] = msgspec.to_builtins(cache)
+    document: dict[str, Any] = finite(report)
+    document["cache_stats"] = finite(cache)
     document["home"] = None if home is None else str(home)
-    return finite(document)  # type: ignore[no-any-return]  # a mapping stays one
+    return document
 
 
 def finite(value: Any) -> Any:
-    """`value` with each float that JSON can not hold replaced by None."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
-    return value
+    """`value` as JSON types, with None for each float that JSON can not hold."""
+    return msgspec.json.decode(msgspec.json.encode(value))
 
 
 def print_json(console: Console, document: Any) -> None:

@@ -98,8 +98,9 @@ def run_study(
 
     Args:
         plan: the study.
-        record: what `StudyStore.open` returned for it: the sampler must have been restored from the same.
-        outside: the world; the fleet is started here, and everything is left open for the caller to close.
+        record: what `StudyStore.open` returned for it.
+        outside: the world; the fleet is started here, the sampler told of what is recorded, and everything is left open for
+            the caller to close.
         on_progress: called once a tick.
         stop: called once a tick; a text means: take up nothing new, finish what is in flight.
 
@@ -124,6 +125,10 @@ class _Session:
             budget=plan.budget,
             has_test=plan.has_test,
             record=record,
+        )
+        outside.sampler.restore(
+            [(trial.number, trial.params, trial.distributions) for trial in record.trials],
+            self._state.standings.observations(),
         )
         self._decided_before = sum(self._state.tally.decided.values())
         self._started = outside.clock.monotonic()

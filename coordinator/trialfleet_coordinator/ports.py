@@ -99,6 +99,17 @@ class StudyStore(Protocol):
 class Sampler(Protocol):
     """Draws params. What it drew counts as pending until the trial is observed for the first time."""
 
+    def restore(
+        self, draws: Sequence[tuple[int, Params, dict[str, Distribution]]], observations: Sequence[Observation]
+    ) -> None:
+        """Take up where an earlier session ended, before anything is asked.
+
+        Args:
+            draws: number, params and distributions of its trials, by number.
+            observations: what it was told.
+        """
+        ...
+
     def ask(self, numbers: range) -> list[Draw]:
         """One draw for each trial number; fewer when every point of the space was drawn already."""
         ...

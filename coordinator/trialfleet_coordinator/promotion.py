@@ -22,10 +22,12 @@ s / sqrt(j) only, so its standard deviation is (1 - j/k) s sqrt(1/j + 1/(k - j))
 import math
 import operator
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from sortedcontainers import SortedList
+
+from trialfleet_coordinator.rung_choice import Finished
 
 #: Trials that are checked on all rows and folds at the end of a study, however few finished the rung below.
 FINALISTS = 3
@@ -93,10 +95,16 @@ class Halving:
     def finish(self, rung: int, trial: int, score: float, seconds: float) -> None:
         """`trial` has its score on `rung`, where an evaluation took it so many seconds."""
         self._finished[rung].add((-score, trial))
-        if self._defer_dear:
-            self._seconds[rung][trial] = seconds
-            self._seconds_in_order[rung].add(seconds)
-            self._spent += seconds
+        self._took(rung, trial, seconds)
+
+    def restore(self, finished: Iterable[tuple[int, Finished]]) -> None:
+        """As `finish` for each (trial, mark); sorted once, as a study may have a hundred thousand."""
+        scores: list[list[tuple[float, int]]] = [[] for _ in self._finished]
+        for trial, (rung, seconds, score) in finished:
+            scores[rung].append((-score, trial))
+            self._took(rung, trial, seconds)
+        for known, new in zip(self._finished, scores, strict=True):
+            known.update(new)
 
     def wait(self, rung: int, trial: int, score: float) -> None:
         """`trial`, which finished `rung`, may be promoted from there."""
@@ -158,6 +166,12 @@ class Halving:
     def waiting(self) -> list[tuple[int, int]]:
         """(trial, rung) of all that wait, in order of trial number."""
         return sorted((trial, rung) for rung, entries in enumerate(self._waiting) for _, trial in entries)
+
+    def _took(self, rung: int, trial: int, seconds: float) -> None:
+        if self._defer_dear:
+            self._seconds[rung][trial] = seconds
+            self._seconds_in_order[rung].add(seconds)
+            self._spent += seconds
 
     def _is_too_dear(self, rung: int, trial: int) -> bool:
         """Whether the trial is dear, and its next evaluation would be much of what the study has spent by then."""

@@ -21,6 +21,7 @@ A sum below zero (a ladder that cost more than it saved) is reported as it is.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import msgspec
 
@@ -206,41 +207,55 @@ def estimate_savings(trials: Iterable[TrialCosts], ladder: Ladder, *, cpu: bool,
         cpu: whether to count CPU seconds; else wall seconds.
         unstarted: further trials that the baseline would have run.
     """
-    every = [(trial, [r for r in trial.results if r.fold != TEST_FOLD]) for trial in trials]
-    full = ladder.rungs[-1].fraction
+    costs = [_cost(trial, ladder, cpu=cpu) for trial in trials]
     folds = ladder.rungs[-1].folds
-    costs = [_mean_costs(results, ladder, cpu=cpu) for _, results in every]
-    ratios = _ratios(costs, full)
+    ratios = _ratios([cost.means for cost in costs], ladder.rungs[-1].fraction)
     spent = baseline = pruning = subsampling = caching = 0.0
-    for (trial, results), means in zip(every, costs, strict=True):
-        executed = sum(_seconds(r, cpu=cpu) for r in results if not r.cached)
-        cached = sum(_seconds(r, cpu=cpu) for r in results if r.cached)
-        spent += executed
-        caching += cached
-        if trial.failed or not means:
-            baseline += executed + cached
+    for cost in costs:
+        spent += cost.executed
+        caching += cost.cached
+        if cost.failed or not cost.means:
+            baseline += cost.executed + cost.cached
             continue
-        highest = max(means)
-        whole = means[highest] * ratios.get(highest, 1.0 / highest)
-        seen = len({r.fold for r in results if r.outcome is Outcome.OK})
+        highest = max(cost.means)
+        whole = cost.means[highest] * ratios.get(highest, 1.0 / highest)
         baseline += folds * whole
-        pruning += (folds - seen) * whole
-        subsampling += seen * whole - executed - cached
-    stopping = unstarted * baseline / len(every) if every else 0.0
+        pruning += (folds - cost.folds) * whole
+        subsampling += cost.folds * whole - cost.executed - cost.cached
+    stopping = unstarted * baseline / len(costs) if costs else 0.0
     return Savings(spent, baseline + stopping, pruning, subsampling, caching, stopping)
 
 
-def _seconds(result: EvaluationResult, *, cpu: bool) -> float:
-    return result.cpu_seconds if cpu else result.wall_seconds
+class _Cost(NamedTuple):
+    """What a trial cost, in seconds."""
+
+    #: Of evaluations that ran, and of those that the cache answered.
+    executed: float
+    cached: float
+    #: Mean of the successful evaluations at each fraction.
+    means: dict[float, float]
+    #: Folds that were successful.
+    folds: int
+    failed: bool
 
 
-def _mean_costs(results: Sequence[EvaluationResult], ladder: Ladder, *, cpu: bool) -> dict[float, float]:
-    """Mean seconds of the successful evaluations at each fraction."""
+def _cost(trial: TrialCosts, ladder: Ladder, *, cpu: bool) -> _Cost:
+    executed = cached = 0.0
     by_fraction: dict[float, list[float]] = {}
-    for result in results:
+    folds = set()
+    for result in trial.results:
+        if result.fold == TEST_FOLD:
+            continue
+        seconds = result.cpu_seconds if cpu else result.wall_seconds
+        if result.cached:
+            cached += seconds
+        else:
+            executed += seconds
         if result.outcome is Outcome.OK:
-            by_fraction.setdefault(ladder.rungs[result.rung].fraction, []).append(_seconds(result, cpu=cpu))
-    return {fraction: sum(seconds) / len(seconds) for fraction, seconds in by_fraction.items()}
+            by_fraction.setdefault(ladder.rungs[result.rung].fraction, []).append(seconds)
+            folds.add(result.fold)
+    means = {fraction: sum(each) / len(each) for fraction, each in by_fraction.items()}
+    return _Cost(executed, cached, means, len(folds), trial.failed)
 
 
 def _ratios(costs: Sequence[Mapping[float, float]], full: float) -> dict[float, float]:

@@ -5,7 +5,6 @@ itself. It owns the scores on every rung (`promotion`), the choice of rungs (`ru
 the samplers' view of it all. A resumed study has the same standings, in whatever order its results came.
 """
 
-import statistics
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -66,11 +65,12 @@ class Standings:
 
     def restore(self, trials: Iterable[Trial]) -> None:
         """They come from an earlier session, and stand as they stood there."""
+        finished: list[tuple[int, Finished]] = []
         for trial in trials:
             self.add(trial)
             marks = self._marks(trial)
             for place, mark in enumerate(marks):
-                self.halving.finish(mark.rung, trial.number, mark.score, mark.seconds)
+                finished.append((trial.number, mark))
                 self.choice.observe(marks[:place], mark)
                 if mark.rung < trial.rung:
                     self.halving.climb(mark.rung)
@@ -78,6 +78,7 @@ class Standings:
                 self.wait(trial)
             elif trial.phase is Phase.COMPLETE and trial.value is not None:
                 self.complete(trial, trial.value)
+        self.halving.restore(finished)
         self._leader = None  # who led meanwhile was counted without the trials that came later
         self._lead()
 
@@ -205,13 +206,18 @@ class Standings:
 
     def _marks(self, trial: Trial) -> list[Finished]:
         """The rungs that the trial finished, lowest first."""
-        return [self._mark(trial, rung) for rung in trial.finished(self._ladder)]
+        return [
+            self._mark(trial, rung, values)
+            for rung in range(trial.rung + 1)
+            if len(values := trial.fold_values(self._ladder, rung)) == self._ladder.rungs[rung].folds
+        ]
 
-    def _mark(self, trial: Trial, rung: int) -> Finished:
-        fraction = self._ladder.rungs[rung].fraction
-        seconds = statistics.fmean(
+    def _mark(self, trial: Trial, rung: int, values: list[float]) -> Finished:
+        rungs = self._ladder.rungs
+        fraction = rungs[rung].fraction
+        seconds = [
             result.wall_seconds
             for result in trial.results
-            if self._ladder.rungs[result.rung].fraction == fraction and result.outcome is Outcome.OK
-        )
-        return Finished(rung, seconds, self.score(mean(trial.fold_values(self._ladder, rung))))
+            if rungs[result.rung].fraction == fraction and result.outcome is Outcome.OK
+        ]
+        return Finished(rung, mean(seconds), self.score(mean(values)))

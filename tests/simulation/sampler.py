@@ -5,26 +5,26 @@ from collections.abc import Sequence
 from simulation.plan import Plan
 from simulation.world import Violation, World
 from trialfleet_coordinator.events import Draw
-from trialfleet_coordinator.ports import Observation, StudyRecord
-from trialfleet_shared.space import Int
+from trialfleet_coordinator.ports import Observation
+from trialfleet_coordinator.sampling.drawing import Drawn
+from trialfleet_shared.space import Distribution, Int
 
 
 class GridSampler:
-    """Implements `trialfleet_coordinator.ports.Sampler`.
+    """Implements `trialfleet_coordinator.ports.Sampler`."""
 
-    Args:
-        record: what earlier sessions drew.
-        told: what a sampler would have been told in them.
-    """
-
-    def __init__(self, world: World, plan: Plan, record: StudyRecord, told: Sequence[Observation]) -> None:
+    def __init__(self, world: World, plan: Plan) -> None:
         self._random = world.random
-        self._distributions = {"x": Int(0, plan.points - 1)}
-        drawn = {trial.params["x"] for trial in record.trials}
-        self._left = [x for x in range(plan.points) if x not in drawn] if plan.distinct else None
+        self._distributions: dict[str, Distribution] = {"x": Int(0, plan.points - 1)}
+        self._left = list(range(plan.points)) if plan.distinct else None
         self._points = plan.points
         self._told: set[tuple[int, int, bool]] = set()
-        self.tell(told)
+
+    def restore(self, draws: Sequence[Drawn], observations: Sequence[Observation]) -> None:
+        if self._left is not None:
+            drawn = {params["x"] for _, params, _ in draws}
+            self._left = [x for x in self._left if x not in drawn]
+        self.tell(observations)
 
     def ask(self, numbers: range) -> list[Draw]:
         if self._left is None:

@@ -134,10 +134,9 @@ class Schedule:
         try:
             record = store.open(self._definition)
             fleet = RemoteFleet(self._connect, address=ADDRESS, clock=self.world, grace=self.plan.fleet.grace)
-            session = _Session(self._study, record, Outside(fleet, store, self._cache, None, self.world, lambda: 0))  # type: ignore[arg-type]  # the sampler follows
+            sampler = GridSampler(self.world, self.plan)
+            session = _Session(self._study, record, Outside(fleet, store, self._cache, sampler, self.world, lambda: 0))
             self._log(f"a coordinator starts: {len(record.trials)} trials are recorded")
-            sampler = GridSampler(self.world, self.plan, record, session._state.standings.observations())
-            session._outside = session._outside._replace(sampler=sampler)
             self._inspector = Inspector(self.plan, self.disk, session, thorough=self.plan.seed % 4 == 0)
             session.run(self._inspector.ticked, self._asked_to_stop)
             fleet.close()

@@ -17,6 +17,7 @@ from trialfleet_coordinator.driver import Outside, StudyPlan, run_study
 from trialfleet_coordinator.events import Draw
 from trialfleet_coordinator.ports import Observation, StudyDefinition
 from trialfleet_coordinator.report import Progress, StudyReport
+from trialfleet_coordinator.sampling.drawing import Drawn
 from trialfleet_shared.adapters.memory_results import MemoryResultCache
 from trialfleet_shared.caching import ResultCache
 from trialfleet_shared.errors import StoreError
@@ -38,6 +39,11 @@ class Points:
         self.told: list[Observation] = []
         #: Draws of each time it was asked.
         self.asked: list[int] = []
+        #: Trials and observations of earlier sessions, as it was told of them when this one began.
+        self.restored: list[tuple[list[int], list[Observation]]] = []
+
+    def restore(self, draws: Sequence[Drawn], observations: Sequence[Observation]) -> None:
+        self.restored.append(([number for number, _, _ in draws], list(observations)))
 
     def ask(self, numbers: range) -> list[Draw]:
         self.asked.append(len(numbers))
@@ -117,6 +123,22 @@ def test_a_study_runs_to_its_end_and_reports() -> None:
     assert all(abs(best - 0.3) <= abs(float(t.params["x"]) - 0.3) for t in report.trials)  # type: ignore[arg-type]
     assert report.rung_evaluations[0] == 30
     assert world.fleet.acknowledged > 0
+
+
+def test_a_resumed_session_tells_its_sampler_what_is_recorded() -> None:
+    world = World()
+    first, second = Points(), Points(seed=1)
+    world.run(sampler=first)
+    world.budget = Budget(trials=40)
+    world.run(sampler=second)
+    assert first.restored == [([], [])]
+    [(drawn, told)] = second.restored
+    assert drawn == list(range(30))
+    assert sorted(told, key=_place) == sorted(first.told, key=_place)
+
+
+def _place(observation: Observation) -> tuple[int, int]:
+    return observation.trial, observation.rung
 
 
 def test_the_figures_are_those_of_the_simulated_costs() -> None:

@@ -9,7 +9,7 @@ from trialfleet_coordinator.sampling.ranking import Ranking
 def ranked(*observations: tuple[int, int, float | None], maximize: bool = False) -> list[int]:
     ranking = Ranking(maximize=maximize)
     for trial, rung, value in observations:
-        ranking.observe(Observation(trial, {}, {}, rung, value))
+        ranking.observe([Observation(trial, {}, {}, rung, value)])
     return ranking.at(range(len(ranking)))
 
 
@@ -38,7 +38,7 @@ def test_failed_trials_come_last_and_stay_there() -> None:
 def test_counts_trials_once_and_those_with_a_value_apart() -> None:
     ranking = Ranking(maximize=False)
     for trial, rung, value in [(0, 0, 1.0), (0, 1, 1.0), (1, 0, None), (2, 0, 1.0), (2, 1, None)]:
-        ranking.observe(Observation(trial, {}, {}, rung, value))
+        ranking.observe([Observation(trial, {}, {}, rung, value)])
     assert (len(ranking), ranking.scored) == (3, 1)
     assert 2 in ranking
     assert 3 not in ranking
@@ -47,12 +47,12 @@ def test_counts_trials_once_and_those_with_a_value_apart() -> None:
 def test_few_trials_of_the_highest_rung_count_as_good() -> None:
     ranking = Ranking(maximize=True)
     assert ranking.most_good == 0
-    ranking.observe(Observation(0, {}, {}, 0, None))
+    ranking.observe([Observation(0, {}, {}, 0, None)])
     assert ranking.most_good == 0
     for trial in range(200):
-        ranking.observe(Observation(trial, {}, {}, 0, 1.0))
+        ranking.observe([Observation(trial, {}, {}, 0, 1.0)])
         if trial < 40:
-            ranking.observe(Observation(trial, {}, {}, 1, 1.0))
+            ranking.observe([Observation(trial, {}, {}, 1, 1.0)])
         if trial == 5:
             assert ranking.most_good == 5
     assert ranking.most_good == 12

@@ -80,7 +80,7 @@ def test_a_branch_is_modelled_while_another_one_leads() -> None:
     estimator = Estimator(maximize=False)
     for number, draw in enumerate(UniformSampler(space, seed=0).ask(range(200))):
         value = 0.0 if draw.params["kind"] == "leads" else 1 + abs(float(str(draw.params["b"])) - 0.8)
-        estimator.observe(Observation(number, *draw, 0, value))
+        estimator.observe([Observation(number, *draw, 0, value)])
     candidates = estimator.candidates(np.zeros(500, dtype=np.bool_), np.random.default_rng(0))
     drawn = [float(str(candidates.suggest(index, "b", space.parameters["b"]))) for index in range(500)]
     assert np.mean([abs(value - 0.8) < 0.2 for value in drawn]) > 0.7
@@ -110,7 +110,7 @@ def test_candidates_are_alike_that_have_the_same_parameters() -> None:
     space = SearchSpace({"kind": Categorical(["one", "two"]), "x": Float(0, 1, when={"kind": ["two"]})})
     estimator = Estimator(maximize=False)
     for number, draw in enumerate(UniformSampler(space, seed=0).ask(range(10))):
-        estimator.observe(Observation(number, *draw, 0, float(number)))
+        estimator.observe([Observation(number, *draw, 0, float(number))])
     candidates = estimator.candidates(np.zeros(40, dtype=np.bool_), np.random.default_rng(0))
     candidates.activate(Layout(space.parameters))
     kinds = [
@@ -149,7 +149,7 @@ def test_parameters_that_belong_together_can_be_drawn_together() -> None:
     estimator = Estimator(maximize=False)
     for number in range(100):
         x, y = number % 10, number // 10
-        estimator.observe(Observation(number, {"x": x, "y": y}, dict(space), 0, float(abs(x - y))))
+        estimator.observe([Observation(number, {"x": x, "y": y}, dict(space), 0, float(abs(x - y)))])
 
     def on_diagonal(*, joint: bool) -> float:
         candidates = estimator.candidates(np.full(500, joint), np.random.default_rng(0))

@@ -26,7 +26,7 @@ def list_command(url: str | None, *, as_json: bool) -> None:
     with results_only() as results, _opened(url) as dead:
         letters = dead.letters()
         if as_json:
-            print_json(results, finite(msgspec.to_builtins(letters)))
+            print_json(results, finite(letters))
         elif letters:
             results.print(_table(letters))
         else:
@@ -42,7 +42,7 @@ def show_command(name: str, url: str | None, *, as_json: bool) -> None:
             known = ", ".join(one.id for one in letters) or "none"
             raise ConfigurationError(f"there is no dead letter {name!r}; there are: {known}")
         if as_json:
-            print_json(results, finite(msgspec.to_builtins(letter)))
+            print_json(results, finite(letter))
         else:
             results.print(_details(letter))
 

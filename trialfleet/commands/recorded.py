@@ -25,7 +25,7 @@ def best_command(study: str, environment: Environment, *, as_json: bool) -> None
     best = best_of(found_report(study, environment)[0])
     with results_only() as results:
         if as_json:
-            print_json(results, finite(msgspec.to_builtins(best)))
+            print_json(results, finite(best))
         else:
             print_best(results, best)
 

@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import msgspec
-
 from trialfleet.commands.finding import found_report, found_runs
 from trialfleet.commands.output import error_console, results_only, say
 from trialfleet.engine import Home, studies
@@ -48,7 +46,7 @@ def studies_command(environment: Environment, *, as_json: bool) -> None:
     summaries = studies(Home(environment.home))
     with results_only() as results:
         if as_json:
-            print_json(results, finite(msgspec.to_builtins(summaries)))
+            print_json(results, finite(summaries))
         elif summaries:
             results.print(render_studies(summaries))
         else:

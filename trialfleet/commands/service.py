@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from rich.console import Console
 
 from trialfleet.client import Client, CoordinatorError
@@ -136,7 +135,7 @@ def list_command(environment: Environment, *, as_json: bool) -> None:
     with results_only() as results, connect(environment) as client:
         statuses = client.studies()
         if as_json:
-            print_json(results, finite(msgspec.to_builtins(statuses)))
+            print_json(results, finite(statuses))
         elif statuses:
             results.print(render_statuses(statuses))
         else:
@@ -207,7 +206,7 @@ def _raise_for(status: StudyStatus) -> None:
 
 def _print_status(results: Console, status: StudyStatus, *, as_json: bool) -> None:
     if as_json:
-        document: Any = finite(msgspec.to_builtins(status))
+        document: Any = finite(status)
         print_json(results, document)
     else:
         results.print(render_statuses([status]))

@@ -138,7 +138,7 @@ class _KnownStudy:
         elif trial.state == TrialState.PRUNED and trial.last_step is not None:
             rung, value = trial.last_step, trial.intermediate_values[trial.last_step]
         self.estimator.add(trial.number, params, distributions)
-        self.estimator.observe(Observation(trial.number, params, distributions, rung, value))
+        self.estimator.observe([Observation(trial.number, params, distributions, rung, value)])
 
 
 def _positions(distribution: BaseDistribution) -> Distribution:

@@ -9,6 +9,9 @@ import numpy.typing as npt
 from trialfleet_coordinator.sampling.normal import Array
 from trialfleet_shared.space import Categorical, Distribution, Params, Scalar
 
+#: Rows that wait to be brought into the table at once, at most.
+_MOST_NEW = 4096
+
 
 class Columns:
     """One column per parameter, one row per trial; NaN where a trial does not have the parameter."""
@@ -41,6 +44,8 @@ class Columns:
                 row[place] = value  # type: ignore[assignment]  # a number, as the distribution is one of numbers
         self._new.append(row)
         self._rows += 1
+        if len(self._new) == _MOST_NEW:
+            self._flush()
         return self._rows - 1
 
     def gather(self, parameters: Mapping[str, Distribution], rows: npt.NDArray[np.intp]) -> Array:

@@ -64,12 +64,13 @@ class Estimator:
         if number not in self._ranking:
             self._pending[number] = None
 
-    def observe(self, observation: Observation) -> None:
-        """A trial finished a rung, or failed."""
-        if observation.trial not in self._rows:
-            self.add(observation.trial, observation.params, observation.distributions)
-        self._pending.pop(observation.trial, None)
-        self._ranking.observe(observation)
+    def observe(self, observations: Sequence[Observation]) -> None:
+        """Trials finished a rung, or failed."""
+        for observation in observations:
+            if observation.trial not in self._rows:
+                self.add(observation.trial, observation.params, observation.distributions)
+            self._pending.pop(observation.trial, None)
+        self._ranking.observe(observations)
 
     def add_earlier(self, ranked: Sequence[tuple[Params, dict[str, Distribution]]]) -> None:
         """Trials of an earlier study, best first."""

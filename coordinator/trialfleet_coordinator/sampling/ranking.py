@@ -63,21 +63,26 @@ class Ranking:
         on_top = self._ranked.bisect_right((self._ranked[0][0], math.inf, 0))
         return max(math.ceil(GOOD_ON_TOP * on_top), FEWEST_GOOD)
 
-    def observe(self, observation: Observation) -> None:
-        """Rank the trial by what is known of it now."""
-        trial = observation.trial
-        if observation.value is None or math.isnan(observation.value):
-            key: _Key = (math.inf, 0.0, trial)
-        else:
-            key = (-observation.rung, self._sign * observation.value, trial)
-        before = self._keys.get(trial)
-        if before is not None:
-            if before[0] == math.inf or before[0] < key[0] < math.inf:
-                return
-            self._ranked.remove(before)
-        self._failed += key[0] == math.inf
-        self._keys[trial] = key
-        self._ranked.add(key)
+    def observe(self, observations: Iterable[Observation]) -> None:
+        """Rank trials by what is known of them now."""
+        #: The keys of those that have another place now, as they were before; None where they had none.
+        moved: dict[int, _Key | None] = {}
+        for observation in observations:
+            trial = observation.trial
+            if observation.value is None or math.isnan(observation.value):
+                key: _Key = (math.inf, 0.0, trial)
+            else:
+                key = (-observation.rung, self._sign * observation.value, trial)
+            before = self._keys.get(trial)
+            if before is not None and (before[0] == math.inf or before[0] < key[0] < math.inf):
+                continue
+            moved.setdefault(trial, before)
+            self._failed += key[0] == math.inf
+            self._keys[trial] = key
+        for left in moved.values():
+            if left is not None:
+                self._ranked.remove(left)
+        self._ranked.update(self._keys[trial] for trial in moved)
 
     def at(self, positions: Iterable[int]) -> list[int]:
         """The trials at these positions, 0 being the best."""

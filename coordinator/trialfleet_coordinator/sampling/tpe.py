@@ -88,7 +88,7 @@ class TpeSampler:
         for observation in observations:
             if observation.trial not in self._estimator:
                 self._drawing.add(observation.params)
-            self._estimator.observe(observation)
+        self._estimator.observe(observations)
 
     def restore(self, draws: Sequence[Drawn], observations: Sequence[Observation]) -> None:
         """Take up where an earlier session ended.

@@ -33,8 +33,7 @@ def warm_start(sampler: TpeSampler, observations: Sequence[Observation], *, maxi
     """
     ranking = Ranking(maximize=maximize)
     trials = {observation.trial: observation for observation in observations}
-    for observation in observations:
-        ranking.observe(observation)
+    ranking.observe(observations)
     draws: dict[bytes, Draw] = {}
     misfits: Counter[str] = Counter()
     for number in ranking.at(range(ranking.scored)):
