@@ -282,7 +282,7 @@ class _Session:
         if self._outside.cache is None or foreign or (result.cached and key is None):
             return
         key = key or self._key(rungs[result.rung].fraction, result.fold, trials[result.trial].params)
-        followers = self._followers.pop(key, [])
+        followers = self._waiting_for(key)
         if result.outcome is Outcome.OK and result.value is not None:
             entry = CachedResult(result.value, result.metrics, result.wall_seconds, result.cpu_seconds)
             self._entries[key] = entry
@@ -295,7 +295,12 @@ class _Session:
         """Have those that wait for the answer of an evaluation evaluated: it is lost, and perhaps not wanted any more."""
         key = self._keys.pop(lost, None)
         if key is not None:
-            self._misses.extend(self._followers.pop(key, []))
+            self._misses.extend(self._waiting_for(key))
+
+    def _waiting_for(self, key: bytes) -> list[Evaluation]:
+        """Those that waited for the answer of an equal one, but for what is decided or was published again meanwhile."""
+        pending = self._state.pending
+        return [waiting for waiting in self._followers.pop(key, []) if pending.get(waiting.key) == waiting.attempt]
 
     def _key(self, fraction: float, fold: int, params: Params) -> bytes:
         spec = self._plan.spec

@@ -339,6 +339,32 @@ def test_those_that_wait_for_the_answer_of_a_lost_evaluation_are_evaluated_thems
     assert world.run(sampler=Points([0.5] * 3), stop=stop_soon).ended == "stopped"
 
 
+class RefusingFleet(SimulatedFleet):
+    """Refuses trial 6 after a long time; all others, and further attempts, are answered."""
+
+    def __init__(self, clock: SimulatedClock, function: Callable[[Evaluation], float], **kwargs: Any) -> None:
+        super().__init__(clock, function, **kwargs | {"seconds": self._takes})
+
+    def _takes(self, evaluation: Evaluation) -> float:
+        return 50.0 + evaluation.attempt if evaluation.trial >= 6 else 1.0
+
+    def _evaluate(self, evaluation: Evaluation, seconds: float) -> EvaluationResult:
+        result = super()._evaluate(evaluation, seconds)
+        if evaluation.trial == 6 and evaluation.attempt == 0:
+            result = msgspec.structs.replace(result, outcome=Outcome.REFUSED, value=None)
+        return result
+
+
+def test_one_that_waited_and_was_published_meanwhile_is_not_published_as_the_attempt_before() -> None:
+    """Else the fleet would keep a lease on that attempt, and not miss the later one."""
+    world = World(trials=8, slots=8, cache=MemoryResultCache(size=99, ttl_hours=1.0, clock=SimulatedClock()))
+    world.make_fleet = RefusingFleet
+    world.run(sampler=Points([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.7]))
+    attempts = [evaluation.attempt for evaluation in world.fleet.submitted if evaluation.trial == 7]
+    assert 1 in attempts
+    assert attempts == sorted(attempts)
+
+
 def test_nothing_is_acknowledged_while_some_of_it_is_not_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     """A tick takes in so many records; what the fleet gave beyond that is for the next one."""
     monkeypatch.setattr(driver, "TICK_RECORDS", 1)
