@@ -10,6 +10,11 @@ import math
 
 #: Work that each slot has ahead of it, in seconds: several times the way of a result to the coordinator and back.
 AHEAD_SECONDS = 0.1
+#: Each slot has at least so much work ahead, in seconds, also where that is more than one message carries, but no more than
+#: `MOST_BATCHES`: where evaluations take next to nothing the coordinator is what they wait for, and a tick costs it
+#: little more for a hundred results than for ten.
+QUICK_SECONDS = 0.01
+MOST_BATCHES = 4
 #: From this mean on, in seconds, the way back costs less than deciding on older results would: nothing is kept ahead.
 SLOW_SECONDS = 5.0
 #: Work that one message carries, in seconds: ten times and more what a confirmed message costs.
@@ -60,7 +65,9 @@ class Pacing:
         elif self._mean >= SLOW_SECONDS:
             ahead = 0
         else:
-            ahead = min(math.ceil(AHEAD_SECONDS / max(self._mean, 1e-9)), self._largest)
+            mean = max(self._mean, 1e-9)
+            quick = min(math.ceil(QUICK_SECONDS / mean), MOST_BATCHES * self._largest)
+            ahead = max(min(math.ceil(AHEAD_SECONDS / mean), self._largest), quick)
         return min(slots * (1 + ahead), max(2 * slots, int(SHARE_IN_FLIGHT * self._answered)))
 
     def batch(self, evaluations: int, slots: int) -> int:

@@ -22,9 +22,15 @@ def test_slow_evaluations_are_never_kept_ahead_nor_bundled() -> None:
 
 
 def test_quick_evaluations_are_bundled_up_to_the_largest_batch() -> None:
-    assert paced(1e-5).in_flight(2) == 2 * 101
+    assert paced(1e-3).in_flight(2) == 2 * 101
     assert paced(1e-5).batch(200, 2) == 100
     assert paced(1e-5, largest=10).batch(200, 2) == 10
+
+
+def test_where_evaluations_take_next_to_nothing_several_messages_are_ahead() -> None:
+    assert paced(1e-4, largest=32).in_flight(2) == 2 * 101, "ten milliseconds of work"
+    assert paced(1e-5, largest=32).in_flight(2) == 2 * (1 + 4 * 32), "no more than four messages"
+    assert paced(1e-3, largest=32).in_flight(2) == 2 * 33, "one message is more than ten milliseconds"
 
 
 def test_little_is_in_flight_while_little_is_known() -> None:
