@@ -16,6 +16,7 @@ from trialfleet.watching import Watching
 from trialfleet_coordinator.adapters.lmdb_store import LmdbStudyStore
 from trialfleet_coordinator.budget import Budget
 from trialfleet_coordinator.capped_fleet import CappedFleet
+from trialfleet_coordinator.collecting import nothing_collected
 from trialfleet_coordinator.commands import TrialState
 from trialfleet_coordinator.driver import Outside, StudyPlan, run_study
 from trialfleet_coordinator.events import TimePassed
@@ -103,14 +104,15 @@ class OpenStudy:
         """The report of a study that has nothing left to do; None while it has."""
         if not all(trial.state.decided for trial in self.record.trials):
             return None  # without the cost of a state, which `run` needs again
-        state = StudyState(
-            ladder=self.plan.definition.ladder,
-            maximize=self.plan.definition.direction == "maximize",
-            config=self.plan.config,
-            budget=self.plan.budget,
-            has_test=self.plan.has_test,
-            record=self.record,
-        )
+        with nothing_collected():
+            state = StudyState(
+                ladder=self.plan.definition.ladder,
+                maximize=self.plan.definition.direction == "maximize",
+                config=self.plan.config,
+                budget=self.plan.budget,
+                has_test=self.plan.has_test,
+                record=self.record,
+            )
         state.handle(TimePassed(self.record.elapsed))
         if not state.finished:
             return None

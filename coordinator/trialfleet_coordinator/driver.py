@@ -18,6 +18,7 @@ from typing import NamedTuple
 import msgspec
 
 from trialfleet_coordinator.budget import Budget
+from trialfleet_coordinator.collecting import nothing_collected
 from trialfleet_coordinator.commands import (
     Command,
     DrawTrials,
@@ -107,7 +108,9 @@ def run_study(
     Raises:
         TrialfleetError: a port failed in a way that it could not mend. What was committed is safe.
     """
-    return _Session(plan, record, outside).run(on_progress, stop)
+    with nothing_collected():
+        session = _Session(plan, record, outside)
+    return session.run(on_progress, stop)
 
 
 class _Session:

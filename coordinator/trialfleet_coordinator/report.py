@@ -26,6 +26,7 @@ from typing import NamedTuple
 import msgspec
 
 from trialfleet_coordinator.budget import Ended
+from trialfleet_coordinator.collecting import nothing_collected
 from trialfleet_coordinator.commands import TrialState
 from trialfleet_coordinator.study import StudyState
 from trialfleet_coordinator.trial import Phase, Trial
@@ -303,6 +304,7 @@ def efficiency_metrics(
     )
 
 
+@nothing_collected()
 def build_report(
     state: StudyState,
     *,

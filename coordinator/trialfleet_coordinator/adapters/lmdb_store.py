@@ -4,9 +4,7 @@ A commit is one LMDB transaction, written and synchronised to the disk before `c
 process or the machine a study has each commit whole or not at all.
 """
 
-import gc
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
@@ -26,6 +24,7 @@ from trialfleet_coordinator.adapters.lmdb_layout import (
     to_attrs,
 )
 from trialfleet_coordinator.adapters.study_lock import StudyLock
+from trialfleet_coordinator.collecting import nothing_collected
 from trialfleet_coordinator.commands import (
     Record,
     RecordDecision,
@@ -191,7 +190,7 @@ class LmdbStudyStore:
         definition = self._definition(transaction, study)
         if definition is None:
             raise StoreError(f"study {name!r} in {self._path} was made by Optuna alone; use another name")
-        with _nothing_collected():
+        with nothing_collected():
             results = {
                 number: [row.whole for row in sorted(rows, key=attrgetter("place"))]
                 for number, rows in groupby(
@@ -234,18 +233,6 @@ class LmdbStudyStore:
             reason=to_attrs(row.user).get(REASON_ATTR, ""),
             results=results,
         )
-
-
-@contextmanager
-def _nothing_collected() -> Iterator[None]:
-    """Without Python's garbage collector, which would look through all that is read again and again: half of the time."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 class _Commit:
