@@ -5,22 +5,39 @@ import os
 import signal
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
+import pika
 import pytest
 from support.commands import PATIENCE, document, start_trialfleet
 from support.fleet_suite import BASE, make_evaluation, make_spec
-from support.workers import WorkerProcesses, poll_until
+from support.relay import Relay
+from support.simulated import SimulatedClock
+from support.waiting import wait_until
+from support.workers import WorkerProcesses, poll_until, purge
 
 from trialfleet.rabbitmq_node import RabbitNode
 from trialfleet_coordinator.adapters.lmdb_store import LmdbStudyStore
+from trialfleet_coordinator.adapters.memory_store import MemoryStudyStore
 from trialfleet_coordinator.adapters.rabbit_fleet import RabbitFleet
+from trialfleet_coordinator.adapters.rabbit_workers import WorkerWatch
+from trialfleet_coordinator.budget import Budget
 from trialfleet_coordinator.commands import TrialState
-from trialfleet_coordinator.ports import StudyRecord
+from trialfleet_coordinator.driver import Outside, StudyPlan, run_study
+from trialfleet_coordinator.leases import MISSED_HEARTBEATS
+from trialfleet_coordinator.ports import StudyDefinition, StudyRecord
+from trialfleet_coordinator.remote_fleet import GRACE_SECONDS
+from trialfleet_coordinator.sampling.uniform import UniformSampler
+from trialfleet_shared.adapters.rabbit import EVALUATIONS
 from trialfleet_shared.clock import SystemClock
 from trialfleet_shared.fleet import LostEvaluation
-from trialfleet_shared.messages import EvaluationResult, Outcome
+from trialfleet_shared.ladder import Ladder, Rung
+from trialfleet_shared.messages import Evaluation, EvaluationResult, Heartbeat, Outcome
+from trialfleet_shared.settings import EfficiencyConfig
+from trialfleet_shared.space import Categorical, Float, SearchSpace
+from trialfleet_workers.service import HEARTBEAT_SECONDS
 
 pytestmark = [pytest.mark.rabbitmq, pytest.mark.chaos]
 
@@ -185,8 +202,9 @@ def test_one_that_hangs_is_ended_at_its_deadline_though_it_is_leased(impatient: 
     study.fleet.close()
 
 
-def test_a_worker_that_dies_silently_is_missed_and_its_evaluation_run_elsewhere(rabbitmq: str, tmp_path: Path) -> None:
-    """Stopped, its connections stay open: the broker misses nothing for minutes, the coordinator does."""
+def test_what_a_stopped_worker_holds_is_run_elsewhere_and_it_may_answer_when_it_goes_on(
+    rabbitmq: str, tmp_path: Path
+) -> None:
     study = Study(rabbitmq, grace=3.0)
     with WorkerProcesses(rabbitmq, tmp_path, BASE) as workers:
         silent = workers.start(slots=1)
@@ -207,6 +225,121 @@ def test_a_worker_that_dies_silently_is_missed_and_its_evaluation_run_elsewhere(
         assert [(one.attempt, one.value) for one in study.results] == [(1, 1.0), (0, 1.0)]
         poll_until(study.poll, lambda: study.fleet.slots() == 2, "it is heard again")
     study.fleet.close()
+
+
+class Watched(RabbitFleet):
+    """A fleet of two workers of a slot each, one of which is killed once it says that it holds two of four evaluations.
+
+    The other one's heartbeats are the coordinator's clock, so that no machine is too slow for this.
+
+    Args:
+        url: the broker.
+        victim: the name of the worker that is killed.
+        witness: that of the other one.
+        kill: kills the first.
+    """
+
+    def __init__(self, url: str, *, victim: str, witness: str, kill: Callable[[], None]) -> None:
+        self.beats = SimulatedClock()
+        super().__init__(url, address=uuid.uuid4().hex, clock=self.beats)
+        self._victim, self._witness, self._kill = victim, witness, kill
+        #: When the victim was not counted on any more, and when work was published last.
+        self.missed_at: float | None = None
+        self.published_at = 0.0
+        #: What was given up on, and when.
+        self.lost: list[tuple[LostEvaluation, float]] = []
+
+    @property
+    def heard_at(self) -> float:
+        """When the victim was heard last."""
+        return self._heard[self._victim]
+
+    def submit(self, evaluations: Sequence[Evaluation]) -> None:
+        if not self.lost:
+            self.published_at = self.beats.now
+        super().submit(evaluations)
+
+    def poll(self, timeout: float) -> tuple[list[EvaluationResult], list[LostEvaluation]]:
+        results, lost = super().poll(timeout)
+        self.lost += [(one, self.beats.now) for one in lost]
+        return results, lost
+
+    def _on_heartbeat(self, heartbeat: Heartbeat, now: float) -> None:
+        if heartbeat.worker == self._witness:
+            self.beats.now += heartbeat.interval_seconds
+        elif len(heartbeat.held) == 2:
+            self._kill()
+        super()._on_heartbeat(heartbeat, self.beats.now)
+        if self._victim in self._heard and self._victim not in self._leases.workers(self.beats.now):
+            self.missed_at = self.missed_at or self.beats.now
+
+
+def test_a_worker_that_dies_silently_is_missed_within_three_heartbeats_and_its_work_done_by_another(
+    rabbitmq: str, tmp_path: Path
+) -> None:
+    """It is killed, and its connections stay open: for RabbitMQ it is there, and has what was delivered to it."""
+    patient = f"{rabbitmq}?heartbeat=600"  # longer than any test
+    for home in ("victim", "witness"):
+        (tmp_path / home).mkdir()
+    with (
+        Relay(patient) as relay,
+        WorkerProcesses(relay.url, tmp_path / "victim", BASE) as victims,
+        WorkerProcesses(rabbitmq, tmp_path / "witness", BASE) as witnesses,
+        closing(WorkerWatch(rabbitmq, clock=SystemClock())) as watch,
+    ):
+        watch.start()
+        process = victims.start(slots=1)
+        wait_until(lambda: len(watch.workers()) == 1, "the victim is there", 60.0)
+        victim = watch.workers()[0].worker
+        witnesses.start(slots=1)
+        wait_until(lambda: len(watch.workers()) == 2, "the witness is there", 60.0)
+        (witness,) = {status.worker for status in watch.workers()} - {victim}
+        fleet = Watched(rabbitmq, victim=victim, witness=witness, kill=process.kill)
+        record = run_on(fleet)
+        assert process.wait(PATIENCE) == -signal.SIGKILL
+        assert consumers(rabbitmq) == 4, "to RabbitMQ, both workers are there until the end"
+
+    assert fleet.missed_at == fleet.heard_at + HEARTBEAT_SECONDS * (MISSED_HEARTBEATS + 1), "the first beat after three"
+    assert {lost.reason for lost, _ in fleet.lost} == {f"worker {victim} is gone"}
+    silent_since = max(fleet.heard_at, fleet.published_at)
+    looks = 3.0  # the queue is looked at once a second, and has to be empty at the first and the last one
+    assert all(at <= silent_since + GRACE_SECONDS + looks for _, at in fleet.lost)
+    assert [(trial.number, trial.state, len(trial.results)) for trial in record.trials] == [
+        (number, TrialState.COMPLETE, 1) for number in range(4)
+    ]
+    assert all(trial.value == trial.params["seconds"] for trial in record.trials)
+    again = [(trial.number, trial.results[0].worker) for trial in record.trials if trial.results[0].attempt == 1]
+    assert again == [(lost.key.trial, witness) for lost, _ in sorted(fleet.lost)]
+
+    wait_until(lambda: consumers(rabbitmq) == 0, "RabbitMQ knows it too")
+    purge(rabbitmq)  # of what it then had back: the next test's workers have nothing to do with it
+
+
+def run_on(fleet: RabbitFleet) -> StudyRecord:
+    """A study of four trials, all of which are under way at once; what is recorded of it."""
+    spec = make_spec("objectives.py:misbehave")
+    definition = StudyDefinition(
+        spec.study, "maximize", {}, spec.objective, spec.objective_digest, "", Ladder((Rung(1.0, 1),)), 0
+    )
+    plan = StudyPlan(
+        definition=definition, config=EfficiencyConfig(), spec=spec, budget=Budget(trials=4), has_test=False
+    )
+    space = SearchSpace({"what": Categorical(["sleep"]), "seconds": Float(3.0, 4.0)})
+    store = MemoryStudyStore()
+    outside = Outside(fleet, store, None, UniformSampler(space, seed=0), SystemClock(), lambda: 0)
+    try:
+        run_study(plan, store.open(definition), outside, on_progress=lambda _: None, stop=lambda: None)
+    finally:
+        fleet.close()
+    record = store.load(spec.study)
+    assert record is not None
+    return record
+
+
+def consumers(url: str) -> int:
+    """How many there are of the queue of evaluations: two of each worker."""
+    with pika.BlockingConnection(pika.URLParameters(url)) as connection:
+        return int(connection.channel().queue_declare(EVALUATIONS, passive=True).method.consumer_count)
 
 
 @pytest.mark.last
