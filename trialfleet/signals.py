@@ -1,6 +1,7 @@
 """SIGINT and SIGTERM: the first asks to finish what is in flight, the second gives it up."""
 
 import signal
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, Self
@@ -17,7 +18,27 @@ class Interrupted(BaseException):
         self.exit_status = 128 + number
 
 
-class StopSignals:
+class _Signals(ABC):
+    """Has `_handle` called for the signals while it is entered, and what was there before called afterwards."""
+
+    def __init__(self) -> None:
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        self._before = {number: signal.signal(number, self._handle) for number in _SIGNALS}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    @abstractmethod
+    def _handle(self, number: int, _frame: FrameType | None) -> None: ...
+
+
+class StopSignals(_Signals):
     """While entered, the first signal is remembered and the second raises `Interrupted`.
 
     Args:
@@ -26,8 +47,8 @@ class StopSignals:
     """
 
     def __init__(self, on_first: Callable[[str], None]) -> None:
+        super().__init__()
         self._on_first = on_first
-        self._before: dict[signal.Signals, Any] = {}
         self._first: str | None = None
         self._told = False
 
@@ -38,38 +59,18 @@ class StopSignals:
             self._on_first(self._first)
         return self._first
 
-    def __enter__(self) -> Self:
-        self._before = {number: signal.signal(number, self._handle) for number in _SIGNALS}
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         if self._first is not None:
             raise Interrupted(number)
         self._first = signal.Signals(number).name
 
 
-class EndSignals:
+class EndSignals(_Signals):
     """While entered, the first signal raises `Interrupted` and the following ones are ignored: somebody cleans up."""
 
     def __init__(self) -> None:
-        self._before: dict[signal.Signals, Any] = {}
+        super().__init__()
         self._ended = False
-
-    def __enter__(self) -> Self:
-        self._before = {number: signal.signal(number, self._handle) for number in _SIGNALS}
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
 
     def ignore(self) -> None:
         """From now on ignore signals: the cleaning up has begun."""

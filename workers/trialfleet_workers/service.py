@@ -16,7 +16,6 @@ from typing import NamedTuple, Protocol
 
 from trialfleet_shared.clock import Clock
 from trialfleet_shared.messages import (
-    ERROR_CHARACTERS,
     SCHEMA_VERSION,
     Evaluation,
     EvaluationBatch,
@@ -27,6 +26,7 @@ from trialfleet_shared.messages import (
     ResultBatch,
     StudySpec,
 )
+from trialfleet_workers.evaluate import failed
 from trialfleet_workers.telemetry import NO_TELEMETRY, MeteredPool, PoolFigures, WorkerTelemetry
 
 #: Seconds between two heartbeats.
@@ -266,7 +266,7 @@ class WorkerService:
 
     def _refuse(self, ticket: Ticket, reason: str) -> None:
         for evaluation in self._own(ticket):
-            self._gather(ticket.batch.spec, _refusal(evaluation, reason, self._name))
+            self._gather(ticket.batch.spec, failed(evaluation, Outcome.REFUSED, reason, worker=self._name))
 
     def _own(self, ticket: Ticket) -> list[Evaluation]:
         """What of the batch no earlier one has brought already."""
@@ -397,15 +397,3 @@ class WorkerService:
         self._send_at = 0.0 if self._outbox else None
         self._send_results()
         self._send_heartbeat(last=True)
-
-
-def _refusal(evaluation: Evaluation, reason: str, worker: str) -> EvaluationResult:
-    return EvaluationResult(
-        trial=evaluation.trial,
-        rung=evaluation.rung,
-        fold=evaluation.fold,
-        attempt=evaluation.attempt,
-        outcome=Outcome.REFUSED,
-        error=reason[:ERROR_CHARACTERS],
-        worker=worker,
-    )

@@ -27,6 +27,7 @@ from trialfleet_workers.allowance import resolve
 from trialfleet_workers.clocks import ThreadClock
 from trialfleet_workers.evaluate import evaluate, failed
 from trialfleet_workers.objective import MEMORY_PREFIX, Objective, load_function
+from trialfleet_workers.pool_parts import SlotUsage
 from trialfleet_workers.slot_process import DataSource, OpenData
 
 
@@ -94,9 +95,7 @@ class ThreadPool:
         self._running: set[_Running] = set()
         self._results: list[tuple[StudySpec, EvaluationResult]] = []
         self._threads_started = 0
-        self._started_at: float | None = None
-        self._closed_at: float | None = None
-        self._busy_seconds = 0.0
+        self._usage = SlotUsage(slots, clock)
         self._woken = False
         self._closed = False
 
@@ -105,8 +104,8 @@ class ThreadPool:
         with self._changed:
             if self._closed:
                 raise FleetError("the slot pool is closed")
-            if self._started_at is None:
-                self._started_at = self._clock.monotonic()
+            if not self._usage.started:
+                self._usage.start()
                 for _ in range(self.slots):
                     self._add_thread()
 
@@ -190,7 +189,7 @@ class ThreadPool:
         with self._changed:
             if not self._closed:
                 self._account(*self._running)
-                self._closed_at = self._clock.monotonic()
+                self._usage.close()
             self._closed = True
             self._queue.clear()
             self._changed.notify_all()
@@ -211,16 +210,12 @@ class ThreadPool:
     def busy_slot_seconds(self) -> float:
         """Seconds that threads spent evaluating, up to now."""
         with self._changed:
-            now = self._clock.monotonic()
-            return self._busy_seconds + sum(now - running.since for running in self._running)
+            return self._usage.busy(running.since for running in self._running)
 
     @property
     def available_slot_seconds(self) -> float:
         """Seconds from `start` to now, or to `close`, times the slots."""
-        if self._started_at is None:
-            return 0.0
-        until = self._clock.monotonic() if self._closed_at is None else self._closed_at
-        return (until - self._started_at) * self.slots
+        return self._usage.available
 
     def pss_bytes(self) -> int:
         """Proportional set size of this process, in bytes."""
@@ -282,7 +277,7 @@ class ThreadPool:
         now = self._clock.monotonic()
         for running in ended:
             self._running.discard(running)
-            self._busy_seconds += now - running.since
+            self._usage.add(now - running.since)
 
     def _give_up_on_late(self) -> None:
         now = self._clock.monotonic()
