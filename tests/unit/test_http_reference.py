@@ -6,7 +6,7 @@ from pathlib import Path
 from trialfleet_coordinator.adapters.http.application import OPEN_PATHS
 from trialfleet_coordinator.adapters.http.guards import BURST, PER_SECOND
 from trialfleet_coordinator.adapters.http.problems import STATUSES
-from trialfleet_coordinator.adapters.http.routes import MOST_TRIALS, ROUTES
+from trialfleet_coordinator.adapters.http.routes import LONGEST_PAGE, ROUTES
 
 TEXT = (Path(__file__).parents[2] / "docs" / "http-api.md").read_text()
 
@@ -34,4 +34,4 @@ def test_every_open_path_is_documented() -> None:
 
 def test_every_bound_is_documented() -> None:
     assert f"{BURST} requests at once and {PER_SECOND:g} a second" in " ".join(TEXT.split())
-    assert f"`limit` ({MOST_TRIALS}, the most)" in TEXT
+    assert f"`limit` ({LONGEST_PAGE}, the most)" in TEXT

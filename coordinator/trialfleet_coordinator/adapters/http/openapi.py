@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from trialfleet_coordinator.adapters.http.problems import STATUSES, Problem
-from trialfleet_coordinator.adapters.http.routes import PREFIX, QUERY, ROUTES, Route
+from trialfleet_coordinator.adapters.http.routes import PREFIX, ROUTES, Paging, Route
 from trialfleet_coordinator.serving import Submission
 
 _REFERENCE = "#/components/schemas/{name}"
@@ -76,5 +76,6 @@ def _parameters(route: Route) -> list[dict[str, Any]]:
         schema = {"type": "string", "minLength": 1, "maxLength": 200}
         parameters.append({"name": "study", "in": "path", "required": True, "schema": schema})
     if route.takes_query:
-        parameters += [{"name": name, "in": "query", "schema": schema} for name, schema in QUERY.items()]
+        fields = msgspec.json.schema(Paging)["$defs"]["Paging"]["properties"]
+        parameters += [{"name": name, "in": "query", "schema": schema} for name, schema in fields.items()]
     return parameters

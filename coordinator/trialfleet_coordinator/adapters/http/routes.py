@@ -1,7 +1,7 @@
 """The verbs of the API, as data: what each is called, takes and answers. Routes and OpenAPI document come from here."""
 
 import http
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
@@ -15,7 +15,7 @@ from trialfleet_shared.errors import ConfigurationError, StudyBusyError, Trialfl
 #: Where this version of the API is.
 PREFIX = "/api/v1"
 #: Trials, or runs, of one page at most, and when nobody says how many.
-MOST_TRIALS = 1000
+LONGEST_PAGE = 1000
 
 
 class TrialPage(msgspec.Struct, frozen=True):
@@ -39,7 +39,7 @@ class Paging(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     #: How many come before the first one.
     offset: Annotated[int, Meta(ge=0, le=2**31)] = 0
-    limit: Annotated[int, Meta(ge=1, le=MOST_TRIALS)] = MOST_TRIALS
+    limit: Annotated[int, Meta(ge=1, le=LONGEST_PAGE)] = LONGEST_PAGE
 
 
 class Asked(NamedTuple):
@@ -197,10 +197,3 @@ ROUTES: Sequence[Route] = (
         lambda service, _: service.workers(),
     ),
 )
-
-
-#: Query parameters by name: type and default.
-QUERY: Mapping[str, Mapping[str, Any]] = {
-    "offset": {"type": "integer", "minimum": 0, "maximum": 2**31, "default": 0},
-    "limit": {"type": "integer", "minimum": 1, "maximum": MOST_TRIALS, "default": MOST_TRIALS},
-}
