@@ -223,18 +223,18 @@ def _naming(origin: str) -> Iterator[None]:
 
 
 def load_record(store: LmdbStudyStore, name: str) -> StudyRecord:
-    """The study called `name`. Raises ConfigurationError, with the nearest name, when there is none."""
+    """The study called `name`. Raises UnknownStudyError, with the nearest name, when there is none."""
     record = store.load(name)
     if record is None:
         names = store.names()
-        hint = nearest(name, names) if names else "; there are no studies yet"
+        hint = nearest(name, names, all_of_them="there are") if names else "; there are no studies yet"
         raise UnknownStudyError(f"there is no study {name!r}{hint}")
     return record
 
 
 def recorded_report(home: Home, name: str) -> tuple[StudyReport, CacheFigures]:
     """The report of a study as it is recorded, be it running or not."""
-    with _store(home) as store:
+    with open_store(home) as store:
         record = load_record(store, name)
     report = build_report(_recorded_state(record), study=name, elapsed_seconds=record.elapsed)
     return report, cache_figures_of(report)
@@ -242,21 +242,21 @@ def recorded_report(home: Home, name: str) -> tuple[StudyReport, CacheFigures]:
 
 def recorded_runs(home: Home, name: str) -> list[Run]:
     """When and where a study's evaluations ran, as it is recorded."""
-    with _store(home) as store:
+    with open_store(home) as store:
         record = load_record(store, name)
     return runs_of(result for trial in record.trials for result in trial.results)
 
 
 def delete_study(home: Home, name: str) -> None:
     """Delete a study of the home's store. Raises StudyLockedError while it is being run."""
-    with _store(home) as store:
+    with open_store(home) as store:
         store.delete(name)
 
 
 def studies(home: Home) -> list[StudySummary]:
     """All studies of the home's store, oldest first."""
     summaries = []
-    with _store(home) as store:
+    with open_store(home) as store:
         for name in store.names():
             record = load_record(store, name)
             state = _recorded_state(record)
@@ -279,7 +279,8 @@ def studies(home: Home) -> list[StudySummary]:
 
 
 @contextmanager
-def _store(home: Home) -> Iterator[LmdbStudyStore]:
+def open_store(home: Home) -> Iterator[LmdbStudyStore]:
+    """The home's store while entered. Raises StoreError when it can not be used."""
     store = LmdbStudyStore(home.store, clock=SystemClock())
     try:
         yield store
@@ -408,7 +409,7 @@ def _start_warm(sampler: StudySampler, home: Home, name: str) -> None:
     """Have the sampler learn from a study of the home's store."""
     if not isinstance(sampler, TpeSampler):
         raise ConfigurationError('a warm start needs study.sampler = "tpe" and efficiency.enable_smart_sampling')
-    with _store(home) as store:
+    with open_store(home) as store:
         earlier = load_record(store, name)
     maximize = earlier.definition.direction == "maximize"
     learn_from(sampler, _recorded_state(earlier).standings.observations(), maximize=maximize)
@@ -483,7 +484,7 @@ def decided_trials(home: Home, study: str) -> dict[int, TrialState]:
     """The decided trials of a study, by number; none when the home does not know the study."""
     if not home.store.exists():
         return {}
-    with _store(home) as store:
+    with open_store(home) as store:
         record = store.load(study)
     return {} if record is None else {trial.number: trial.state for trial in record.trials if trial.state.decided}
 

@@ -6,16 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from trialfleet.engine import Home, OpenStudy, open_study, recorded_report, recorded_runs
+from trialfleet.engine import Home, OpenStudy, open_store, open_study, recorded_report, recorded_runs
 from trialfleet.study_file import StudyRequest, read_study
 from trialfleet.watching import Watching
-from trialfleet_coordinator.adapters.lmdb_store import LmdbStudyStore
 from trialfleet_coordinator.daemon import Described
 from trialfleet_coordinator.report import StudyReport
 from trialfleet_coordinator.roster import Entry
 from trialfleet_coordinator.runs import Run
 from trialfleet_coordinator.serving import Submission
-from trialfleet_shared.clock import SystemClock
 from trialfleet_shared.errors import ConfigurationError, StoreError, UnknownStudyError
 from trialfleet_workers.adapters.sources import is_function
 from trialfleet_workers.allowance import Allowance, require_allowed
@@ -71,21 +69,15 @@ class HomeWorkshop:
 
     def delete(self, study: str) -> None:
         """See `Workshop.delete`."""
-        store = LmdbStudyStore(self._home.store, clock=SystemClock())
-        try:
+        with open_store(self._home) as store:
             if store.load(study) is not None:
                 store.delete(study)
-        finally:
-            store.close()
 
     def trouble(self) -> str:
         """See `Workshop.trouble`."""
         try:
-            store = LmdbStudyStore(self._home.store, clock=SystemClock())
-            try:
+            with open_store(self._home) as store:
                 store.names()
-            finally:
-                store.close()
         except StoreError as error:
             return str(error)
         return ""

@@ -269,7 +269,11 @@ class Daemon:
     def _entry(self, study: str) -> Entry:
         entry = self._entries.get(study)
         if entry is None:
-            hint = nearest(study, self._entries) if self._entries else "; there are no studies yet"
+            hint = (
+                nearest(study, self._entries, all_of_them="there are")
+                if self._entries
+                else "; there are no studies yet"
+            )
             raise UnknownStudyError(f"there is no study {study!r}{hint}")
         return entry
 

@@ -29,11 +29,11 @@ class Setting(NamedTuple):
     is_text: bool = False
 
 
-def nearest(key: str, known: Iterable[str]) -> str:
-    """A hint naming the known key closest to `key`, or all of them when none is close."""
+def nearest(key: str, known: Iterable[str], *, all_of_them: str = "allowed are") -> str:
+    """A hint naming the known key closest to `key`; when none is close all of them, behind the words `all_of_them`."""
     names = list(known)
-    close = difflib.get_close_matches(key, names, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; allowed are {', '.join(sorted(names))}"
+    close = [name for name in names if name.lower() == key.lower()] or difflib.get_close_matches(key, names, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; {all_of_them} {', '.join(sorted(names))}"
 
 
 @functools.cache

@@ -106,6 +106,7 @@ def test_data_that_the_objective_does_not_take(folder: Path) -> None:
         (["run", "study.toml", "--set", "study.sampler=tpee"], ["sampler 'tpee'", "did you mean 'tpe'?"]),
         (["run", "study.toml", "--warm-start", "none"], ["there is no study 'none'"]),
         (["report", "none"], ["there is no study 'none'"]),
+        (["list"], ["no coordinator runs on", "trialfleet coordinator", "trialfleet studies"]),
         (["studeis"], ["studeis"]),
     ],
 )

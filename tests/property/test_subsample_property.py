@@ -162,7 +162,11 @@ def test_the_seed_decides() -> None:
         ("random", Resampling(kind="forward", folds=3), "'forward' with temporal order alone"),
         ("grouped", Resampling(), "need data.group_column"),
         ("stratified", Resampling(), "need a target of classes"),
-        ("random", Resampling(kind="kfold", folds=60), "the data have 100 usable rows, too few for 60 folds"),
+        (
+            "random",
+            Resampling(kind="kfold", folds=60),
+            "the data have 100 usable rows; resampling.folds = 60 needs at least 122",
+        ),
         ("random", Resampling(test_fraction=0.99, valid_fraction=0.99), "leaves 0 training"),
     ],
 )

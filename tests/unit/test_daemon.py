@@ -169,8 +169,10 @@ def test_what_has_ended_can_not_be_paused_and_what_has_not_can_not_be_submitted_
 def test_an_unknown_study_is_named_with_the_nearest_one(service: Service) -> None:
     service.submit("census")
     for verb in (service.daemon.status, service.daemon.pause, service.daemon.cancel, service.daemon.report):
-        with pytest.raises(UnknownStudyError, match="census"):
+        with pytest.raises(UnknownStudyError, match="'censu'; did you mean 'census'"):
             verb("censu")
+        with pytest.raises(UnknownStudyError, match="'digits'; there are census"):
+            verb("digits")
 
 
 def test_a_submission_that_is_not_usable_leaves_nothing_behind(service: Service) -> None:

@@ -136,6 +136,7 @@ MISTAKES = {
     "not TOML": ("[study", "Expected ']' at the end of a table declaration (at end of document)"),
     "unknown table": (STUDY + "[spaces.x]\n", "spaces: unknown table or key; did you mean 'space'?"),
     "unknown key": (STUDY + "trails = 1" + SPACE, "study.trails: unknown key; did you mean 'trials'?"),
+    "key in capitals": (STUDY + "SEED = 1" + SPACE, "study.SEED: unknown key; did you mean 'seed'?"),
     "unknown key of data": (
         STUDY + SPACE + "[data]\nsource = 'x.csv'\ntaget = 'y'",
         "data.taget: unknown key; did you mean 'target'?",

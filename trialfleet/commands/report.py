@@ -42,7 +42,7 @@ def report_command(study: str, environment: Environment, *, as_json: bool, html:
 
 
 def studies_command(environment: Environment, *, as_json: bool) -> None:
-    """List the studies."""
+    """List the studies of the home."""
     summaries = studies(Home(environment.home))
     with results_only() as results:
         if as_json:

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from trialfleet.client import Client, CoordinatorError
+from trialfleet.client import WATCH_SECONDS, Client, CoordinatorError
 from trialfleet.commands.output import error_console, results_only, say
 from trialfleet.coordinator_files import CoordinatorFiles
 from trialfleet.engine import cache_figures_of
@@ -23,9 +23,6 @@ from trialfleet_coordinator.serving import ServiceState, StudyStatus, Submission
 from trialfleet_shared.clock import SystemClock
 from trialfleet_shared.errors import ConfigurationError, StudyBusyError, StudyFailedError, TrialfleetError
 
-#: Seconds between two looks at a study that is watched.
-_WATCH_SECONDS = 0.5
-
 
 def connect(environment: Environment) -> Client:
     """The coordinator that the environment names, or the one of this home.
@@ -37,7 +34,8 @@ def connect(environment: Environment) -> Client:
     url = environment.url or files.url()
     if url is None:
         raise ConfigurationError(
-            f"no coordinator runs on {environment.home}; start one with `trialfleet coordinator`, or give {URL}"
+            f"no coordinator runs on {environment.home}; start one with `trialfleet coordinator`, or give {URL} "
+            "(what is recorded here is listed by `trialfleet studies`)"
         )
     token = environment.token if environment.token is not None else files.token()
     return Client(url, token=token, tls=client_tls(os.environ))
@@ -193,7 +191,7 @@ def _follow(client: Client, study: str) -> StudyStatus:
                 view(ended(status.progress) if status.state.ended else status.progress)
             if status.state.ended or signals.cause() is not None:
                 return status
-            time.sleep(_WATCH_SECONDS)
+            time.sleep(WATCH_SECONDS)
 
 
 def _raise_for(status: StudyStatus) -> None:

@@ -291,8 +291,11 @@ def _check(rows: int, order: str, resampling: Resampling, classes: Integers | No
             raise DataError(
                 f"resampling.folds = {resampling.folds}, but the rarest class has {rarest} rows; allowed is at most that"
             )
-    if rows < 2 * (resampling.folds + 1):
-        raise DataError(f"the data have {rows} usable rows, too few for {resampling.folds} folds")
+    fewest = 2 * (resampling.folds + 1)
+    if rows < fewest:
+        raise DataError(
+            f"the data have {rows} usable rows; resampling.folds = {resampling.folds} needs at least {fewest}"
+        )
 
 
 def _check_parts(train: int, valid: int) -> None:

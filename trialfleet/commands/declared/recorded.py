@@ -13,7 +13,7 @@ from trialfleet.commands.declared.options import EPILOG, begin, home_option, jso
 @home_option
 @verbose_option
 def studies(*, as_json: bool, home: Path | None, verbose: bool) -> None:
-    """List the studies."""
+    """List the studies that are recorded in the home, running or not."""
     from trialfleet.commands.report import studies_command  # noqa: PLC0415  # see the package
 
     studies_command(begin(home, verbose=verbose), as_json=as_json)
