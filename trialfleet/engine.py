@@ -169,20 +169,21 @@ def open_study(
             objective, digest, imported = _objective(
                 request, may_read=broker_url is None or most_slots is not None, own=most_slots is not None
             )
+            spec = _spec(request, digest)
+            fleet = None
+            if broker_url is None:
+                fleet = _local_fleet(request, home, watching)
+                stack.callback(fleet.close)
+                # Its processes import the objective while this one brings in the data and opens the study.
+                fleet.preload(spec)
             info = _import(request, home, on_rows, watching, own=most_slots is not None)
-            plan = _plan(request, objective, digest, info)
+            plan = _plan(request, objective, spec, info)
             if broker_url is not None:
                 plan = msgspec.structs.replace(plan, spec=_abroad(plan.spec, request.base))
             sampler = make_sampler(request)
-            fleet = (
-                None
-                if imported or broker_url is not None
-                else _local_fleet(request, home, watching, with_data=info is not None)
-            )
-            if fleet is not None:
+            if fleet is not None and not imported:
                 # Its processes are the first to import the objective, so they find what is wrong with it: before the
                 # store knows of the study.
-                stack.callback(fleet.close)
                 fleet.start(plan.spec)
         store = LmdbStudyStore(store_path or home.store, clock=SystemClock())
         stack.callback(store.close)
@@ -196,7 +197,8 @@ def open_study(
         def make_fleet(telemetry: Telemetry) -> Fleet:
             if broker_url is not None:
                 return _capped(_rabbit_fleet(request, home, broker_url, telemetry), most_slots)
-            return _capped(fleet or _local_fleet(request, home, watching, with_data=info is not None), most_slots)
+            assert fleet is not None
+            return _capped(fleet, most_slots)
 
         yield OpenStudy(
             plan,
@@ -348,7 +350,24 @@ def _import(
     return info
 
 
-def _plan(request: StudyRequest, objective: Objective, digest: str, info: DataInfo | None) -> StudyPlan:
+def _spec(request: StudyRequest, digest: str) -> StudySpec:
+    """What evaluators are told of the study, but for the digest of its data."""
+    config = request.config
+    return StudySpec(
+        study=request.name,
+        objective=request.objective,
+        objective_digest=digest,
+        data=request.data,
+        seed=request.seed,
+        deadline_seconds=request.evaluation_seconds,
+        memory_limit_bytes=None if request.memory_mb is None else int(request.memory_mb * 2**20),
+        share_memory=config.enable_memory_optimization,
+        collect_interval=config.clear_cache_interval if config.enable_memory_optimization else _NEVER,
+        use_cache=config.enable_caching,
+    )
+
+
+def _plan(request: StudyRequest, objective: Objective, spec: StudySpec, info: DataInfo | None) -> StudyPlan:
     config = request.config
     ladder = config.ladder_for(
         rows=None if info is None else info.train_rows[0],
@@ -362,25 +381,13 @@ def _plan(request: StudyRequest, objective: Objective, digest: str, info: DataIn
             direction=request.direction,
             space=request.space.describe(),
             objective=request.objective,
-            objective_digest=digest,
+            objective_digest=spec.objective_digest,
             data_digest=data_digest,
             ladder=ladder,
             seed=request.seed,
         ),
         config=config,
-        spec=StudySpec(
-            study=request.name,
-            objective=request.objective,
-            objective_digest=digest,
-            data=request.data,
-            data_digest=data_digest,
-            seed=request.seed,
-            deadline_seconds=request.evaluation_seconds,
-            memory_limit_bytes=None if request.memory_mb is None else int(request.memory_mb * 2**20),
-            share_memory=config.enable_memory_optimization,
-            collect_interval=config.clear_cache_interval if config.enable_memory_optimization else _NEVER,
-            use_cache=config.enable_caching,
-        ),
+        spec=msgspec.structs.replace(spec, data_digest=data_digest),
         budget=_budget(request),
         has_test=info is not None and info.test_rows > 0,
     )
@@ -435,12 +442,12 @@ def cache_figures_of(
     )
 
 
-def _local_fleet(request: StudyRequest, home: Home, watching: Watching, *, with_data: bool) -> Fleet:
+def _local_fleet(request: StudyRequest, home: Home, watching: Watching) -> LocalFleet:
     config = request.config
     return LocalFleet(
         slots=config.slots(cores()),
         base=request.base,
-        data_path=home.data if with_data else None,
+        data_path=None if request.data is None else home.data,
         functions=request.functions,
         use_processes=config.use_process_pool,
         clock=SystemClock(),

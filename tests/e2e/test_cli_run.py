@@ -300,3 +300,30 @@ def is_alive(pid: int) -> bool:
     except OSError:
         return False
     return state != "Z"
+
+
+#: Data that are there once the objective is imported: whoever imports one before the other waits in vain.
+MUTUAL = """
+import pathlib, time
+here = pathlib.Path(__file__).parent
+
+def load():
+    while not (here / "imported").exists():
+        time.sleep(0.01)
+    return [[1.0]] * 20, [0.0, 1.0] * 10
+"""
+
+
+def test_the_objective_is_imported_while_the_data_are_brought_in(tmp_path: Path, home: Path) -> None:
+    study = write_study(tmp_path / "study", trials=2)
+    study.write_text(study.read_text() + '[data]\nsource = "rows:load"\n')
+    (study.parent / "rows.py").write_text(MUTUAL)
+    (study.parent / "objective.py").write_text(
+        "import pathlib\n"
+        "(pathlib.Path(__file__).parent / 'imported').touch()\n"
+        "def parabola(params, data):\n"
+        "    return params['x'] + len(data.y)\n"
+    )
+    done = trialfleet(["run", study, "--json"], home)
+    assert done.returncode == 0, done.stderr
+    assert document(done.stdout)["complete"] == 2

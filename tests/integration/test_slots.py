@@ -386,6 +386,7 @@ def test_an_import_that_starts_threads_is_done_in_the_slots(make_pool: MakePool,
             while True:
                 with lock:
                     threading.Event().wait(0.05)
+                threading.Event().wait(0.005)  # a lock is not fair: without a pause the objective may wait for ever
         threading.Thread(target=hold, daemon=True).start()
         def objective(params):
             with lock:
@@ -410,6 +411,37 @@ def objective(params):
     results = run(make_pool(), file_spec("tune.py:objective", tmp_path), *(evaluation(n) for n in range(4)))
     assert {result.value for result in results.values()} == {3.0}
     assert (tmp_path / "imports").read_text() == "x"
+
+
+#: Its import notes that it has begun, and where it ends.
+SLOW_IMPORT = """
+import pathlib, time
+here = pathlib.Path(__file__).parent
+(here / "began").open("a").write("x")
+time.sleep({seconds})
+(here / "ended").touch()
+def objective(params):
+    return 1.0
+"""
+
+
+def test_an_import_can_begin_before_the_study_is_prepared(make_pool: MakePool, tmp_path: Path) -> None:
+    (tmp_path / "tune.py").write_text(SLOW_IMPORT.format(seconds=0))
+    spec, pool = file_spec("tune.py:objective", tmp_path), make_pool()
+    pool.preload(spec)
+    wait_until((tmp_path / "ended").exists, "the objective is imported")
+    pool.prepare(spec)
+    assert run(pool, spec, evaluation(0))[0].value == 1.0
+    assert (tmp_path / "began").read_text() == "x"
+
+
+def test_closing_does_not_wait_for_an_import(make_pool: MakePool, tmp_path: Path) -> None:
+    (tmp_path / "tune.py").write_text(SLOW_IMPORT.format(seconds=4))  # a zygote has 5 to end in order
+    pool = make_pool()
+    pool.preload(file_spec("tune.py:objective", tmp_path))
+    wait_until((tmp_path / "began").exists, "the import has begun")
+    pool.close()
+    assert not (tmp_path / "ended").exists()
 
 
 #: Says whether pandas is there before it asks for a frame.

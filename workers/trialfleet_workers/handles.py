@@ -147,6 +147,11 @@ class Zygote:
         with contextlib.suppress(OSError):
             socket.send_fds(self.control, [frame(message)], descriptors)
 
+    def interrupt(self) -> None:
+        """Kill it while it imports, when it heeds nothing."""
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+
     def end(self) -> None:
         """Have it end its slots and itself; if it does not, kill it. May be called twice."""
         self.control.close()

@@ -57,6 +57,15 @@ class LocalFleet:
             )
         self._spec: StudySpec | None = None
 
+    def preload(self, spec: StudySpec) -> None:
+        """Begin to import the objective of the study that is to be started, whatever its data will be; does not wait for it.
+
+        Raises:
+            ObjectiveError: the objective can not be loaded, as far as that is known at once.
+            FleetError: the fleet is closed, or no process can be started.
+        """
+        self._pool.preload(spec)
+
     def start(self, spec: StudySpec) -> None:
         """Import the objective, open the data, start the slots.
 

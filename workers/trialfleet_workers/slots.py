@@ -111,6 +111,16 @@ class SlotPool:
             self._usage.start()
             self._selector.register(self._waker.open(), selectors.EVENT_READ, self._take_wake)
 
+    def preload(self, spec: StudySpec) -> None:
+        """Begin to import the objective of a study that is to be prepared, whatever its data will be; does not wait for it.
+
+        Raises:
+            ObjectiveError: the objective is not allowed, is other code than the study's, or can not be sent to a process.
+            FleetError: the pool is closed, or no process can be started.
+        """
+        self._check_open()
+        self._zygote(spec)
+
     def prepare(self, spec: StudySpec) -> None:
         """Import the study's objective and open its data, once; slots are warm when it returns.
 
@@ -188,6 +198,8 @@ class SlotPool:
         if self._usage.started:
             self._look_at_memory()
         for zygote in self._zygotes:
+            if not zygote.ready:
+                zygote.interrupt()
             self._end_zygote(zygote)
         self._queue.clear()
         self._waker.close()

@@ -109,6 +109,9 @@ class ThreadPool:
                 for _ in range(self.slots):
                     self._add_thread()
 
+    def preload(self, spec: StudySpec) -> None:
+        """Nothing: threads have what this process has imported."""
+
     def prepare(self, spec: StudySpec) -> None:
         """Import the study's objective and open its data, once.
 
