@@ -13,5 +13,8 @@ def nothing_collected() -> Iterator[None]:
     try:
         yield
     finally:
+        # What was made is there to stay: in the oldest generation at once, without being looked through for each younger one.
+        gc.freeze()
+        gc.unfreeze()
         if was_on:
             gc.enable()
