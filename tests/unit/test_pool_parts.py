@@ -1,14 +1,17 @@
 """What a slot pool keeps beside its slots."""
 
+import weakref
 from collections.abc import Sequence
 
 import pytest
+from support.simulated import SimulatedClock
 
 from trialfleet_shared.adapters.memory_results import MemoryResultCache
 from trialfleet_shared.caching import CachedResult
 from trialfleet_shared.clock import SystemClock
+from trialfleet_shared.errors import ObjectiveError
 from trialfleet_shared.messages import Evaluation, EvaluationResult, Outcome, StudySpec
-from trialfleet_workers.pool_parts import CachedEvaluations
+from trialfleet_workers.pool_parts import MOST_STUDIES, CachedEvaluations, LatestStudies, Refusals
 
 SPEC = StudySpec(study="s", objective="f", objective_digest="ab")
 
@@ -57,3 +60,32 @@ def test_a_result_that_took_a_while_is_written_at_once(seconds: float) -> None:
     answer = cached.answer(SPEC, evaluation(1))
     assert answer is not None
     assert answer.cached
+
+
+def study(number: int) -> StudySpec:
+    return StudySpec(study=f"s{number}", objective="f", objective_digest="ab")
+
+
+def test_of_studies_without_end_the_latest_are_remembered() -> None:
+    latest = LatestStudies()
+    for number in range(MOST_STUDIES):
+        latest.add(study(number))
+    latest.add(study(0))
+    latest.add(study(MOST_STUDIES))
+    assert len(latest) == MOST_STUDIES
+    assert study(0) in latest, "it was added again"
+    assert study(1) not in latest
+    latest.discard(study(0))
+    assert study(0) not in latest
+
+
+def test_a_refusal_is_forgotten_though_nobody_asks_for_it_again() -> None:
+    clock = SimulatedClock()
+    refusals = Refusals(clock)
+    error = weakref.ref(first := ObjectiveError("it is other code"))
+    refusals.add(study(0), first)
+    assert refusals.of(study(0)) is first
+    del first
+    clock.now += 60.0
+    refusals.add(study(1), ObjectiveError("so is this"))
+    assert error() is None

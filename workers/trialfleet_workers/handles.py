@@ -69,7 +69,7 @@ class Zygote:
         self._data_path = data_path
         #: Whether the objective is imported.
         self.ready = False
-        #: The studies that use it.
+        #: The studies that wait for it to be ready.
         self.studies: set[StudySpec] = set()
         #: Evaluations that wait for the import.
         self.parked: deque[Job] = deque()

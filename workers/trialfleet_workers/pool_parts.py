@@ -21,6 +21,8 @@ _REFUSAL_SECONDS = 10.0
 #: write takes a third of a millisecond, and doing quick evaluations again less.
 _UNWRITTEN_SECONDS = 0.01
 _UNWRITTEN_RESULTS = 100
+#: Studies of which it is remembered that they run here; of one that is forgotten it is found out again.
+MOST_STUDIES = 100
 
 
 class CachedEvaluations:
@@ -99,6 +101,30 @@ class MemoryWatch:
         self._looked_at = self._clock.monotonic()
 
 
+class LatestStudies:
+    """The studies that were added last, `MOST_STUDIES` of them: a worker serves new ones for weeks."""
+
+    def __init__(self) -> None:
+        self._specs: dict[StudySpec, None] = {}
+
+    def __contains__(self, spec: StudySpec) -> bool:
+        return spec in self._specs
+
+    def __len__(self) -> int:
+        return len(self._specs)
+
+    def add(self, spec: StudySpec) -> None:
+        """It is the latest now."""
+        self._specs.pop(spec, None)
+        self._specs[spec] = None
+        if len(self._specs) > MOST_STUDIES:
+            del self._specs[next(iter(self._specs))]
+
+    def discard(self, spec: StudySpec) -> None:
+        """It is none of them any more."""
+        self._specs.pop(spec, None)
+
+
 class Refusals:
     """Why studies are refused, for a while.
 
@@ -112,7 +138,9 @@ class Refusals:
 
     def add(self, spec: StudySpec, error: TrialfleetError) -> None:
         """Refuse the study from now on."""
-        self._known[spec] = (error, self._clock.monotonic() + _REFUSAL_SECONDS)
+        now = self._clock.monotonic()
+        self._known = {other: refusal for other, refusal in self._known.items() if now < refusal[1]}
+        self._known[spec] = (error, now + _REFUSAL_SECONDS)
 
     def of(self, spec: StudySpec) -> TrialfleetError | None:
         """Why the study is refused; None: it is not, or no longer."""

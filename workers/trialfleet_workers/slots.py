@@ -33,7 +33,7 @@ from trialfleet_workers.frames import Declined, Done, Failed, Forked, FromSlot, 
 from trialfleet_workers.handles import Slot, SlotState, Zygote
 from trialfleet_workers.jobs import Job
 from trialfleet_workers.live_slots import START_SECONDS, LiveSlots
-from trialfleet_workers.pool_parts import CachedEvaluations, MemoryWatch, Refusals, SlotUsage, Waker
+from trialfleet_workers.pool_parts import CachedEvaluations, LatestStudies, MemoryWatch, Refusals, SlotUsage, Waker
 from trialfleet_workers.zygotes import IMPORT_SECONDS, ObjectiveSources, Zygotes
 
 #: Share of the machine's memory that slots may fill together when a study sets no limit.
@@ -93,7 +93,7 @@ class SlotPool:
         )
         self._queue: deque[Job] = deque()
         self._results: list[tuple[StudySpec, EvaluationResult]] = []
-        self._prepared: set[StudySpec] = set()
+        self._prepared = LatestStudies()
         self._refusals = Refusals(clock)
         self._cached = CachedEvaluations(cache, name)
         self._memory = MemoryWatch(clock)

@@ -113,6 +113,7 @@ class Zygotes:
             self._listen(zygote)
             return
         zygote.ready = True
+        zygote.studies.clear()
         zygote.limit = math.inf
 
     def imports_again(self, zygote: Zygote) -> bool:
@@ -137,7 +138,8 @@ class Zygotes:
         self._selector.unregister(zygote.control)
 
     def _use(self, zygote: Zygote, spec: StudySpec) -> None:
-        zygote.studies.add(spec)
+        if not zygote.ready:
+            zygote.studies.add(spec)
         zygote.used_at = self._clock.monotonic()
 
     def _listen(self, zygote: Zygote) -> None:
