@@ -27,7 +27,7 @@ $(VENV)/.runs: pyproject.toml | $(VENV)/bin/pip
 	touch $@
 
 $(VENV)/.tests: pyproject.toml | $(VENV)/bin/pip
-	$(BIN)/pip install --quiet --editable '.[dev,examples]'
+	$(BIN)/pip install --quiet --editable '.[dev]'
 	touch $@ $(VENV)/.runs
 
 # The benchmarks' peers bring many packages of their own.
