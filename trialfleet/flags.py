@@ -1,18 +1,17 @@
 """What the flags of a command say of a study, as one more layer of settings."""
 
-from typing import Literal
-
 import msgspec
 
 from trialfleet.environment import Environment
 from trialfleet_shared.errors import ConfigurationError
+from trialfleet_shared.settings import Mode
 from trialfleet_shared.tables import Setting
 
 
 class StudyFlags(msgspec.Struct, frozen=True, kw_only=True):
-    """What the flags of `run` and `up` say of a study."""
+    """What the flags of `run`, `up` and `submit` say of a study."""
 
-    mode: Literal["fast", "balanced", "thorough"] | None
+    mode: Mode | None
     trials: str | None
     seconds: str | None
     name: str | None
