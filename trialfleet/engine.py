@@ -5,6 +5,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Union
 
@@ -31,13 +32,14 @@ from trialfleet_coordinator.telemetry import Telemetry
 from trialfleet_shared.adapters.lmdb_results import LmdbResultCache
 from trialfleet_shared.clock import SystemClock
 from trialfleet_shared.data import DataInfo
-from trialfleet_shared.errors import ConfigurationError, UnknownStudyError
+from trialfleet_shared.errors import ConfigurationError, DataError, UnknownStudyError
 from trialfleet_shared.fingerprint import digest_bytes
 from trialfleet_shared.fleet import Fleet
 from trialfleet_shared.messages import StudySpec
 from trialfleet_shared.settings import EfficiencyConfig
 from trialfleet_shared.tables import nearest
 from trialfleet_workers import linux
+from trialfleet_workers.checked_fleet import CheckedFleet
 from trialfleet_workers.declared import declared_function
 from trialfleet_workers.digests import code_digest, function_digest
 from trialfleet_workers.local import LocalFleet
@@ -170,17 +172,23 @@ def open_study(
                 request, may_read=broker_url is None or most_slots is not None, own=most_slots is not None
             )
             spec = _spec(request, digest)
-            fleet = None
+            local = None
             if broker_url is None:
-                fleet = _local_fleet(request, home, watching)
-                stack.callback(fleet.close)
+                local = _local_fleet(request, home, watching)
+                stack.callback(local.close)
                 # Its processes import the objective while this one brings in the data and opens the study.
-                fleet.preload(spec)
-            info = _import(request, home, on_rows, watching, own=most_slots is not None)
+                local.preload(spec)
+            # A coordinator of workers needs to know of data, not to have them; threads may die of damaged ones.
+            recall = broker_url is not None or request.config.use_process_pool
+            info, unread = _import(request, home, on_rows, watching, own=most_slots is not None, recall=recall)
             plan = _plan(request, objective, spec, info)
             if broker_url is not None:
                 plan = msgspec.structs.replace(plan, spec=_abroad(plan.spec, request.base))
             sampler = make_sampler(request)
+            fleet: Fleet | None = local
+            if local is not None and info is not None and unread:
+                fleet = _checked(local, info, request, home, on_rows, watching)
+                stack.callback(fleet.close)
             if fleet is not None and not imported:
                 # Its processes are the first to import the objective, so they find what is wrong with it: before the
                 # store knows of the study.
@@ -330,14 +338,33 @@ def _objective(request: StudyRequest, *, may_read: bool, own: bool) -> tuple[Obj
 
 
 def _import(
-    request: StudyRequest, home: Home, on_rows: Callable[[int], None] | None, watching: Watching, *, own: bool
-) -> DataInfo | None:
-    """Have the data set in the cache; `own` as of `load_function`."""
+    request: StudyRequest,
+    home: Home,
+    on_rows: Callable[[int], None] | None,
+    watching: Watching,
+    *,
+    own: bool,
+    recall: bool,
+) -> tuple[DataInfo | None, bool]:
+    """Have the data set in the cache; what it is, and whether it was there and is not looked at yet.
+
+    Args:
+        request: the study.
+        home: where it is.
+        on_rows: as of `open_study`.
+        watching: is told.
+        own: as of `load_function`.
+        recall: whether data that are there may be left unread.
+    """
     if request.data is None:
-        return None
-    from trialfleet_workers.adapters.lmdb_data import DataCache  # noqa: PLC0415  # pandas only where data are
+        return None, False
+    from trialfleet_workers.adapters.lmdb_data import DataCache  # noqa: PLC0415  # fsspec only where data are
 
     cache = DataCache(home.data)
+    known = cache.recall(request.data, base=request.base) if recall and request.data_object is None else None
+    if known is not None:
+        watching.data_found()
+        return known, True
     started = time.monotonic()
     if request.data_object is not None:
         info = cache.import_object(request.data_object, request.data)
@@ -347,7 +374,28 @@ def _import(
         watching.data_imported(time.monotonic() - started, cache.imported_bytes)
     else:
         watching.data_found()
-    return info
+    return info, False
+
+
+def _checked(
+    fleet: LocalFleet,
+    info: DataInfo,
+    request: StudyRequest,
+    home: Home,
+    on_rows: Callable[[int], None] | None,
+    watching: Watching,
+) -> CheckedFleet:
+    """The fleet, none of whose answers is seen before the data set is known to be whole."""
+    from trialfleet_workers.adapters.lmdb_data import DataCache  # noqa: PLC0415  # see _import
+
+    def again() -> LocalFleet:
+        imported, _ = _import(request, home, on_rows, watching, own=False, recall=False)
+        if imported != info:
+            assert request.data is not None
+            raise DataError(f"data.source = {request.data.source!r} changed while the study began; start it again")
+        return _local_fleet(request, home, watching)
+
+    return CheckedFleet(fleet, partial(DataCache(home.data).damage, info.digest), again)
 
 
 def _spec(request: StudyRequest, digest: str) -> StudySpec:

@@ -1,7 +1,8 @@
-"""Data sets whose files change behind the cache's back are imported again: no evaluator sees a value that was not imported."""
+"""Data sets whose files change behind the cache's back are imported again: no result comes of a value that was not imported."""
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import hypothesis.strategies as st
 import numpy as np
@@ -9,7 +10,9 @@ import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from support.flipping import flipped
+from support.waiting import wait_until
 
+from trialfleet import EfficiencyConfig, optimize
 from trialfleet_shared.data import DataInfo
 from trialfleet_shared.errors import DataError
 from trialfleet_shared.messages import DataSpec
@@ -114,6 +117,73 @@ def test_what_is_imported_again_is_not_what_this_process_has_open(imported: Impo
     imported.again()
     pd.testing.assert_frame_equal(imported.rows(), rows)
     assert held.info.digest == imported.info.digest
+
+
+def test_a_record_of_what_was_imported_is_believed_only_where_it_is_whole(imported: Imported) -> None:
+    imported.restore()
+    cache = DataCache(imported.path)
+    assert cache.recall(SPEC, base=imported.base) == imported.info
+    (record,) = (imported.path / "sources").iterdir()
+    record.write_bytes(record.read_bytes().replace(b'"rows":2000', b'"rows":2001'))
+    assert cache.recall(SPEC, base=imported.base) is None
+
+
+@pytest.mark.parametrize("how", ["cut", "gone", "no sums"])
+def test_what_is_evidently_damaged_is_not_recalled(imported: Imported, how: str) -> None:
+    imported.restore()
+    match how:
+        case "cut":
+            imported.file.write_bytes(imported.contents[imported.file][:-4096])
+        case "gone":
+            imported.file.unlink()
+        case "no sums":
+            sums_file(imported.file).unlink()
+    assert DataCache(imported.path).recall(SPEC, base=imported.base) is None
+
+
+def test_a_study_begins_while_its_data_are_read_and_keeps_nothing_that_comes_of_damaged_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, sums, home = tmp_path / "rows.csv", tmp_path / "sums", tmp_path / "home"
+    ROWS.to_csv(source, index=False)
+
+    def objective(params: dict[str, Any], data: Any) -> float:  # as objectives are called
+        total = float(data.frame["a"].sum() + data.frame_valid["a"].sum())
+        with sums.open("a") as file:
+            file.write(f"{total}\n")
+        return total
+
+    def study() -> list[float]:
+        sums.write_text("")
+        found = optimize(
+            objective,
+            {"x": {"type": "float", "min": 0, "max": 1}},
+            n_trials=3,
+            data=str(source),
+            target="y",
+            home=home,
+            config=EfficiencyConfig(enable_data_subsampling=False, enable_caching=False, max_workers=1),
+        )
+        return [trial["value"] for trial in found["results"]]
+
+    values = study()
+    assert values == [pytest.approx(ROWS["a"].sum())] * 3
+    (file,) = (home / "data").glob("*.mdb")
+    one, other = (np.float64(number).tobytes() for number in (1999 / 7, 1e9))
+    content = file.read_bytes()
+    assert content.count(one) == 1
+    file.write_bytes(content.replace(one, other))
+    reading = DataCache.damage
+
+    def slowly(cache: DataCache, digest: str) -> str:
+        wait_until(sums.read_text, "an evaluation has seen the damaged data")
+        return reading(cache, digest)
+
+    monkeypatch.setattr(DataCache, "damage", slowly)
+    assert study() == values
+    seen = [float(line) for line in sums.read_text().split()]
+    assert seen[0] > 1e9 - 1
+    assert seen[-3:] == values
 
 
 def test_an_object_is_stored_again_where_its_file_is_damaged(tmp_path: Path) -> None:

@@ -96,6 +96,10 @@ class LocalFleet:
         self._telemetry.turned(PoolFigures.of(self._pool))
         return results, []
 
+    def wake(self) -> None:
+        """Have a `poll` that is waiting, or else the next one, return early. May be called from any thread."""
+        self._pool.wake()
+
     def acknowledge(self) -> None:
         """Nothing to do: results are delivered once."""
 

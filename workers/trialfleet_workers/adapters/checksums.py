@@ -13,6 +13,8 @@ from trialfleet_shared.adapters.private_files import private
 
 #: Bytes that one checksum is of.
 BLOCK_BYTES = 16 * 2**20
+#: Bytes read at a time: what stays in a core's cache between the read and the sum.
+_READ_BYTES = 2**20
 
 
 class Checksums(msgspec.Struct, frozen=True):
@@ -35,15 +37,9 @@ def write_checksums(data: Path) -> None:
 
 def damage(data: Path) -> str:
     """What is wrong with a data set's file; empty when it is as it was written. Raises FileNotFoundError."""
-    size = data.stat().st_size
-    try:
-        written = msgspec.json.decode(sums_file(data).read_bytes(), type=Checksums)
-    except FileNotFoundError:
-        return "it has no checksums: an earlier trialfleet made it"
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
-        return f"its checksums can not be read: {error}"
-    if size != written.size:
-        return f"it has {size} bytes in place of {written.size}"
+    written = _written(data)
+    if isinstance(written, str):
+        return written
     try:
         found = _checksums(data).blocks
     except OSError as error:
@@ -54,12 +50,33 @@ def damage(data: Path) -> str:
     return ""
 
 
+def evident_damage(data: Path) -> str:
+    """As `damage`, as far as it can be told without reading the file."""
+    written = _written(data)
+    return written if isinstance(written, str) else ""
+
+
+def _written(data: Path) -> Checksums | str:
+    """What the file was when it was written; or what is wrong with it, if that is evident."""
+    size = data.stat().st_size
+    try:
+        written = msgspec.json.decode(sums_file(data).read_bytes(), type=Checksums)
+    except FileNotFoundError:
+        return "it has no checksums: an earlier trialfleet made it"
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+        return f"its checksums can not be read: {error}"
+    if size != written.size:
+        return f"it has {size} bytes in place of {written.size}"
+    return written
+
+
 def _checksums(data: Path) -> Checksums:
     size, blocks = 0, []
-    block = bytearray(BLOCK_BYTES)
+    part = memoryview(bytearray(_READ_BYTES))
     with data.open("rb", buffering=0) as file:
-        while count := file.readinto(block):
-            # A file gives less than was asked for at its end alone.
-            blocks.append(zlib.crc32(memoryview(block)[:count]))
+        while count := file.readinto(part[: BLOCK_BYTES - size % BLOCK_BYTES]):
+            if size % BLOCK_BYTES == 0:
+                blocks.append(0)
+            blocks[-1] = zlib.crc32(part[:count], blocks[-1])
             size += count
     return Checksums(size, blocks)

@@ -6,7 +6,7 @@ and the one that comes second finds what the first has made.
 
     <digest>.mdb        a data set: the value `meta` (JSON), and an array per value, in the stored order of rows
     <digest>.sums       checksums of that file; a study begins with a look whether they are still right
-    sources/<key>.json  which data set a file's contents became, so that an unchanged file is not read again
+    sources/<key>.json  which data set a file's contents became, so that an unchanged file is not read again, and a checksum
     import.lock         held while importing
     import-*/           an import's files; whatever an earlier process left there is removed by the next import
 """
@@ -16,6 +16,7 @@ import logging
 import os
 import shutil
 import tempfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,11 +32,10 @@ from trialfleet_shared.data import DataInfo
 from trialfleet_shared.errors import DataError
 from trialfleet_shared.fingerprint import digest_json
 from trialfleet_shared.messages import DataSpec
-from trialfleet_workers.adapters.checksums import damage, sums_file, write_checksums
+from trialfleet_workers.adapters.checksums import damage, evident_damage, sums_file, write_checksums
 from trialfleet_workers.adapters.contents import ArrayContents, TableContents, reserve
 from trialfleet_workers.adapters.data_format import FORMAT, Meta, StoredArray, data_file
 from trialfleet_workers.adapters.data_set import DataSet, open_data_set
-from trialfleet_workers.adapters.lmdb_mapping import read_info
 from trialfleet_workers.adapters.sources import (
     Arrays,
     Stamp,
@@ -123,6 +123,26 @@ class DataCache:
             spools = spool_table(table_batches(source.table), folder)
             return self._store(spools, msgspec.structs.replace(spec, target=source.target), folder)
 
+    def recall(self, spec: DataSpec, *, base: Path) -> DataInfo | None:
+        """What `import_data` gives, where the data are here, without reading them: whether they are whole, `damage` tells.
+
+        None: they have to be imported, or only `import_data` can tell. Arguments and errors are those of `import_data`.
+        """
+        if is_function(spec.source):
+            return None
+        info = self._recorded(stamp(spec.source, base), spec)
+        try:
+            return info if info is not None and not evident_damage(data_file(self._path, info.digest)) else None
+        except FileNotFoundError:
+            return None
+
+    def damage(self, digest: str) -> str:
+        """What is wrong with a data set; empty when it is as it was written. Reads it, at the speed of disk or page cache."""
+        try:
+            return damage(data_file(self._path, digest))
+        except FileNotFoundError:
+            return "it is gone"
+
     def open(self, digest: str) -> DataSet:
         """The data set with this digest (`DataInfo.digest`). Raises DataError when it is not here."""
         return open_data_set(self._path, digest)
@@ -148,19 +168,20 @@ class DataCache:
         return self._path / "sources" / f"{digest_json([FORMAT, found.place, msgspec.to_builtins(spec)])}.json"
 
     def _recall(self, found: Stamp | None, spec: DataSpec) -> DataInfo | None:
+        """The data set that this file became, if it has not changed since, and is whole."""
+        info = self._recorded(found, spec)
+        return info if info is not None and self._is_whole(data_file(self._path, info.digest)) else None
+
+    def _recorded(self, found: Stamp | None, spec: DataSpec) -> DataInfo | None:
         """The data set that this file became, if it has not changed since."""
         if found is None:
             return None
         try:
             stored = self._source_file(found, spec).read_bytes()
-            known, info = msgspec.json.decode(stored, type=tuple[Stamp, DataInfo])
+            known, info, checksum = msgspec.json.decode(stored, type=tuple[Stamp, DataInfo, int])
         except (OSError, msgspec.DecodeError, UnicodeDecodeError):
             return None
-        if known != found:
-            return None
-        file = data_file(self._path, info.digest)
-        # Told by the data set itself, whose checksums were just compared: this record of it has none.
-        return read_info(file) if self._is_whole(file) else None
+        return info if known == found and checksum == _checksum(found, info) else None
 
     def _is_whole(self, file: Path) -> bool:
         """Whether the data set is here and as it was written; this reads it, at the speed of the disk or the page cache."""
@@ -178,7 +199,7 @@ class DataCache:
             make_private_folder(file.parent)
             part = file.with_suffix(".part")
             with open(part, "wb", opener=private) as half:
-                half.write(msgspec.json.encode((found, info)))
+                half.write(msgspec.json.encode((found, info, _checksum(found, info))))
             part.rename(file)
 
     def _store(self, source: "Arrays | list[ColumnSpool]", spec: DataSpec, folder: Path) -> DataInfo:
@@ -233,6 +254,10 @@ class DataCache:
             (folder / "data.mdb").rename(file)
             self.imported_bytes += info.size_bytes
         return info
+
+
+def _checksum(found: Stamp, info: DataInfo) -> int:
+    return zlib.crc32(msgspec.json.encode((found, info)))
 
 
 def _write(path: Path, arrays: dict[str, NDArray[Any]], meta: bytes) -> None:

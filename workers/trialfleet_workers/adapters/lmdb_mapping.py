@@ -17,7 +17,6 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from trialfleet_shared.data import DataInfo
 from trialfleet_shared.errors import DataError
 from trialfleet_workers.adapters.data_format import Meta
 
@@ -105,11 +104,6 @@ def read_meta(mapping: Mapping, path: Path) -> Meta:
         return msgspec.json.decode(stored or b"", type=Meta)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise DataError(f"the data set {path} is damaged: its description is not whole; remove the file") from error
-
-
-def read_info(path: Path) -> DataInfo:
-    """Digests and shape of the data set in a file. Raises DataError."""
-    return read_meta(Mapping(path), path).info
 
 
 def _release(opened: _Opened) -> None:
