@@ -423,7 +423,15 @@ def _because(state: StudyState) -> str:
         case Ended.STOPPED:
             return "it was stopped; run it again to go on"
         case None:
-            return "what is recorded of it so far"
+            return _so_far(state)
+
+
+def _so_far(state: StudyState) -> str:
+    """What is recorded of a study that runs, or whose end the record does not tell."""
+    undecided = sum(not trial.decided for trial in state.trials)
+    rest = f"{undecided} of them undecided" if undecided else "all decided"
+    trials = "1 trial" if len(state.trials) == 1 else f"{len(state.trials)} trials"
+    return f"what is recorded of it so far: {trials}, {rest}"
 
 
 def _given_up(state: StudyState) -> str:

@@ -288,6 +288,7 @@ def test_reports_and_the_list_of_studies(tmp_path: Path, home: Path) -> None:
     as_json = document(trialfleet(["report", "parabola", "--json"], home).stdout)
 
     assert listed.stdout.splitlines()[1].split()[:6] == ["parabola", "minimize", "12", "12", "0", "0"]
+    assert "parabola: what is recorded of it so far: 12 trials, all decided" in told.stdout
     assert "Best params" in told.stdout
     assert as_json["trials"] == ran["trials"]
     assert document(trialfleet(["studies", "--json"], home).stdout)[0]["best_value"] == ran["best_value"]

@@ -2,9 +2,14 @@
 
 import pytest
 
-from trialfleet_coordinator.report import TrialCosts, estimate_savings
+from trialfleet_coordinator.budget import Budget
+from trialfleet_coordinator.commands import TrialState
+from trialfleet_coordinator.ports import StudyDefinition, StudyRecord, TrialRecord
+from trialfleet_coordinator.report import TrialCosts, build_report, estimate_savings
+from trialfleet_coordinator.study import StudyState
 from trialfleet_shared.ladder import Ladder, Rung
 from trialfleet_shared.messages import TEST_FOLD, EvaluationResult, Outcome
+from trialfleet_shared.settings import EfficiencyConfig
 
 LADDER = Ladder((Rung(0.25, 1), Rung(1.0, 1), Rung(1.0, 4)))
 
@@ -78,3 +83,22 @@ def test_the_test_part_is_no_part_of_the_search() -> None:
 def test_cpu_and_wall_are_kept_apart() -> None:
     wall, cpu = (estimate_savings([CLIMBER, STOPPED], LADDER, cpu=cpu) for cpu in (False, True))
     assert cpu.baseline == 2 * wall.baseline
+
+
+def test_a_study_that_is_only_looked_at_says_how_far_it_is() -> None:
+    definition = StudyDefinition("s", "maximize", {}, "f", "", "", LADDER, 0)
+    trials = [
+        TrialRecord(0, {}, {}, TrialState.PRUNED, 0.5, "halving", [result(0, 0, 1.0)]),
+        TrialRecord(1, {}, {}, TrialState.RUNNING, None, "", []),
+    ]
+    for count, told in ((2, "2 trials, 1 of them undecided"), (1, "1 trial, all decided")):
+        state = StudyState(
+            ladder=LADDER,
+            maximize=True,
+            config=EfficiencyConfig(),
+            budget=Budget(),
+            has_test=False,
+            record=StudyRecord(definition, trials[:count], elapsed=3.0, test=None),
+        )
+        report = build_report(state, study="s", elapsed_seconds=3.0)
+        assert report.ended_because == f"what is recorded of it so far: {told}"
