@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
-from support.fake_workshop import a_progress
+from support.fake_workshop import a_progress, a_status
 from support.simulated import SimulatedClock
 from trialfleet_coordinator.adapters.prometheus import FleetMetrics, StudyMetrics
 from trialfleet_coordinator.commands import RecordDecision, RecordEvaluation, RecordTrial, TrialState
@@ -83,20 +83,7 @@ class FakeOverview:
     """A service of two studies and two workers."""
 
     def studies(self) -> Sequence[StudyStatus]:
-        return [
-            StudyStatus(
-                study=name,
-                state=state,
-                because="",
-                mode="fast",
-                direction="maximize",
-                priority=0,
-                weight=1.0,
-                submitted_at=0.0,
-                progress=None,
-            )
-            for name, state in (("s", ServiceState.RUNNING), ("t", ServiceState.DONE))
-        ]
+        return [a_status("s", ServiceState.RUNNING), a_status("t", ServiceState.DONE)]
 
     def workers(self) -> Sequence[WorkerStatus]:
         return [

@@ -11,7 +11,7 @@ from trialfleet_coordinator.daemon import Described
 from trialfleet_coordinator.report import Progress, StudyReport, build_report
 from trialfleet_coordinator.roster import Entry
 from trialfleet_coordinator.runs import Run
-from trialfleet_coordinator.serving import Submission, WorkerState, WorkerStatus
+from trialfleet_coordinator.serving import ServiceState, StudyStatus, Submission, WorkerState, WorkerStatus
 from trialfleet_coordinator.study import StudyState
 from trialfleet_shared.errors import ConfigurationError
 from trialfleet_shared.ladder import Ladder, Rung
@@ -54,6 +54,21 @@ def a_progress(study: str, *, in_flight: int = 0, closing: str | None = None) ->
         in_flight=in_flight,
         evaluation_seconds=0.0,
         closing=closing,
+    )
+
+
+def a_status(study: str, state: ServiceState, progress: Progress | None = None) -> StudyStatus:
+    """The status of a study that nothing is said of."""
+    return StudyStatus(
+        study=study,
+        state=state,
+        because="",
+        mode="balanced",
+        direction="maximize",
+        priority=0,
+        weight=1.0,
+        submitted_at=0.0,
+        progress=progress,
     )
 
 

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from typing import Any, cast
 
 import pytest
+from support.fake_workshop import a_status
 
 from trialfleet.client import AsyncClient
 from trialfleet.remote import run_by
@@ -27,17 +28,7 @@ class SlowClient:
         await self.answer.wait()
         if self._refusal is not None:
             raise self._refusal
-        return StudyStatus(
-            study="a",
-            state=ServiceState.RUNNING,
-            because="",
-            mode="balanced",
-            direction="maximize",
-            priority=0,
-            weight=1.0,
-            submitted_at=0.0,
-            progress=None,
-        )
+        return a_status("a", ServiceState.RUNNING)
 
     async def watch(self, study: str) -> AsyncIterator[StudyStatus]:
         await asyncio.Event().wait()

@@ -7,6 +7,7 @@ import re
 import msgspec
 import pytest
 from rich.console import Console
+from support.fake_workshop import a_status
 from support.simulated import SimulatedClock
 
 from trialfleet.progress import PLAIN_SECONDS, PlainView, done_share, duration, facts, progress_view, rung_name
@@ -20,7 +21,7 @@ from trialfleet.rendering import (
     report_document,
 )
 from trialfleet_coordinator.report import EfficiencyMetrics, Progress, SavedSeconds, StudyReport, TrialSummary
-from trialfleet_coordinator.serving import ServiceState, StudyStatus
+from trialfleet_coordinator.serving import ServiceState
 from trialfleet_shared.ladder import Ladder, Rung
 
 LADDER = Ladder((Rung(0.1, 1), Rung(1.0, 1), Rung(1.0, 5)))
@@ -215,17 +216,7 @@ def test_plain_lines_come_every_few_seconds_and_at_the_end() -> None:
 def test_the_list_of_a_coordinator_tells_decided_and_running_trials(
     state: ServiceState, changes: dict[str, object], told: str
 ) -> None:
-    status = StudyStatus(
-        study="s",
-        state=state,
-        because="",
-        mode="fast",
-        direction="maximize",
-        priority=0,
-        weight=1.0,
-        submitted_at=0.0,
-        progress=msgspec.structs.replace(PROGRESS, **changes),
-    )
+    status = a_status("s", state, msgspec.structs.replace(PROGRESS, **changes))
     assert f" {told} " in shown(render_statuses([status]))
 
 
