@@ -125,7 +125,7 @@ def facts(progress: Progress) -> list[tuple[str, str]]:
     """What is worth saying of a moment, as names and values."""
     budget = f" of {progress.trials_budget}" if progress.trials_budget is not None else ""
     states = f"{progress.complete} complete, {progress.pruned} pruned, {progress.failed} failed"
-    others = undecided(progress, runs=progress.closing != _ENDED)
+    others = undecided(progress)
     rungs = [
         f"{count} at {rung_name(progress.ladder, rung)}"
         for rung, count in enumerate(progress.rung_mix)
@@ -145,9 +145,9 @@ def facts(progress: Progress) -> list[tuple[str, str]]:
     return told
 
 
-def undecided(progress: Progress, *, runs: bool) -> str:
-    """The trials that are not decided yet, as words to go on with: ", 4 running"; nothing where there are none."""
-    return f", {progress.undecided} {'running' if runs else 'undecided'}" if progress.undecided else ""
+def undecided(progress: Progress) -> str:
+    """The trials that run or wait for a promotion, as words to go on with: ", 4 undecided"; nothing where there are none."""
+    return f", {progress.undecided} undecided" if progress.undecided else ""
 
 
 def ended(progress: Progress) -> Progress:

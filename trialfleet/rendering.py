@@ -133,7 +133,7 @@ def render_statuses(statuses: Sequence[StudyStatus]) -> RenderableType:
             budget = f" of {progress.trials_budget}" if progress.trials_budget is not None else ""
             running = status.state is ServiceState.RUNNING
             cells = [
-                f"{progress.decided}{budget}{undecided(progress, runs=running)}",
+                f"{progress.decided}{budget}{undecided(progress)}",
                 "" if progress.best_value is None else _number(progress.best_value),
                 f"{progress.trials_per_second:.3g}" if running else "",
                 str(progress.slots) if running else "",

@@ -197,7 +197,7 @@ def test_plain_lines_come_every_few_seconds_and_at_the_end() -> None:
     lines = console.file.getvalue().splitlines()
     assert len(lines) == 11
     assert lines[0] == (
-        "s[bold]: trials 6 of 100 decided (2 complete, 3 pruned, 1 failed), 6 running, evaluations 20 (4 from the cache), "
+        "s[bold]: trials 6 of 100 decided (2 complete, 3 pruned, 1 failed), 6 undecided, evaluations 20 (4 from the cache), "
         "best 0.91 (trial 7), rungs 8 at 10% / 4 at 100% x 5 folds, slots 2 (4 in flight), speed 0.5 trials/s, "
         "time 1:15, 3:08 left"
     )
@@ -207,13 +207,13 @@ def test_plain_lines_come_every_few_seconds_and_at_the_end() -> None:
 @pytest.mark.parametrize(
     ("state", "changes", "told"),
     [
-        (ServiceState.RUNNING, {}, "6 of 100, 6 running"),
+        (ServiceState.RUNNING, {}, "6 of 100, 6 undecided"),
         (ServiceState.PAUSED, {}, "6 of 100, 6 undecided"),
         (ServiceState.DONE, {"complete": 96, "trials": 100}, "100 of 100 "),
-        (ServiceState.RUNNING, {"trials_budget": None}, "6, 6 running"),
+        (ServiceState.RUNNING, {"trials_budget": None}, "6, 6 undecided"),
     ],
 )
-def test_the_list_of_a_coordinator_tells_decided_and_running_trials(
+def test_the_list_of_a_coordinator_tells_decided_and_undecided_trials(
     state: ServiceState, changes: dict[str, object], told: str
 ) -> None:
     status = a_status("s", state, msgspec.structs.replace(PROGRESS, **changes))
