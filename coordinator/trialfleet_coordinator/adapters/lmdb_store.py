@@ -5,7 +5,6 @@ process or the machine a study has each commit whole or not at all.
 """
 
 from collections.abc import Sequence
-from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
 
@@ -58,6 +57,7 @@ OPTUNA_STATES = {
 }
 OPTUNA_DIRECTIONS = {"minimize": 1, "maximize": 2}
 _FROM_OPTUNA = {number: state for state, number in OPTUNA_STATES.items()}
+_PLACE = attrgetter("place")
 
 
 class LmdbStudyStore:
@@ -191,12 +191,10 @@ class LmdbStudyStore:
         if definition is None:
             raise StoreError(f"study {name!r} in {self._path} was made by Optuna alone; use another name")
         with nothing_collected():
-            results = {
-                number: [row.whole for row in sorted(rows, key=attrgetter("place"))]
-                for number, rows in groupby(
-                    self._tables.evaluations(transaction, study), key=attrgetter("result.trial")
-                )
-            }
+            rows: dict[int, list[EvaluationRow]] = {}
+            for row in self._tables.evaluations(transaction, study):
+                rows.setdefault(row.result.trial, []).append(row)
+            results = {number: [row.whole for row in sorted(each, key=_PLACE)] for number, each in rows.items()}
             trials = [
                 self._trial(transaction, study, number, decode_trial(stored), results.get(number, []))
                 for number, stored in enumerate(self._tables.stored_trials(transaction, study, 0))
