@@ -209,11 +209,14 @@ def _named(name: str) -> Callable[[int], BaseSampler]:
 def _suggest(trial: Trial, name: str, distribution: Distribution) -> Scalar:
     match distribution:
         case Float():
-            return trial.suggest_float(
-                name, distribution.min, distribution.high, step=distribution.step, log=distribution.log
+            # Some samplers give numpy's numbers, which are of the same value and no JSON.
+            return float(
+                trial.suggest_float(
+                    name, distribution.min, distribution.high, step=distribution.step, log=distribution.log
+                )
             )
         case Int():
             step = 1 if distribution.log else distribution.step
-            return trial.suggest_int(name, distribution.min, distribution.high, step=step, log=distribution.log)
+            return int(trial.suggest_int(name, distribution.min, distribution.high, step=step, log=distribution.log))
         case Categorical():
             return trial.suggest_categorical(name, distribution.choices)
