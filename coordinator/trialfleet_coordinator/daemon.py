@@ -195,6 +195,7 @@ class Daemon:
             self._workshop.delete(study)
             self._roster.remove(study)
             del self._entries[study]
+            self._not_before.pop(study, None)
             _LOG.info("study %s was deleted", study, extra={"study": study})
 
     def report(self, study: str) -> StudyReport:

@@ -119,6 +119,17 @@ def test_a_study_whose_broker_was_away_is_tried_again_after_a_while(service: Ser
     service.running("a")
 
 
+def test_a_study_does_not_wait_for_what_a_deleted_one_of_its_name_waited_for(service: Service) -> None:
+    service.submit("a")
+    service.running("a").end(BrokerError("nobody answers"))
+    service.tick_until("a", QUEUED)
+    service.daemon.cancel("a")
+    service.daemon.delete("a")
+    service.submit("a")
+    service.daemon.tick()
+    assert service.state("a") is RUNNING
+
+
 def test_a_paused_study_closes_and_goes_on_when_it_is_resumed(service: Service) -> None:
     service.submit("a")
     first = service.running("a")

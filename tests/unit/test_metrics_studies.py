@@ -1,5 +1,6 @@
 """What Prometheus is told of studies and their coordinator."""
 
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
@@ -183,6 +184,16 @@ def test_a_thousand_studies_leave_no_series(fleet: Fleet) -> None:
         fleet.metrics.retire(study.definition.name)
     fleet.clock.now += KEEP_SECONDS
     assert set(told(fleet.metrics)) == before
+
+
+def test_a_study_that_ended_is_let_go_of_where_nobody_scrapes(fleet: Fleet) -> None:
+    ended = weakref.ref(fleet.metrics.study(a_definition("s"), "fast"))
+    fleet.metrics.retire("s")
+    fleet.metrics.study(a_definition("t"), "fast")
+    assert ended() is not None, "somebody may scrape yet"
+    fleet.clock.now += KEEP_SECONDS
+    fleet.metrics.study(a_definition("u"), "fast")
+    assert ended() is None
 
 
 def test_a_study_that_is_taken_up_again_soon_is_counted_on(fleet: Fleet) -> None:

@@ -3,7 +3,7 @@
 Studies are watched by a `StudyMetrics` each, which counts in plain numbers under a lock of its own (a millionth of a
 second an evaluation), and is read when Prometheus scrapes. Every series of a study is there, at 0, from its first scrape
 on, so that rates miss no first increment; all go some minutes after the study's end, when Prometheus has seen the last
-figures, so that a service that runs for months keeps the series of those studies alone that run.
+figures, so that a service that runs for months keeps the series of those studies alone that run, be it scraped or not.
 """
 
 import threading
@@ -270,6 +270,7 @@ class FleetMetrics(Collector):
             trials: what earlier sessions recorded.
         """
         with self._lock:
+            self._forget_ended()
             known = self._studies.get(definition.name)
             if known is None or known.definition != definition:
                 known = self._studies[definition.name] = StudyMetrics(definition, mode, trials, self._clock)
@@ -277,7 +278,10 @@ class FleetMetrics(Collector):
             return known
 
     def retire(self, study: str) -> None:
-        """The study has ended: its series go in `KEEP_SECONDS`. Nothing happens where it is not watched."""
+        """The study has ended: its series go in `KEEP_SECONDS`. Nothing happens where it is not watched.
+
+        They are let go of by the next scrape, or study, after that.
+        """
         self.unwatch_cache(study)
         with self._lock:
             if study in self._studies:
@@ -330,11 +334,8 @@ class FleetMetrics(Collector):
 
     def collect(self) -> Iterable[Family]:
         """Every series, for one scrape."""
-        now = self._clock.monotonic()
         with self._lock:
-            self._studies = {
-                name: study for name, study in self._studies.items() if study.gone_at is None or now < study.gone_at
-            }
+            self._forget_ended()
             studies = list(self._studies.values())
             own = list(self._own())
             service, queues = self._service, self._queues
@@ -346,6 +347,12 @@ class FleetMetrics(Collector):
         for study in studies:
             samples += study.samples()
         return families(samples)
+
+    def _forget_ended(self) -> None:
+        now = self._clock.monotonic()
+        self._studies = {
+            name: study for name, study in self._studies.items() if study.gone_at is None or now < study.gone_at
+        }
 
     def _own(self) -> Iterator[Sample]:
         for study, stats in self._caches.items():
