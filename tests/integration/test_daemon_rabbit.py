@@ -1,16 +1,20 @@
 """Many studies over one real fleet: shared, paused, resumed, cancelled, and gone on with after the coordinator's end."""
 
+import gc
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from support.simulated import SimulatedClock
 from support.waiting import wait_until
 from support.workers import WorkerProcesses, purge
 
 from trialfleet.engine import Home
 from trialfleet.watching import Watching
 from trialfleet.workshop import HomeWorkshop
+from trialfleet_coordinator.adapters.prometheus import KEEP_SECONDS, FleetMetrics
 from trialfleet_coordinator.adapters.rabbit_workers import WorkerWatch
 from trialfleet_coordinator.adapters.roster_files import RosterFiles
 from trialfleet_coordinator.daemon import Daemon
@@ -41,7 +45,10 @@ class Running:
         self.folder = folder
         self.watch = WorkerWatch(url, clock=SystemClock())
         self.watch.start()
-        workshop = HomeWorkshop(Home(folder / "home"), url, Allowance((folder / "objectives",)), Watching())
+        #: Tells the metrics when series are to go.
+        self.clock = SimulatedClock()
+        watching = Watching(FleetMetrics(self.clock, memory=lambda: 1))
+        workshop = HomeWorkshop(Home(folder / "home"), url, Allowance((folder / "objectives",)), watching)
         self.daemon = Daemon(workshop, self.watch, RosterFiles(folder / "roster"), SystemClock(), most_running=4)
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._tick)
@@ -61,6 +68,12 @@ class Running:
 
     def await_decided(self, name: str, count: int) -> None:
         wait_until(lambda: self.decided(name) >= count, f"{name} has {count} trials", 60.0)
+
+    def run_and_delete(self, name: str) -> None:
+        self.submit(name, trials=4)
+        self.await_state(name, ServiceState.DONE)
+        self.daemon.delete(name)
+        self.clock.now += KEEP_SECONDS
 
     def close(self) -> None:
         self._end.set()
@@ -147,6 +160,23 @@ def test_a_failing_study_says_why_and_a_cancelled_one_can_be_run_again(start: Ca
     running.daemon.cancel("a")
     wait_until(lambda: len(running.daemon.report("a").trials) > 0, "its record stays")
     running.submit("broken", objective="objective.py:broken")
+
+
+def test_studies_that_ended_and_were_deleted_leave_nothing_behind(start: Callable[[], Running], tmp_path: Path) -> None:
+    running = start()
+    running.run_and_delete("a")
+    before = _objects()
+    for name in ("b", "c", "d"):
+        running.run_and_delete(name)
+    wait_until(lambda: _objects() <= before, "no more objects are there than after the first study")
+    assert not list((tmp_path / "home/store/locks").iterdir())
+
+
+def _objects() -> Counter[str]:
+    """What trialfleet's classes are there of, by class, and how many threads."""
+    gc.collect()
+    classes = [str(type(thing)) for thing in gc.get_objects()]
+    return Counter([*(name for name in classes if "'trialfleet" in name), *threading.active_count() * ["thread"]])
 
 
 def test_objectives_elsewhere_are_refused_before_they_are_read(start: Callable[[], Running], tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The coordinator's store on a real disk: crashes, locks, and what Optuna sees of it."""
 
+import fcntl
 import io
 import json
 import os
@@ -15,8 +16,10 @@ import optuna
 import pytest
 
 from tests.support.simulated import SimulatedClock
+from trialfleet_coordinator.adapters.lmdb_layout import DATABASES, StudyTables
 from trialfleet_coordinator.adapters.lmdb_storage import LmdbStorage
 from trialfleet_coordinator.adapters.lmdb_store import OPTUNA_DIRECTIONS, OPTUNA_STATES, LmdbStudyStore
+from trialfleet_coordinator.adapters.study_lock import StudyLock
 from trialfleet_coordinator.commands import RecordDecision, RecordEvaluation, RecordRung, RecordTest, RecordTrial
 from trialfleet_coordinator.commands import TrialState as State
 from trialfleet_coordinator.ports import StudyDefinition
@@ -175,6 +178,42 @@ def test_lock_files_are_for_the_user_alone(tmp_path: Path, store: LmdbStudyStore
     (file,) = (tmp_path / "locks").iterdir()
     assert file.stat().st_mode & 0o777 == 0o600
     assert file.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_deleted_study_leaves_nothing_behind(tmp_path: Path, store: LmdbStudyStore) -> None:
+    store.open(DEFINITION)
+    first = result(0, 0, 0.5)
+    store.commit([trial(0), RecordEvaluation(first), RecordDecision(0, State.COMPLETE, 0.5, "")], elapsed=1.0)
+    store.commit([RecordTest(0, 0.5)], elapsed=2.0)
+    store.close()
+    other = LmdbStudyStore(tmp_path, clock=SimulatedClock())
+    other.delete("digits")
+    other.delete("never made")
+    other.close()
+    tables = StudyTables(tmp_path)
+    with tables.environment.read() as transaction:
+        rows = {name: transaction.stat(tables.environment.database(name))["entries"] for name in DATABASES}
+    tables.environment.close()
+    assert rows == dict.fromkeys(DATABASES, 0)
+    assert not list((tmp_path / "locks").iterdir())
+
+
+def test_a_lock_on_the_file_of_a_deleted_study_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever opens the file just before it goes with its study locks the next one's instead."""
+    lock_file = fcntl.flock
+    deleter = StudyLock(tmp_path, "digits")
+
+    def flock(file: int, operation: int) -> None:
+        if deleter.held:
+            deleter.remove_file()
+            deleter.release()
+        lock_file(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    second = StudyLock(tmp_path, "digits")
+    with pytest.raises(StudyLockedError):
+        StudyLock(tmp_path, "digits")
+    second.release()
 
 
 def test_optuna_sees_the_study(tmp_path: Path, store: LmdbStudyStore, clock: SimulatedClock) -> None:

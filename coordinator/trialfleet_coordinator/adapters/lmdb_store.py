@@ -128,6 +128,7 @@ class LmdbStudyStore:
         lock = StudyLock(self._path, name)
         try:
             self._tables.environment.write(lambda transaction: self._delete(transaction, name))
+            lock.remove_file()
         finally:
             lock.release()
 
