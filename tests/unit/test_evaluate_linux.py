@@ -1,7 +1,10 @@
 """What is read from the kernel, on files that look like the kernel's."""
 
 import os
+import platform
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -78,3 +81,35 @@ def test_the_kernels_kills_are_counted(proc: Path) -> None:
 )
 def test_a_status_is_told_in_words(status: int, words: str) -> None:
     assert linux.describe_status(status) == words
+
+
+#: Prints what malloc says of itself, after so many threads at a time have allocated.
+THREADS = """
+import ctypes, sys, threading
+from trialfleet_workers import linux
+if sys.argv[1] != "as many":
+    linux.limit_arenas(int(sys.argv[1]))
+libc = ctypes.CDLL(None)
+libc.malloc.restype = libc.fdopen.restype = ctypes.c_void_p
+together = threading.Barrier(8)
+def work():
+    together.wait()
+    libc.malloc(5000)
+    together.wait()
+threads = [threading.Thread(target=work) for _ in range(8)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+libc.malloc_info(0, ctypes.c_void_p(libc.fdopen(1, b"w")))
+libc.fflush(None)
+"""
+
+
+def arenas(most: str) -> int:
+    shown = subprocess.run([sys.executable, "-c", THREADS, most], check=True, capture_output=True, text=True).stdout
+    return shown.count("<heap nr=")
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="this C library has no arenas")
+def test_threads_share_arenas() -> None:
+    assert arenas("as many") > 2
+    assert arenas("2") == 2

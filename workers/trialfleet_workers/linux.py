@@ -12,6 +12,8 @@ from pathlib import Path
 
 _PROC = Path("/proc")
 _CGROUPS = Path("/sys/fs/cgroup")
+#: From <malloc.h>.
+_M_ARENA_MAX = -8
 #: From <linux/prctl.h>.
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -103,6 +105,15 @@ def return_freed_memory() -> None:
     """Give memory that malloc keeps for later back to the system, where the C library can (glibc)."""
     with contextlib.suppress(AttributeError):
         _libc.malloc_trim(0)
+
+
+def limit_arenas(most: int) -> None:
+    """Have malloc keep no more than so many arenas, where the C library has them (glibc's M_ARENA_MAX).
+
+    Else there are up to eight for each core, and where threads come and go all of them fill with what some thread freed.
+    """
+    with contextlib.suppress(AttributeError):
+        _libc.mallopt(_M_ARENA_MAX, most)
 
 
 def machine_memory(proc: Path = _PROC, cgroups: Path = _CGROUPS) -> int:
