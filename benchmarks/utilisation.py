@@ -1,6 +1,6 @@
-"""How busy the slots are: while there is work, at a study's start and end, per evaluation, and with a thousand slots.
+"""How busy the slots are: while there is work, at a study's start and end, per evaluation, and with ten thousand slots.
 
-    python benchmarks/utilisation.py [--quick]
+    python benchmarks/utilisation.py [--quick] [--part contest] [--part scaling]
 
 Evaluations keep a core busy for 0.1, 0.3 or 1 s in the mean (half to one and a half of it) or do nothing, one slot for
 each core. Every evaluation writes down when it began and ended, so all are measured alike, from outside: trialfleet
@@ -8,7 +8,7 @@ embedded through `optimize` and over RabbitMQ on a private node, with all it doe
 and what one would use instead. Each run is followed by the same of the other contestants, so other load on the machine
 hits all of them.
 
-The scaling is simulated: the real coordinator, whose CPU time is charged to the simulated clock of 1 to 1,000 slots.
+The scaling is simulated: the real coordinator, whose CPU time is charged to the simulated clock of 1 to 10,000 slots.
 """
 
 import argparse
@@ -35,9 +35,17 @@ QUICK_TRIALS = {0.1: 40}
 #: Evaluations that do nothing, of ours; the slower peers get fewer.
 NOTHING, PEERS_NOTHING, QUICK_NOTHING = 5_000, 500, 500
 REPEATS, QUICK_REPEATS = 3, 1
-#: Slots, and trials on them, of simulated evaluations of 1 s.
-SCALING = {1: 60, 10: 600, 100: 6_000, 1_000: 60_000}
-QUICK_SCALING = {1: 20, 100: 1_000}
+#: Simulated slots, mean seconds of their evaluations, and how many of these: a slot's share outweighs start and end.
+SCALING = [
+    (1, 1.0, 60),
+    (10, 1.0, 600),
+    (100, 1.0, 6_000),
+    (1_000, 1.0, 60_000),
+    (10_000, 1.0, 600_000),
+    (10_000, 3.0, 400_000),
+    (10_000, 10.0, 200_000),
+]
+QUICK_SCALING = [(1, 1.0, 20), (100, 1.0, 1_000)]
 #: Goals: busy / available slot-seconds while there is work; milliseconds per evaluation; the same with 1,000 slots.
 BUSY_GOAL, OVERHEAD_GOALS, SCALING_GOAL = 0.97, {"trialfleet, embedded": 1.0, "trialfleet, RabbitMQ": 2.0}, 0.95
 
@@ -90,16 +98,18 @@ def _print(name: str, seconds: float, runs: list[Figures]) -> None:
     print(f"{name:<22} {seconds:>4g} s  {text}", flush=True)
 
 
-def scale(slots: dict[int, int]) -> dict[int, dict[str, float]]:
-    """Simulated studies by the number of slots."""
-    measured = {}
-    for number, trials in slots.items():
+def scale(sizes: list[tuple[int, float, int]]) -> list[dict[str, float]]:
+    """Simulated studies."""
+    measured = []
+    for slots, seconds, trials in sizes:
         with tempfile.TemporaryDirectory(prefix="utilisation-") as folder:
-            scaling = simulate(Path(folder), slots=number, trials=trials, seconds=1.0)
-        measured[number] = {**scaling.figures._asdict(), "coordinator": scaling.milliseconds}
+            scaling = simulate(Path(folder), slots=slots, trials=trials, seconds=seconds)
+        run = {**scaling.figures._asdict(), "milliseconds": scaling.milliseconds, "core": scaling.core}
+        measured.append({"slots": slots, "seconds": seconds, "trials": trials, **run})
         print(
-            f"{number:>5} simulated slots  busy {scaling.figures.working:.1%}, start and end too "
-            f"{scaling.figures.whole:.1%}, coordinator's CPU {scaling.milliseconds:.2f} ms per evaluation",
+            f"{slots:>6} simulated slots {seconds:>4g} s  busy {scaling.figures.working:.1%}, start and end too "
+            f"{scaling.figures.whole:.1%}, coordinator's CPU {scaling.milliseconds:.2f} ms per evaluation, "
+            f"{scaling.core:.1%} of a core",
             flush=True,
         )
     return measured
@@ -109,9 +119,23 @@ def main() -> None:
     """Measure, print, keep."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="few evaluations, nothing kept")
-    quick = parser.parse_args().quick
+    parser.add_argument("--part", action="append", choices=("contest", "scaling"), help="default: both")
+    arguments = parser.parse_args()
+    quick, parts = arguments.quick, arguments.part or ["contest", "scaling"]
+    if "scaling" in parts:
+        save(
+            "utilisation_scaling",
+            settings={"goal": SCALING_GOAL},
+            results=scale(QUICK_SCALING if quick else SCALING),
+            quick=quick,
+        )
+    if "contest" in parts:
+        compare(quick=quick)
+
+
+def compare(*, quick: bool) -> None:
+    """Measure the contestants, print, keep."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    scaling = scale(QUICK_SCALING if quick else SCALING)
     amount = (QUICK_TRIALS, QUICK_NOTHING, QUICK_REPEATS) if quick else (TRIALS, NOTHING, REPEATS)
     measured = contest(*amount)
     contestants: dict[str, Any] = {
@@ -126,9 +150,9 @@ def main() -> None:
             "nothing": NOTHING,
             "peers_nothing": PEERS_NOTHING,
             "repeats": REPEATS,
-            "goals": {"busy": BUSY_GOAL, "overhead": OVERHEAD_GOALS, "scaling": SCALING_GOAL},
+            "goals": {"busy": BUSY_GOAL, "overhead": OVERHEAD_GOALS},
         },
-        results={"contestants": contestants, "scaling": scaling},
+        results={"contestants": contestants},
         quick=quick,
         packages=("trialfleet", "optuna", "joblib", "numpy"),
     )

@@ -29,6 +29,8 @@ class Scaling(NamedTuple):
     figures: Figures
     #: CPU milliseconds of the coordinator for each evaluation.
     milliseconds: float
+    #: Its CPU time over the study's: 1 when it does nothing but compute, and slots wait for it.
+    core: float
 
 
 def simulate(folder: Path, *, slots: int, trials: int, seconds: float) -> Scaling:
@@ -79,4 +81,8 @@ def simulate(folder: Path, *, slots: int, trials: int, seconds: float) -> Scalin
         cache.close()
         store.close()
     spans.sort(key=lambda span: span.start)
-    return Scaling(figures(spans, slots=slots, called=called, returned=returned), 1000 * clock.charged / len(spans))
+    return Scaling(
+        figures(spans, slots=slots, called=called, returned=returned),
+        milliseconds=1000 * clock.charged / len(spans),
+        core=clock.charged / (returned - called),
+    )
