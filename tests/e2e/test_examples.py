@@ -35,8 +35,8 @@ def test_an_example_runs(name: str, trials: int, good: float, tmp_path: Path) ->
 
     assert done.returncode == 0, done.stderr
     report = document(done.stdout)
-    assert len(report["trials"]) == trials
-    assert report["failed"] == 0
+    assert len(report["trials"]) == trials or report["ended"] == "patience", "which comes first is up to the machine"
+    assert report["undecided"] == report["failed"] == 0
     assert report["best_is_complete"]
     if report["direction"] == "maximize":
         assert report["best_value"] > good
