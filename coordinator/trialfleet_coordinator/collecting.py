@@ -4,6 +4,9 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+#: Objects made meanwhile from which on they are taken for old.
+MANY = 100_000
+
 
 @contextmanager
 def nothing_collected() -> Iterator[None]:
@@ -13,8 +16,10 @@ def nothing_collected() -> Iterator[None]:
     try:
         yield
     finally:
-        # What was made is there to stay: in the oldest generation at once, without being looked through for each younger one.
-        gc.freeze()
-        gc.unfreeze()
+        if gc.get_count()[0] > MANY:
+            # They are there to stay: in the oldest generation at once, without being looked through for each younger one. Of
+            # fewer it is not worth it, as the collector does not count what gets there so when it decides whether to look.
+            gc.freeze()
+            gc.unfreeze()
         if was_on:
             gc.enable()

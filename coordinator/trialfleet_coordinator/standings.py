@@ -218,6 +218,9 @@ class Standings:
         seconds = [
             result.wall_seconds
             for result in trial.results
-            if rungs[result.rung].fraction == fraction and result.outcome is Outcome.OK
+            # Not what came later, of more folds or of the test: a mark stays what it was when it was made.
+            if 0 <= result.fold < rungs[rung].folds
+            and rungs[result.rung].fraction == fraction
+            and result.outcome is Outcome.OK
         ]
         return Finished(rung, mean(seconds), self.score(mean(values)))

@@ -178,6 +178,14 @@ def test_a_resumed_study_leaves_out_the_same_rungs() -> None:
     assert resumed.standings.choice.left_out == bench.state.standings.choice.left_out == (0, 1)
 
 
+def test_what_later_folds_cost_changes_no_choice_when_a_study_is_resumed() -> None:
+    bench = Bench(Ladder((Rung(0.5, 1), Rung(1.0, 1), Rung(1.0, 3))), Budget(trials=30))
+    bench.seconds = lambda evaluation: 9000.0 if evaluation.fold else 1000.0 + 100.0 * evaluation.fraction
+    bench.answer_all(trial_number)
+    assert bench.state.standings.choice.left_out == (0,), "half of the rows costs as much as all, on the first fold"
+    assert bench.resumed().standings.choice.left_out == (0,)
+
+
 def test_without_adaptive_allocation_new_trials_come_before_promotions() -> None:
     order = []
     bench = Bench(THREE_RUNGS, Budget(trials=9), config=EfficiencyConfig(adaptive_trial_allocation=False))
