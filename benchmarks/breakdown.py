@@ -35,7 +35,7 @@ QUICK_TIMED = 3_000
 LOOP, ONCE = "the loop itself", "start and end"
 #: What is told apart, as (part, class or module, method); what is left of the loop's time is its own.
 PARTS: list[tuple[str, Any, str]] = [
-    (LOOP, driver._Session, "run"),  # noqa: SLF001  # the frame of all others
+    (LOOP, driver.Session, "run"),  # the frame of all others
     ("ask: the sampler draws", TpeSampler, "ask"),
     ("tell: the sampler learns", TpeSampler, "tell"),
     ("state machine", StudyState, "handle"),

@@ -109,11 +109,11 @@ def run_study(
         TrialfleetError: a port failed in a way that it could not mend. What was committed is safe.
     """
     with nothing_collected():
-        session = _Session(plan, record, outside)
+        session = Session(plan, record, outside)
     return session.run(on_progress, stop)
 
 
-class _Session:
+class Session:
     """One run of `run_study`."""
 
     def __init__(self, plan: StudyPlan, record: StudyRecord, outside: Outside) -> None:
@@ -150,6 +150,7 @@ class _Session:
         self._wanted: range | None = None
 
     def run(self, on_progress: Callable[[Progress], None], stop: Callable[[], str | None]) -> StudyReport:
+        """See `run_study`."""
         fleet = self._outside.fleet
         fleet.start(self._plan.spec)
         self._restart_clock()

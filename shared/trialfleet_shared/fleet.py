@@ -85,3 +85,46 @@ class Fleet(Protocol):
     def close(self) -> None:
         """Give up what is in flight and release everything. May be called twice."""
         ...
+
+
+class ForwardingFleet:
+    """Does what another fleet does, but for what a subclass does otherwise. Implements `Fleet`.
+
+    Args:
+        fleet: the other one.
+    """
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+
+    def start(self, spec: StudySpec) -> None:
+        """See `Fleet.start`."""
+        self._fleet.start(spec)
+
+    def slots(self) -> int:
+        """See `Fleet.slots`."""
+        return self._fleet.slots()
+
+    def submit(self, evaluations: Sequence[Evaluation]) -> None:
+        """See `Fleet.submit`."""
+        self._fleet.submit(evaluations)
+
+    def poll(self, timeout: float) -> tuple[list[EvaluationResult], list[LostEvaluation]]:
+        """See `Fleet.poll`."""
+        return self._fleet.poll(timeout)
+
+    def acknowledge(self) -> None:
+        """See `Fleet.acknowledge`."""
+        self._fleet.acknowledge()
+
+    def bury(self, poison: Poison) -> None:
+        """See `Fleet.bury`."""
+        self._fleet.bury(poison)
+
+    def report(self) -> FleetReport:
+        """See `Fleet.report`."""
+        return self._fleet.report()
+
+    def close(self) -> None:
+        """See `Fleet.close`."""
+        self._fleet.close()

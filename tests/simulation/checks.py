@@ -9,7 +9,7 @@ from simulation.plan import Plan
 from simulation.world import Violation
 from trialfleet_coordinator.budget import Ended
 from trialfleet_coordinator.commands import Command, TrialState
-from trialfleet_coordinator.driver import _Session
+from trialfleet_coordinator.driver import Session
 from trialfleet_coordinator.events import EvaluationFinished, Event
 from trialfleet_coordinator.ports import StudyRecord
 from trialfleet_coordinator.study import StudyState
@@ -27,7 +27,7 @@ _TRIED_AGAIN = (Outcome.REFUSED, Outcome.CRASH)
 class Inspector:
     """Watches one session of the coordinator."""
 
-    def __init__(self, plan: Plan, disk: Disk, session: _Session, *, thorough: bool) -> None:
+    def __init__(self, plan: Plan, disk: Disk, session: Session, *, thorough: bool) -> None:
         self._plan = plan
         self._disk = disk
         self._state = session._state

@@ -19,7 +19,7 @@ from trialfleet_coordinator import driver
 from trialfleet_coordinator.adapters.lmdb_store import LmdbStudyStore
 from trialfleet_coordinator.adapters.memory_store import MemoryStudies, MemoryStudyStore
 from trialfleet_coordinator.budget import Ended
-from trialfleet_coordinator.driver import Outside, StudyPlan, _Session
+from trialfleet_coordinator.driver import Outside, Session, StudyPlan
 from trialfleet_coordinator.ports import StudyDefinition, StudyStore
 from trialfleet_coordinator.remote_fleet import RemoteFleet
 from trialfleet_coordinator.study import StudyState
@@ -130,12 +130,12 @@ class Schedule:
         self._sessions += 1
         self._kill_now = self._stop = False
         store = SimulatedStore(self.world, self.disk, self._step)
-        session: _Session | None = None
+        session: Session | None = None
         try:
             record = store.open(self._definition)
             fleet = RemoteFleet(self._connect, address=ADDRESS, clock=self.world, grace=self.plan.fleet.grace)
             sampler = GridSampler(self.world, self.plan)
-            session = _Session(self._study, record, Outside(fleet, store, self._cache, sampler, self.world, lambda: 0))
+            session = Session(self._study, record, Outside(fleet, store, self._cache, sampler, self.world, lambda: 0))
             self._log(f"a coordinator starts: {len(record.trials)} trials are recorded")
             self._inspector = Inspector(self.plan, self.disk, session, thorough=self.plan.seed % 4 == 0)
             session.run(self._inspector.ticked, self._asked_to_stop)

@@ -12,7 +12,7 @@ import pytest
 from simulation.campaign import Failure, run_seed
 from trialfleet_coordinator.adapters.memory_store import MemoryStudyStore
 from trialfleet_coordinator.commands import Record, RecordEvaluation
-from trialfleet_coordinator.driver import _Session
+from trialfleet_coordinator.driver import Session
 from trialfleet_coordinator.leases import LeaseTable
 from trialfleet_coordinator.remote_fleet import Mailbox
 from trialfleet_coordinator.study import StudyState
@@ -23,13 +23,13 @@ ENOUGH = 600
 
 
 def acknowledging_before_committing(patch: pytest.MonkeyPatch) -> None:
-    carry_out = _Session._carry_out
+    carry_out = Session._carry_out
 
-    def early(self: _Session) -> None:
+    def early(self: Session) -> None:
         self._outside.fleet.acknowledge()
         carry_out(self)
 
-    patch.setattr(_Session, "_carry_out", early)
+    patch.setattr(Session, "_carry_out", early)
 
 
 def counting_a_duplicate(patch: pytest.MonkeyPatch) -> None:

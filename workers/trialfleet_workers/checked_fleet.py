@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from trialfleet_shared.errors import TrialfleetError
-from trialfleet_shared.fleet import Fleet, FleetReport, LostEvaluation, Poison
+from trialfleet_shared.fleet import Fleet, ForwardingFleet, LostEvaluation
 from trialfleet_shared.messages import Evaluation, EvaluationResult, StudySpec
 
 
@@ -58,8 +58,8 @@ class DataCheck:
         self._on_end()
 
 
-class CheckedFleet:
-    """Evaluates on a fleet, and gives no answer before the data are known to be whole. Implements `Fleet`.
+class CheckedFleet(ForwardingFleet):
+    """Evaluates on a fleet, and gives no answer before the data are known to be whole.
 
     Args:
         fleet: evaluates; one that loses nothing.
@@ -68,7 +68,7 @@ class CheckedFleet:
     """
 
     def __init__(self, fleet: WakingFleet, damage: Callable[[], str], again: Callable[[], Fleet]) -> None:
-        self._fleet: Fleet = fleet
+        super().__init__(fleet)
         self._again = again
         #: None once the data are known to be whole.
         self._check: DataCheck | None = DataCheck(damage, fleet.wake)
@@ -80,25 +80,21 @@ class CheckedFleet:
         """See `Fleet.start`."""
         self._spec = spec
         try:
-            self._fleet.start(spec)
+            super().start(spec)
         except TrialfleetError:
             if self._check is None or self._check.whole():
                 raise
             self._start_over()
 
-    def slots(self) -> int:
-        """See `Fleet.slots`."""
-        return self._fleet.slots()
-
     def submit(self, evaluations: Sequence[Evaluation]) -> None:
         """See `Fleet.submit`."""
-        self._fleet.submit(evaluations)
+        super().submit(evaluations)
         if self._check is not None:
             self._submitted += evaluations
 
     def poll(self, timeout: float) -> tuple[list[EvaluationResult], list[LostEvaluation]]:
         """See `Fleet.poll`; nothing comes in while the data are being compared."""
-        results, lost = self._fleet.poll(timeout)
+        results, lost = super().poll(timeout)
         if self._check is None:
             return results, lost
         self._kept_back += results
@@ -110,22 +106,6 @@ class CheckedFleet:
         self._check = None
         results, self._kept_back, self._submitted = self._kept_back, [], []
         return results, []
-
-    def acknowledge(self) -> None:
-        """See `Fleet.acknowledge`."""
-        self._fleet.acknowledge()
-
-    def bury(self, poison: Poison) -> None:
-        """See `Fleet.bury`."""
-        self._fleet.bury(poison)
-
-    def report(self) -> FleetReport:
-        """See `Fleet.report`."""
-        return self._fleet.report()
-
-    def close(self) -> None:
-        """See `Fleet.close`."""
-        self._fleet.close()
 
     def _start_over(self) -> None:
         """On data that are whole, with another fleet: the one there was has the damaged ones open."""
