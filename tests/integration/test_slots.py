@@ -446,6 +446,7 @@ def test_closing_does_not_wait_for_an_import(make_pool: MakePool, tmp_path: Path
 
 #: Says whether pandas is there before it asks for a frame.
 HAS_PANDAS = """
+'No frame is asked for in words.'
 import sys
 def objective(params, data=None):
     found = "pandas" in sys.modules
@@ -453,7 +454,14 @@ def objective(params, data=None):
 """
 
 
-@pytest.mark.parametrize(("asks", "expected"), [("", 0.0), (" if data is None else data.frame.size", 1.0)])
+@pytest.mark.parametrize(
+    ("asks", "expected"),
+    [
+        ("", 0.0),
+        (" if data is None else data.frame.size", 1.0),
+        (" if data is None else data.frame_valid.size", 1.0),
+    ],
+)
 def test_pandas_is_imported_once_where_frames_are_asked_for(
     asks: str, expected: float, make_pool: MakePool, tmp_path: Path
 ) -> None:

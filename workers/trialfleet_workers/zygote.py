@@ -10,6 +10,7 @@ import contextlib
 import gc
 import importlib
 import os
+import re
 import select
 import signal
 import socket
@@ -44,8 +45,9 @@ from trialfleet_workers.slot_process import OpenData, ignore_interrupts, run_slo
 _LOOK_SECONDS = 1.0
 #: Wait status of a slot that could not be forked: "exited with status 1".
 _NOT_FORKED = 1 << 8
-#: What code has to say to be given frames: `data.frame`, `data.frame_valid`.
-_FRAME = b"frame"
+#: What source says that asks for `data.frame` or `data.frame_valid`, and what a pickled function that does has in it.
+_FRAME_IN_SOURCE = re.compile(rb"[.\"'](frame|frame_valid)\b")
+_FRAME_IN_PICKLE = re.compile(rb"\x05frame\x94|\x0bframe_valid\x94")
 
 
 def run_zygote(control: socket.socket, parent: int, open_data: OpenData) -> None:
@@ -114,7 +116,9 @@ class _Zygote:
         else:
             function = load_function(name, Path(self._prepare.base), own=self._prepare.own)
         objective = Objective(function, name)
-        if objective.takes_data and (_FRAME in (pickled or b"") or _name_frames(set(sys.modules) - known)):
+        if objective.takes_data and (
+            _FRAME_IN_PICKLE.search(pickled or b"") or _ask_for_frames(set(sys.modules) - known)
+        ):
             importlib.import_module("pandas")
         if "numpy" in sys.modules:
             importlib.import_module("numpy.random")  # which slots seed
@@ -225,8 +229,8 @@ def _kill_group(pid: int) -> None:
         os.killpg(pid, signal.SIGKILL)
 
 
-def _name_frames(modules: Iterable[str]) -> bool:
-    """Whether the user's own modules among these say anything of frames.
+def _ask_for_frames(modules: Iterable[str]) -> bool:
+    """Whether the user's own modules among these ask for frames.
 
     Then pandas is imported once, here, and not in every slot. Where they do not, it is not needed, or the package that
     makes use of it has imported it; at worst each slot does so itself.
@@ -235,6 +239,6 @@ def _name_frames(modules: Iterable[str]) -> bool:
         file = getattr(sys.modules.get(name), "__file__", None)
         if file is not None and file.endswith(".py") and is_local(name):
             with contextlib.suppress(OSError):
-                if _FRAME in Path(file).read_bytes():
+                if _FRAME_IN_SOURCE.search(Path(file).read_bytes()):
                     return True
     return False
