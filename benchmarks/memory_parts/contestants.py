@@ -43,7 +43,7 @@ def note_time(params: dict[str, Any], data: Any) -> float:
     return float(data.X[0, 0] + data.X[-1, 0] + params["x"])
 
 
-def study(function: Callable[..., float], file: Path, trials: int) -> None:
+def study(function: Callable[..., float], file: Path, home: Path, trials: int) -> None:
     """A study on the table with four slots, whatever the number of cores."""
     import trialfleet  # noqa: PLC0415  # a contestant's imports are part of its memory
     from trialfleet import engine  # noqa: PLC0415  # see above
@@ -54,7 +54,7 @@ def study(function: Callable[..., float], file: Path, trials: int) -> None:
         {"x": {"type": "float", "min": 0, "max": 1}},
         n_trials=trials,
         config=EfficiencyConfig(enable_data_subsampling=False, enable_caching=False, max_workers=PROCESSES),
-        home=file.parent / "home",
+        home=home,
         data=str(file),
         target="y",
     )
@@ -63,7 +63,7 @@ def study(function: Callable[..., float], file: Path, trials: int) -> None:
 def trialfleet_study(file: Path, folder: Path) -> None:
     """Four slots of a study, on the data cache."""
     os.environ["MEMORY_FOLDER"] = str(folder)
-    study(objective, file, PROCESSES)
+    study(objective, file, file.parent / "home", PROCESSES)
 
 
 def trialfleet_first_trial(file: Path, folder: Path) -> None:
@@ -71,9 +71,32 @@ def trialfleet_first_trial(file: Path, folder: Path) -> None:
     os.environ["MEMORY_FOLDER"] = str(folder)
     for _ in range(6):
         started = time.time()
-        study(note_time, file, 1)
-        print(min(float(line) for line in (folder / "called").read_text().split()) - started)
-        (folder / "called").unlink()
+        study(note_time, file, file.parent / "home", 1)
+        print(_first_call(folder) - started)
+
+
+def trialfleet_after_import(file: Path, folder: Path) -> None:
+    """Print the seconds from the end of the table's import to the first call of the objective, in one study."""
+    from trialfleet_workers.adapters.lmdb_data import DataCache  # noqa: PLC0415  # see above
+
+    os.environ["MEMORY_FOLDER"] = str(folder)
+    bring_in, ends = DataCache.import_data, []
+
+    def noting(*arguments: Any, **named: Any) -> Any:
+        info = bring_in(*arguments, **named)
+        ends.append(time.time())
+        return info
+
+    DataCache.import_data = noting  # type: ignore[method-assign]  # no other way to see where the import ends
+    study(note_time, file, folder / "home", 1)
+    print(_first_call(folder) - ends[0])
+
+
+def _first_call(folder: Path) -> float:
+    called = folder / "called"
+    first = min(map(float, called.read_text().split()))
+    called.unlink()
+    return first
 
 
 def trialfleet_import(file: Path, _folder: Path) -> None:
