@@ -11,8 +11,8 @@ import math
 #: Work that each slot has ahead of it, in seconds: several times the way of a result to the coordinator and back.
 AHEAD_SECONDS = 0.1
 #: Each slot has at least so much work ahead, in seconds, also where that is more than one message carries, but no more than
-#: `MOST_BATCHES`: where evaluations take next to nothing the coordinator is what they wait for, and a tick costs it
-#: little more for a hundred results than for ten.
+#: `MOST_BATCHES`: where evaluations take next to nothing the way there and back is what they wait for. Of a no-op over RabbitMQ
+#: it makes a quarter more a second (`benchmarks/throughput.py`).
 QUICK_SECONDS = 0.01
 MOST_BATCHES = 4
 #: From this mean on, in seconds, the way back costs less than deciding on older results would: nothing is kept ahead.

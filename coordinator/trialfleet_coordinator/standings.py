@@ -2,7 +2,8 @@
 
 A table without IO. `StudyState` tells it what happened to a trial, and asks it what that means; it decides nothing by
 itself. It owns the scores on every rung (`promotion`), the choice of rungs (`rung_choice`) and the best trial, and gives
-the samplers' view of it all. A resumed study has the same standings, in whatever order its results came.
+the samplers' view of it all. A resumed study has the same standings, in whatever order its results came; only the ranks
+of which a rung's choice looks at the latest are then the latest by number.
 """
 
 from collections.abc import Iterable
