@@ -51,17 +51,23 @@ class Imported:
 
 
 @pytest.fixture(scope="module")
-def imported(tmp_path_factory: pytest.TempPathFactory) -> Imported:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Imported:
     return Imported(tmp_path_factory.mktemp("damage"))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
+def imported(shared: Imported) -> Imported:
+    """Whole, whatever the test before did to it."""
+    shared.restore()
+    return shared
+
+
+@pytest.fixture
 def rows(imported: Imported) -> pd.DataFrame:
     return imported.rows().copy()
 
 
 def test_what_is_whole_is_not_read_from_its_source_again(imported: Imported) -> None:
-    imported.restore()
     assert imported.again() == (imported.info, 0)
 
 
@@ -88,7 +94,6 @@ def test_a_flipped_byte_is_noticed_and_the_data_imported_again(
 def test_other_damage_is_noticed_too(
     imported: Imported, rows: pd.DataFrame, how: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    imported.restore()
     content = imported.contents[imported.file]
     match how:
         case "cut":
@@ -109,7 +114,6 @@ def test_other_damage_is_noticed_too(
 
 
 def test_what_is_imported_again_is_not_what_this_process_has_open(imported: Imported, rows: pd.DataFrame) -> None:
-    imported.restore()
     held = DataCache(imported.path).open(imported.info.digest)
     content = imported.contents[imported.file]
     with imported.file.open("r+b") as file:  # the page cache is what the process has mapped
@@ -120,7 +124,6 @@ def test_what_is_imported_again_is_not_what_this_process_has_open(imported: Impo
 
 
 def test_a_record_of_what_was_imported_is_believed_only_where_it_is_whole(imported: Imported) -> None:
-    imported.restore()
     cache = DataCache(imported.path)
     assert cache.recall(SPEC, base=imported.base) == imported.info
     (record,) = (imported.path / "sources").iterdir()
@@ -130,7 +133,6 @@ def test_a_record_of_what_was_imported_is_believed_only_where_it_is_whole(import
 
 @pytest.mark.parametrize("how", ["cut", "gone", "no sums"])
 def test_what_is_evidently_damaged_is_not_recalled(imported: Imported, how: str) -> None:
-    imported.restore()
     match how:
         case "cut":
             imported.file.write_bytes(imported.contents[imported.file][:-4096])
