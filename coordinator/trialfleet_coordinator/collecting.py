@@ -1,8 +1,10 @@
-"""Python's garbage collector, which has nothing to find where a whole study is read or rebuilt."""
+"""Python's garbage collector: it has nothing to find where a whole study is read or rebuilt, and comes late afterwards."""
 
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from trialfleet_shared.clock import Clock
 
 #: Objects made meanwhile from which on they are taken for old.
 MANY = 100_000
@@ -23,3 +25,28 @@ def nothing_collected() -> Iterator[None]:
             gc.unfreeze()
         if was_on:
             gc.enable()
+
+
+class RegularCollection:
+    """Collects all that is garbage now and then.
+
+    A connection to the broker leaves cycles behind, so each study that ended does. By itself the collector looks for old ones
+    only when a quarter as many objects as there are have grown old, which took a coordinator 280 studies; and what
+    `nothing_collected` made old does not count.
+
+    Args:
+        clock: tells when it is time.
+        seconds: between two collections.
+    """
+
+    def __init__(self, clock: Clock, seconds: float) -> None:
+        self._clock = clock
+        self._seconds = seconds
+        self._due_at = clock.monotonic() + seconds
+
+    def tick(self) -> None:
+        """Collect, if it is time; to be called more often than that."""
+        now = self._clock.monotonic()
+        if now >= self._due_at:
+            self._due_at = now + self._seconds
+            gc.collect()

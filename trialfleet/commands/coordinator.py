@@ -18,6 +18,7 @@ from trialfleet_coordinator.adapters.http.application import application
 from trialfleet_coordinator.adapters.http.server import ServerTls, served
 from trialfleet_coordinator.adapters.rabbit_workers import WorkerWatch
 from trialfleet_coordinator.adapters.roster_files import RosterFiles
+from trialfleet_coordinator.collecting import RegularCollection
 from trialfleet_coordinator.daemon import Daemon
 from trialfleet_shared.clock import SystemClock
 from trialfleet_shared.errors import ConfigurationError
@@ -29,6 +30,8 @@ from trialfleet_workers.allowance import Allowance
 _ARENAS = 2
 #: Seconds between two ticks of the daemon.
 _TICK_SECONDS = 0.1
+#: Seconds between two collections of garbage. One took 33 to 107 ms; without them a coordinator grew by 20 kB a study.
+_COLLECTION_SECONDS = 60.0
 
 _LOG = logging.getLogger("trialfleet.coordinator")
 
@@ -58,6 +61,7 @@ def _serve(fleet: CoordinatorSection, broker_url: str, home: Home, files: Coordi
     if fleet.tls_certificate is not None and fleet.tls_key is not None:
         tls = ServerTls(fleet.tls_certificate, fleet.tls_key, fleet.tls_client_ca)
     notifier = Notifier.from_environment(os.environ)
+    collection = RegularCollection(clock, _COLLECTION_SECONDS)
     pause = threading.Event()
     with (
         StopSignals(lambda name: _LOG.info("%s: studies leave off where they are", name)) as signals,
@@ -70,6 +74,7 @@ def _serve(fleet: CoordinatorSection, broker_url: str, home: Home, files: Coordi
             notifier.ready()
             while signals.cause() is None:
                 daemon.tick()
+                collection.tick()
                 notifier.alive()
                 pause.wait(_TICK_SECONDS)
         finally:
