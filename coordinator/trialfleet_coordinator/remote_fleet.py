@@ -32,8 +32,6 @@ from trialfleet_shared.messages import (
 
 #: Seconds that nobody may say that they hold an evaluation before it is lost; several heartbeats.
 GRACE_SECONDS = 15.0
-#: Seconds to wait at the start for the workers that are there to be heard.
-_FIRST_HEARTBEATS = 2.0
 #: Seconds that a report waits for fresh figures.
 _REPORT_SECONDS = 3.0
 
@@ -208,7 +206,7 @@ class RemoteFleet:
         self._closed = False
 
     def start(self, spec: StudySpec) -> None:
-        """Connect, and hear who is there.
+        """Connect. Who is there is heard of later: what is submitted before goes to the first worker that takes it.
 
         Raises:
             TrialfleetError: the link can not be made.
@@ -216,13 +214,9 @@ class RemoteFleet:
         """
         if self._closed:
             raise FleetError("the fleet is closed")
-        link = self._connect()
+        self._link = self._connect()
         self._spec = msgspec.structs.replace(spec, reply_to=self._address)
         self._started = self._clock.monotonic()
-        self._link = link
-        end = self._started + _FIRST_HEARTBEATS
-        while not self.slots() and self._clock.monotonic() < end:
-            self._take_in(end - self._clock.monotonic())
 
     def slots(self) -> int:
         """Slots of the workers that were heard of lately."""
@@ -237,7 +231,7 @@ class RemoteFleet:
         link.publish(EvaluationBatch(spec, tuple(evaluations)))
 
     def poll(self, timeout: float) -> tuple[list[EvaluationResult], list[LostEvaluation]]:
-        """What came in, waiting up to `timeout` seconds for the first.
+        """What came in, waiting up to `timeout` seconds for the first, or until slots come or go.
 
         Raises:
             TrialfleetError: the link failed in a way that it can not mend.
@@ -245,8 +239,9 @@ class RemoteFleet:
         """
         self._running()
         end = self._clock.monotonic() + timeout
+        slots = self.slots()
         self._take_in(0.0)
-        while not self._results and not self._lost:
+        while not self._results and not self._lost and self.slots() == slots:
             left = end - self._clock.monotonic()
             if left <= 0:
                 break

@@ -19,7 +19,7 @@ from support.workers import poll_until, purge
 from trialfleet.rabbitmq_node import free_ports
 from trialfleet_coordinator.adapters.prometheus import FleetMetrics
 from trialfleet_coordinator.adapters.rabbit_fleet import RabbitFleet
-from trialfleet_shared.adapters.rabbit import EVALUATE, EVALUATIONS, results_queue
+from trialfleet_shared.adapters.rabbit import EVALUATE, EVALUATIONS, connect, results_queue
 from trialfleet_shared.clock import SystemClock
 from trialfleet_shared.codec import encode
 from trialfleet_shared.messages import EvaluationResult, ResultBatch
@@ -44,6 +44,9 @@ def test_a_coordinator_tells_of_them(rabbitmq: str, channel: pika.adapters.block
         try:
             fleet.start(make_spec("objectives.py:double"))
             if session == 0:
+                broker = connect(rabbitmq, patience=60.0)
+                broker.ensure_again(results_queue(address))  # as the fleet does, at its own pace
+                broker.drop_connection()
                 fleet.submit([make_evaluation(0)])  # so that its queue is kept for the next session
                 channel.basic_publish("", results_queue(address), b"what is this?")
                 channel.basic_publish("", results_queue(address), encode(ResultBatch("suite", (a_result(7),))))

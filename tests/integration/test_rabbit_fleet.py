@@ -158,6 +158,7 @@ def test_what_nobody_can_read_goes_to_the_dead_letters(
     workers.start()
     coordinator = connect(address="unreadable")
     coordinator.fleet.start(make_spec("objectives.py:double"))
+    coordinator.await_slots(2)
     channel.queue_purge(DEAD)
     for queue, body in [
         (results_queue("unreadable"), b"\xff"),

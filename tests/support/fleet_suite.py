@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from support.waiting import wait_until
 from trialfleet_shared.errors import TrialfleetError
 from trialfleet_shared.fleet import Fleet
 from trialfleet_shared.messages import Evaluation, EvaluationResult, Outcome, StudySpec
@@ -134,6 +135,7 @@ class FleetSuite:
 
     def test_polling_does_not_wait_longer_than_told(self, fleet: Fleet) -> None:
         fleet.start(make_spec("objectives.py:misbehave"))
+        wait_until(lambda: fleet.poll(0.1) == ([], []) and fleet.slots() == 2, "its slots are known")
         fleet.submit([make_evaluation(0, what="sleep", seconds=3.0)])
         began = time.monotonic()
         assert fleet.poll(0.1) == ([], [])
@@ -142,7 +144,7 @@ class FleetSuite:
     def test_slots_are_counted(self, fleet: Fleet) -> None:
         fleet.start(make_spec("objectives.py:double"))
         assert answers(fleet, [make_evaluation(0, x=1.0)])[0].value == 2.0
-        assert fleet.slots() == 2
+        wait_until(lambda: fleet.poll(0.1) == ([], []) and fleet.slots() == 2, "its slots are known")
 
     def test_the_report_is_measured(self, fleet: Fleet) -> None:
         fleet.start(make_spec("objectives.py:misbehave"))

@@ -85,6 +85,20 @@ def answer(outcome: Outcome = Outcome.OK, *, attempt: int = 0, study: str = "s")
     return ResultBatch(study, (EvaluationResult(0, 0, 0, attempt, outcome, value, worker="w"),))
 
 
+def test_nobody_need_have_been_heard_of_for_work_to_be_published() -> None:
+    clock = SimulatedClock()
+    link = ToldLink(clock)
+    heartbeats, link.incoming = link.incoming, []
+    fleet = RemoteFleet(lambda: link, address="here", clock=clock, grace=GRACE)
+    begun = clock.now
+    fleet.start(SPEC)
+    fleet.submit([Evaluation(0, 0, 0, 1.0, {}, 0)])
+    assert (clock.now, fleet.slots(), len(link.published)) == (begun, 0, 1)
+    link.incoming = heartbeats
+    assert fleet.poll(1.0) == ([], [])
+    assert (clock.now, fleet.slots()) == (begun, 2), "it ends when there are slots"
+
+
 def test_results_are_acknowledged_once_they_were_polled(bench: Bench) -> None:
     bench.link.incoming.append((answer(), Delivery(1, 7)))
     bench.fleet.acknowledge()

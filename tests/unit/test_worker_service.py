@@ -1,11 +1,13 @@
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
+import msgspec
 import pytest
 from support.simulated import SimulatedClock
 
 from trialfleet_shared.messages import (
     SCHEMA_VERSION,
+    DataSpec,
     Evaluation,
     EvaluationBatch,
     EvaluationResult,
@@ -30,6 +32,7 @@ class FakePool:
         self._running: list[tuple[float, StudySpec, Evaluation]] = []
         self._queue: list[tuple[StudySpec, Evaluation]] = []
         self.started: list[int] = []
+        self.preloaded: list[str] = []
         #: Called at each poll: what happens meanwhile in other threads.
         self.meanwhile: Callable[[], None] = lambda: None
 
@@ -50,6 +53,9 @@ class FakePool:
 
     def wake(self) -> None:
         pass
+
+    def preload(self, spec: StudySpec) -> None:
+        self.preloaded.append(spec.study)
 
     def submit(self, spec: StudySpec, evaluation: Evaluation) -> None:
         self._queue.append((spec, evaluation))
@@ -259,6 +265,31 @@ def test_a_worker_says_soon_that_it_has_nothing_to_do_any_more() -> None:
     worker.run((3.0, worker.service.drain))
     heard = next(time for time, held in times if not held)
     assert 1.3 <= heard < 1.3 + IDLE_HEARTBEAT_SECONDS + 0.1, "not only at the next full second"
+
+
+def test_a_worker_announces_itself_to_a_coordinator_that_it_did_not_know(worker: Worker) -> None:
+    worker.run(
+        (2.5, lambda: worker.service.begin(worker.service.take(batch(0)))),
+        (2.5, lambda: worker.service.begin(worker.service.take(batch(1)))),
+        (3.0, lambda: worker.service.begin(worker.service.take(batch(2)))),
+        (3.2, worker.service.abort),
+    )
+    heard = [len(beat.held) for beat in worker.sink.heartbeats]
+    assert heard == [0, 0, 0, 2, 0], "every second, when the first of its batches came, and as the last word"
+    assert worker.pool.preloaded == []
+
+
+def test_an_objective_is_imported_while_the_data_are_brought_in(worker: Worker) -> None:
+    spec = msgspec.structs.replace(SPEC, data=DataSpec(source="rows.csv"), data_digest="d" * 32)
+    ticket = worker.service.take(batch(0, spec=spec))
+    seen: list[tuple[list[str], list[int]]] = []
+    worker.run(
+        (0.5, lambda: seen.append((list(worker.pool.preloaded), list(worker.pool.started)))),
+        (0.6, lambda: worker.service.begin(ticket)),
+        (2.0, worker.service.drain),
+    )
+    assert seen == [(["s"], [])]
+    assert worker.answered() == [0]
 
 
 def test_draining_finishes_what_runs_and_hands_back_the_rest(worker: Worker) -> None:

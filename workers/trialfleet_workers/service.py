@@ -11,10 +11,12 @@ what runs is finished) -> gone; `abort` hands back what runs as well.
 import queue
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import NamedTuple, Protocol
 
 from trialfleet_shared.clock import Clock
+from trialfleet_shared.errors import TrialfleetError
 from trialfleet_shared.messages import (
     SCHEMA_VERSION,
     Evaluation,
@@ -27,6 +29,7 @@ from trialfleet_shared.messages import (
     StudySpec,
 )
 from trialfleet_workers.evaluate import failed
+from trialfleet_workers.pool_parts import LatestStudies
 from trialfleet_workers.telemetry import NO_TELEMETRY, MeteredPool, PoolFigures, WorkerTelemetry
 
 #: Seconds between two heartbeats.
@@ -46,6 +49,10 @@ RETRY_SECONDS = 1.0
 
 class Pool(MeteredPool, Protocol):
     """The slots; see `trialfleet_workers.slots.SlotPool`."""
+
+    def preload(self, spec: StudySpec) -> None:
+        """Begin to import the study's objective. Raises TrialfleetError when that can not be."""
+        ...
 
     def submit(self, spec: StudySpec, evaluation: Evaluation) -> None:
         """Queue an evaluation."""
@@ -159,6 +166,7 @@ class WorkerService:
         self._stopped_taking = False
         #: Evaluations that are held, each with the tickets of the batches it came in: copies wait for the one answer.
         self._held: dict[_Held, list[Ticket]] = {}
+        self._known = LatestStudies()
         self._outbox: dict[StudySpec, list[EvaluationResult]] = {}
         #: When the gathered results are sent at the latest; None: there are none.
         self._send_at: float | None = None
@@ -254,6 +262,14 @@ class WorkerService:
             self._inbox.get_nowait()()
 
     def _hold(self, ticket: Ticket) -> None:
+        spec = ticket.batch.spec
+        if spec not in self._known:
+            # Its coordinator has just come, perhaps, and does not know yet who is there.
+            self._heartbeat_due = self._clock.monotonic()
+            if spec.data is not None and not self._stopped_taking:
+                with suppress(TrialfleetError):  # it comes again when an evaluation is submitted
+                    self._pool.preload(spec)  # while the data are brought in
+        self._known.add(spec)
         for evaluation in ticket.batch.evaluations:
             self._held.setdefault(_Held.of(ticket.batch.spec, evaluation), []).append(ticket)
 

@@ -11,6 +11,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 from trialfleet_coordinator.adapters.rabbit_workers import hear_heartbeats
@@ -72,9 +73,7 @@ class RabbitFleet(RemoteFleet):
         telemetry: Telemetry = NO_TELEMETRY,
     ) -> None:
         def link() -> _Link:
-            broker = connect(url, patience=patience)
-            broker.drop_connection()  # the link's thread makes its own
-            made = _Link(broker, redact(url), address, clock, outage, telemetry)
+            made = _Link(lambda: connect(url, patience=patience), redact(url), address, clock, outage, telemetry)
             made.start()
             return made
 
@@ -85,7 +84,7 @@ class _Link:
     """The connection, in a thread of its own.
 
     Args:
-        broker: connects the thread.
+        connect: connects the thread for the first time.
         where: the broker's URL without its password.
         address: as of `RabbitFleet`.
         clock: measures outages.
@@ -94,15 +93,22 @@ class _Link:
     """
 
     def __init__(
-        self, broker: FleetBroker, where: str, address: str, clock: Clock, outage: float, telemetry: Telemetry
+        self,
+        connect: Callable[[], FleetBroker],
+        where: str,
+        address: str,
+        clock: Clock,
+        outage: float,
+        telemetry: Telemetry,
     ) -> None:
-        self._broker = broker
+        self._connect = connect
         self._where = where
         self._queue = results_queue(address)
         self._clock = clock
         self._outage = outage
         self._telemetry = telemetry
         self._mailbox = Mailbox()
+        self._connected: Future[None] = Future()
         self._lock = threading.Condition()
         # All of these belong to the lock.
         self._wake: Callable[[], None] | None = None
@@ -115,8 +121,14 @@ class _Link:
         self._thread = threading.Thread(target=self._run, name="trialfleet-link", daemon=True)
 
     def start(self) -> None:
-        """Start the thread."""
+        """Start the thread; returns once it is connected. Raises as `connect` does."""
         self._thread.start()
+        try:
+            self._connected.result()
+        except BaseException:
+            with self._lock:
+                self._stopping = True
+            raise
 
     def publish(self, batch: EvaluationBatch) -> None:
         """See `Link.publish`."""
@@ -161,6 +173,12 @@ class _Link:
     # In the thread.
 
     def _run(self) -> None:
+        try:
+            self._broker = self._connect()
+        except Exception as error:  # noqa: BLE001  # for who waits for the connection
+            self._connected.set_exception(error)
+            return
+        self._connected.set_result(None)
         lost_at: float | None = None
         while not self._stopping:
             before = self._connections
