@@ -18,7 +18,7 @@ from trialfleet_coordinator.adapters.lmdb_store import LmdbStudyStore
 from trialfleet_coordinator.budget import Budget
 from trialfleet_coordinator.capped_fleet import CappedFleet
 from trialfleet_coordinator.collecting import nothing_collected
-from trialfleet_coordinator.commands import TrialState
+from trialfleet_coordinator.commands import RecordTerms, TrialState
 from trialfleet_coordinator.driver import Outside, StudyPlan, run_study
 from trialfleet_coordinator.events import TimePassed
 from trialfleet_coordinator.ports import Sampler, StudyDefinition, StudyRecord
@@ -107,14 +107,7 @@ class OpenStudy:
         if not all(trial.state.decided for trial in self.record.trials):
             return None  # without the cost of a state, which `run` needs again
         with nothing_collected():
-            state = StudyState(
-                ladder=self.plan.definition.ladder,
-                maximize=self.plan.definition.direction == "maximize",
-                config=self.plan.config,
-                budget=self.plan.budget,
-                has_test=self.plan.has_test,
-                record=self.record,
-            )
+            state = _state_of(self.record, self.plan.config, self.plan.budget, has_test=self.plan.has_test)
         state.handle(TimePassed(self.record.elapsed))
         if not state.finished:
             return None
@@ -246,7 +239,10 @@ def recorded_report(home: Home, name: str) -> tuple[StudyReport, CacheFigures]:
     """The report of a study as it is recorded, be it running or not."""
     with open_store(home) as store:
         record = load_record(store, name)
-    report = build_report(_recorded_state(record), study=name, elapsed_seconds=record.elapsed)
+    state = _recorded_state(record)
+    if all(trial.state.decided for trial in record.trials):
+        state.handle(TimePassed(record.elapsed))  # which may have ended it
+    report = build_report(state, study=name, elapsed_seconds=record.elapsed)
     return report, cache_figures_of(report)
 
 
@@ -299,12 +295,18 @@ def open_store(home: Home) -> Iterator[LmdbStudyStore]:
 
 
 def _recorded_state(record: StudyRecord) -> StudyState:
+    """The state of a study that is only looked at."""
+    terms = record.terms or RecordTerms(EfficiencyConfig(), Budget())
+    return _state_of(record, terms.config, terms.budget, has_test=False)
+
+
+def _state_of(record: StudyRecord, config: EfficiencyConfig, budget: Budget, *, has_test: bool) -> StudyState:
     return StudyState(
         ladder=record.definition.ladder,
         maximize=record.definition.direction == "maximize",
-        config=EfficiencyConfig(),
-        budget=Budget(),
-        has_test=False,
+        config=config,
+        budget=budget,
+        has_test=has_test,
         record=record,
     )
 

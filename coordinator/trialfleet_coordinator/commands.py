@@ -3,8 +3,12 @@
 from enum import StrEnum
 from typing import NamedTuple
 
+import msgspec
+
 from trialfleet_coordinator.attempts import FailedAttempt
+from trialfleet_coordinator.budget import Budget
 from trialfleet_shared.messages import Evaluation, EvaluationResult
+from trialfleet_shared.settings import EfficiencyConfig
 from trialfleet_shared.space import Distribution, Params
 
 
@@ -62,8 +66,15 @@ class RecordTest(NamedTuple):
     value: float
 
 
+class RecordTerms(msgspec.Struct, frozen=True):
+    """What the study is run by from now on; another session may come with other terms."""
+
+    config: EfficiencyConfig
+    budget: Budget
+
+
 #: What the store writes.
-Record = RecordTrial | RecordEvaluation | RecordRung | RecordDecision | RecordTest
+Record = RecordTrial | RecordEvaluation | RecordRung | RecordDecision | RecordTest | RecordTerms
 
 
 class Observation(NamedTuple):

@@ -29,6 +29,7 @@ from trialfleet_coordinator.commands import (
     RecordDecision,
     RecordEvaluation,
     RecordRung,
+    RecordTerms,
     RecordTest,
     RecordTrial,
     StartEvaluations,
@@ -142,7 +143,8 @@ class Session:
         #: The cache's keys of evaluations that this session published.
         self._keys: dict[EvaluationKey, bytes] = {}
         # The tick's yield, in the order of the module's docstring.
-        self._records: list[Record] = []
+        terms = RecordTerms(plan.config, plan.budget)
+        self._records: list[Record] = [] if record.terms == terms else [terms]
         self._entries: dict[bytes, CachedResult] = {}
         self._misses: list[Evaluation] = []
         self._given_up: list[GiveUp] = []

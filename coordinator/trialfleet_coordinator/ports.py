@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import msgspec
 
 from trialfleet_coordinator.commands import Observation as Observation
-from trialfleet_coordinator.commands import Record, TrialState
+from trialfleet_coordinator.commands import Record, RecordTerms, TrialState
 from trialfleet_coordinator.events import Draw
 from trialfleet_shared.clock import Clock as Clock
 from trialfleet_shared.ladder import Ladder
@@ -65,6 +65,8 @@ class StudyRecord(msgspec.Struct):
     elapsed: float
     #: The best trial's score on the test part, as (trial, value).
     test: tuple[int, float] | None
+    #: What it was last run by; None: it was not run yet, or by a version that did not record it or recorded it otherwise.
+    terms: RecordTerms | None = None
 
 
 class StudyStore(Protocol):

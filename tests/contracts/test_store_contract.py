@@ -8,11 +8,13 @@ import pytest
 from tests.support.simulated import SimulatedClock
 from trialfleet_coordinator.adapters.lmdb_store import LmdbStudyStore
 from trialfleet_coordinator.adapters.memory_store import MemoryStudies, MemoryStudyStore
+from trialfleet_coordinator.budget import Budget
 from trialfleet_coordinator.commands import (
     Record,
     RecordDecision,
     RecordEvaluation,
     RecordRung,
+    RecordTerms,
     RecordTest,
     RecordTrial,
     TrialState,
@@ -21,6 +23,7 @@ from trialfleet_coordinator.ports import StudyDefinition, StudyRecord, StudyStor
 from trialfleet_shared.errors import StoreError, StudyChangedError, StudyLockedError
 from trialfleet_shared.ladder import Ladder, Rung
 from trialfleet_shared.messages import TEST_FOLD, EvaluationResult, Outcome
+from trialfleet_shared.settings import EfficiencyConfig
 from trialfleet_shared.space import Categorical, Distribution, Float, Int, Params
 
 #: Opens another store on the same studies.
@@ -150,6 +153,20 @@ class StoreContract:
             4.5,
             (0, 0.55),
         )
+
+    def test_the_terms_of_the_last_session_are_kept(
+        self, store: StudyStore, reopened: Callable[[], StudyRecord]
+    ) -> None:
+        ladder = (Rung(0.25, 1), Rung(1.0, 3))
+        first = RecordTerms(EfficiencyConfig(ladder=ladder, max_workers=3), Budget(seconds=60))
+        last = RecordTerms(EfficiencyConfig.fast(), Budget(trials=100, patience=7, target=0.9))
+        store.open(definition())
+        for terms in (first, last):
+            store.commit([terms], elapsed=1.0)
+            record = store.load("digits")
+            assert record is not None
+            assert record.terms == terms
+        assert reopened().terms == last
 
     def test_params_keep_their_types(self, store: StudyStore, reopened: Callable[[], StudyRecord]) -> None:
         store.open(definition())

@@ -288,10 +288,26 @@ def test_reports_and_the_list_of_studies(tmp_path: Path, home: Path) -> None:
     as_json = document(trialfleet(["report", "parabola", "--json"], home).stdout)
 
     assert listed.stdout.splitlines()[1].split()[:6] == ["parabola", "minimize", "12", "12", "0", "0"]
-    assert "parabola: what is recorded of it so far: 12 trials, all decided" in told.stdout
+    assert "parabola: all 12 trials of the budget are decided" in told.stdout
     assert "Best params" in told.stdout
     assert as_json["trials"] == ran["trials"]
     assert document(trialfleet(["studies", "--json"], home).stdout)[0]["best_value"] == ran["best_value"]
+
+
+def test_a_recorded_study_is_reported_as_it_was_when_it_ended(tmp_path: Path, home: Path) -> None:
+    study = write_study(tmp_path / "study", trials=60)
+    ran = document(trialfleet(["run", study, "--json", "--set", "study.patience=5"], home).stdout)
+
+    told = document(trialfleet(["report", "parabola", "--json"], home).stdout)
+
+    assert ran["ended"] == "patience"
+    assert ran["efficiency_metrics"]["saved_cpu_seconds"]["stopping"] > 0
+    for report in (ran, told):
+        metrics = report["efficiency_metrics"]
+        del report["cache_stats"], metrics["parallel_efficiency"], metrics["memory_usage_mb"]  # a session's, of itself
+        for timed in ("total_time_seconds", "avg_trial_time_seconds", "speedup_factor"):  # the record's ends with a commit
+            del metrics[timed]
+    assert told == ran
 
 
 def is_alive(pid: int) -> bool:

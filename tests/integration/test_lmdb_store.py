@@ -11,21 +11,31 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
 
 from tests.support.simulated import SimulatedClock
-from trialfleet_coordinator.adapters.lmdb_layout import DATABASES, StudyTables
+from trialfleet_coordinator.adapters.lmdb_layout import DATABASES, SYSTEM, StudyTables
 from trialfleet_coordinator.adapters.lmdb_storage import LmdbStorage
-from trialfleet_coordinator.adapters.lmdb_store import OPTUNA_DIRECTIONS, OPTUNA_STATES, LmdbStudyStore
+from trialfleet_coordinator.adapters.lmdb_store import OPTUNA_DIRECTIONS, OPTUNA_STATES, TERMS_ATTR, LmdbStudyStore
 from trialfleet_coordinator.adapters.study_lock import StudyLock
-from trialfleet_coordinator.commands import RecordDecision, RecordEvaluation, RecordRung, RecordTest, RecordTrial
+from trialfleet_coordinator.budget import Budget
+from trialfleet_coordinator.commands import (
+    RecordDecision,
+    RecordEvaluation,
+    RecordRung,
+    RecordTerms,
+    RecordTest,
+    RecordTrial,
+)
 from trialfleet_coordinator.commands import TrialState as State
 from trialfleet_coordinator.ports import StudyDefinition
 from trialfleet_shared.errors import StoreError, StudyLockedError
 from trialfleet_shared.ladder import Ladder, Rung
 from trialfleet_shared.messages import EvaluationResult, Outcome
+from trialfleet_shared.settings import EfficiencyConfig
 from trialfleet_shared.space import Categorical, Float, Int
 
 DEFINITION = StudyDefinition(
@@ -214,6 +224,20 @@ def test_a_lock_on_the_file_of_a_deleted_study_is_none(tmp_path: Path, monkeypat
     with pytest.raises(StudyLockedError):
         StudyLock(tmp_path, "digits")
     second.release()
+
+
+@pytest.mark.parametrize("terms", [{"config": {"unheard_of": 1}, "budget": {}}, {"config": {}}, []])
+def test_terms_of_another_version_do_not_keep_a_study_from_being_read(
+    tmp_path: Path, store: LmdbStudyStore, terms: Any
+) -> None:
+    store.open(DEFINITION)
+    store.commit([trial(0), RecordTerms(EfficiencyConfig(), Budget(trials=1))], elapsed=1.0)
+    tables = StudyTables(tmp_path)
+    tables.environment.write(lambda transaction: tables.set_attr(transaction, 0, SYSTEM, TERMS_ATTR, terms))
+    tables.environment.close()
+    record = store.load("digits")
+    assert record is not None
+    assert (len(record.trials), record.terms) == (1, None)
 
 
 def test_optuna_sees_the_study(tmp_path: Path, store: LmdbStudyStore, clock: SimulatedClock) -> None:

@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 from tests.support.simulated import SimulatedClock
 from trialfleet_coordinator.adapters.lmdb_store import LmdbStudyStore
 from trialfleet_coordinator.adapters.memory_store import MemoryStudyStore
+from trialfleet_coordinator.budget import Budget
 from trialfleet_coordinator.commands import (
     Record,
     RecordDecision,
     RecordEvaluation,
     RecordRung,
+    RecordTerms,
     RecordTest,
     RecordTrial,
     TrialState,
@@ -23,6 +25,7 @@ from trialfleet_coordinator.ports import StudyDefinition, StudyStore
 from trialfleet_shared.errors import StoreError
 from trialfleet_shared.ladder import Ladder, Rung
 from trialfleet_shared.messages import ERROR_CHARACTERS, EvaluationResult, Outcome
+from trialfleet_shared.settings import EfficiencyConfig
 from trialfleet_shared.space import Categorical, Distribution, Float, Int, Params
 
 DEFINITION = StudyDefinition("s", "minimize", {}, "m:f", "ab", "", Ladder((Rung(1.0, 1),)), 0)
@@ -86,6 +89,7 @@ RECORDS: st.SearchStrategy[Record] = st.one_of(
     st.builds(RecordRung, NUMBERS, st.integers(0, 3), VALUES),
     st.builds(RecordDecision, NUMBERS, st.sampled_from(TrialState), st.none() | VALUES, st.text()),
     st.builds(RecordTest, NUMBERS, VALUES),
+    st.builds(RecordTerms, st.just(EfficiencyConfig()), st.builds(Budget, trials=NUMBERS, target=st.none() | VALUES)),
 )
 
 

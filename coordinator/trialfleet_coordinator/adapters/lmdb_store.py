@@ -29,6 +29,7 @@ from trialfleet_coordinator.commands import (
     RecordDecision,
     RecordEvaluation,
     RecordRung,
+    RecordTerms,
     RecordTest,
     RecordTrial,
     TrialState,
@@ -40,8 +41,9 @@ from trialfleet_shared.errors import StoreError, StudyChangedError
 from trialfleet_shared.messages import EvaluationResult
 from trialfleet_shared.space import Categorical
 
-#: Attributes as Optuna's users see them: the study's definition (system), its score on the test part (user) …
+#: Attributes as Optuna's users see them: the study's definition and terms (system), its score on the test part (user) …
 DEFINITION_ATTR = "trialfleet:definition"
+TERMS_ATTR = "trialfleet:terms"
 TEST_ATTR = "trialfleet:test"
 #: … and a trial's reason (user). "rung", "evaluations" and "cached" stand beside it.
 REASON_ATTR = "trialfleet:reason"
@@ -187,6 +189,13 @@ class LmdbStudyStore:
         value = self._tables.attr(transaction, study, SYSTEM, DEFINITION_ATTR)
         return None if value is None else msgspec.convert(value, StudyDefinition)
 
+    def _terms(self, transaction: Transaction, study: int) -> RecordTerms | None:
+        value = self._tables.attr(transaction, study, SYSTEM, TERMS_ATTR)
+        try:
+            return None if value is None else msgspec.convert(value, RecordTerms)
+        except msgspec.ValidationError:  # of a version with other settings; the study itself does not depend on them
+            return None
+
     def _record(self, transaction: Transaction, study: int, name: str) -> StudyRecord:
         definition = self._definition(transaction, study)
         if definition is None:
@@ -210,6 +219,7 @@ class LmdbStudyStore:
             trials=trials,
             elapsed=progress.elapsed,
             test=None if test is None else (test["trial"], test["value"]),
+            terms=self._terms(transaction, study),
         )
 
     def _check(self, name: str, progress: ProgressRow, *, trials: int, results: int, tested: bool) -> None:
@@ -264,6 +274,9 @@ class _Commit:
                 test = {"trial": number, "value": value}
                 self._tables.set_attr(self._transaction, self._study, USER, TEST_ATTR, test)
                 self._progress.tested = True
+            case RecordTerms():
+                value = msgspec.to_builtins(record)
+                self._tables.set_attr(self._transaction, self._study, SYSTEM, TERMS_ATTR, value)
 
     def finish(self, elapsed: float) -> None:
         """Write what was taken in."""

@@ -9,6 +9,7 @@ from trialfleet_coordinator.commands import (
     RecordDecision,
     RecordEvaluation,
     RecordRung,
+    RecordTerms,
     RecordTest,
     RecordTrial,
     TrialState,
@@ -66,7 +67,7 @@ class MemoryStudyStore:
         if self._open is None:
             raise StoreError("no study is open in this process")
         study = self._disk.studies[self._open]
-        changed = StudyRecord(study.definition, list(study.trials), elapsed, study.test)
+        changed = msgspec.structs.replace(study, trials=list(study.trials), elapsed=elapsed)
         for record in records:
             _write(changed, record)
         self._disk.studies[self._open] = changed
@@ -106,15 +107,22 @@ def _write(study: StudyRecord, record: Record) -> None:
                 study.trials[result.trial] = msgspec.structs.replace(trial, results=[*trial.results, result])
         case RecordRung(number):
             _undecided(study, number)
-        case RecordDecision(number, state, value, reason):
-            trial = _undecided(study, number)
-            if not state.decided or (state is TrialState.COMPLETE and value is None):
-                raise StoreError(f"trial {number} can not be decided as {state.value!r} with value {value}")
-            kept = None if state is TrialState.FAIL else value
-            study.trials[number] = msgspec.structs.replace(trial, state=state, value=kept, reason=reason)
+        case RecordDecision():
+            _decide(study, record)
         case RecordTest(number, value):
             _trial(study, number)
             study.test = (number, value)
+        case RecordTerms():
+            study.terms = record
+
+
+def _decide(study: StudyRecord, record: RecordDecision) -> None:
+    number, state, value, reason = record
+    trial = _undecided(study, number)
+    if not state.decided or (state is TrialState.COMPLETE and value is None):
+        raise StoreError(f"trial {number} can not be decided as {state.value!r} with value {value}")
+    kept = None if state is TrialState.FAIL else value
+    study.trials[number] = msgspec.structs.replace(trial, state=state, value=kept, reason=reason)
 
 
 def _trial(study: StudyRecord, number: int) -> TrialRecord:
