@@ -1,4 +1,4 @@
-"""docs/http-api.md says what the code does."""
+"""docs/reference/http-api.md says what the code does."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,7 @@ from trialfleet_coordinator.adapters.http.guards import BURST, PER_SECOND
 from trialfleet_coordinator.adapters.http.problems import STATUSES
 from trialfleet_coordinator.adapters.http.routes import LONGEST_PAGE, ROUTES
 
-TEXT = (Path(__file__).parents[2] / "docs" / "http-api.md").read_text()
+TEXT = (Path(__file__).parents[2] / "docs" / "reference" / "http-api.md").read_text()
 
 
 def table(section: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""docs/metrics.md lists every metric and label, as `trialfleet_shared.instruments` has them."""
+"""docs/reference/metrics.md lists every metric and label, as `trialfleet_shared.instruments` has them."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import pytest
 from trialfleet_shared import instruments
 from trialfleet_shared.instruments import LABELS, Instrument
 
-REFERENCE = Path(__file__).parents[2] / "docs" / "metrics.md"
+REFERENCE = Path(__file__).parents[2] / "docs" / "reference" / "metrics.md"
 SECTIONS = {
     "Of each study": instruments.OF_STUDIES,
     "Of the coordinator": (instruments.BUILD_INFO, *instruments.OF_THE_COORDINATOR),

@@ -68,8 +68,8 @@ def test_the_commands_page_is_what_the_commands_say() -> None:
     ("source", "link", "becomes"),
     [
         ("how-to/fleet.md", "[the runbook](../../ops/README.md)", "the runbook (`ops/README.md`)"),
-        ("how-to/fleet.md", "[modes](../study-file.md#study)", "[modes](../study-file.md#study)"),
-        ("study-file.md", "[one](../examples/digits/study.toml)", "one (`examples/digits/study.toml`)"),
+        ("how-to/fleet.md", "[modes](../reference/study-file.md#study)", "[modes](../reference/study-file.md#study)"),
+        ("reference/study-file.md", "[one](../../examples/digits/study.toml)", "one (`examples/digits/study.toml`)"),
     ],
 )
 def test_links_out_of_the_site_become_names(source: str, link: str, becomes: str) -> None:

@@ -1,4 +1,4 @@
-"""docs/study-file.md and docs/api.md name every key with its default and modes."""
+"""docs/reference/study-file.md and docs/reference/api.md name every key with its default and modes."""
 
 import re
 from pathlib import Path
@@ -13,8 +13,8 @@ from trialfleet_shared.messages import DataSpec, Resampling
 from trialfleet_shared.settings import MODES, PRESETS, EfficiencyConfig
 from trialfleet_shared.tables import show
 
-DOCS = Path(__file__).parents[2] / "docs"
-STUDY_FILE = (DOCS / "study-file.md").read_text()
+REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
+STUDY_FILE = (REFERENCE / "study-file.md").read_text()
 
 
 def rows(section: str) -> dict[str, list[str]]:
@@ -68,7 +68,7 @@ def test_every_mode_is_documented() -> None:
 
 
 def test_every_option_of_the_api_is_documented() -> None:
-    text = (DOCS / "api.md").read_text()
+    text = (REFERENCE / "api.md").read_text()
 
     for option in StudyOptions.__annotations__:
         assert f"`{option}`" in text
