@@ -10,7 +10,7 @@ help:
 	@echo "make test   set up, then run all tests"
 	@echo "make simulate N=100000   simulate so many studies in which everything fails; SEED=7 shows one"
 	@echo "make chaos  set up, then 200 faults over real studies: about half an hour"
-	@echo "make soak   set up, then an hour at full load; minutes=N for another time"
+	@echo "make soak   set up, then an hour at full load; MINUTES=N for another time"
 	@echo "make bench  set up, then a short version of every benchmark"
 	@echo "make docs   set up, then build the documentation as a site in dist/site"
 	@echo "make check  format, lint, types, import contracts, tests"
@@ -64,13 +64,13 @@ simulate: $(VENV)/.tests
 	cd tests && ../$(BIN)/python -m simulation $(if $(SEED),--seed $(SEED),--schedules $(N) --jobs $(shell nproc))
 
 # Hundreds of faults over real studies; Ctrl-C ends it, the same command goes on.
-faults ?= 200
+FAULTS ?= 200
 chaos: setup
-	$(BIN)/python tests/chaos/campaign.py --faults $(faults) --state .chaos.jsonl
+	$(BIN)/python tests/chaos/campaign.py --faults $(FAULTS) --state .chaos.jsonl
 
-minutes ?= 60
+MINUTES ?= 60
 soak: setup
-	$(BIN)/python benchmarks/soak.py --minutes $(minutes)
+	$(BIN)/python benchmarks/soak.py --minutes $(MINUTES)
 
 demo: $(VENV)/.runs
 	$(BIN)/trialfleet run examples/digits/study.toml
