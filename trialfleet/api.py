@@ -18,9 +18,11 @@ from typing import Any, Literal, Self, TypedDict, Unpack, cast
 import msgspec
 from rich.console import Console
 
-from trialfleet.engine import Home, OpenStudy, cache_figures_of, open_study
+from trialfleet.engine import OpenStudy, open_study
 from trialfleet.environment import default_home
+from trialfleet.home import Home
 from trialfleet.progress import progress_view
+from trialfleet.recorded import cache_figures_of
 from trialfleet.rendering import CacheFigures, finite
 from trialfleet.study_file import Direction, StudyRequest, StudySection, check_finite, read_space
 from trialfleet_coordinator.budget import Budget

@@ -19,8 +19,8 @@ from pathlib import Path
 import msgspec
 
 from trialfleet.coordinator_files import CoordinatorFiles
-from trialfleet.engine import Home
 from trialfleet.examination import apart
+from trialfleet.home import Home
 from trialfleet_coordinator.adapters.lmdb_layout import StudyTables
 from trialfleet_shared.adapters.lmdb_environment import exclusive
 from trialfleet_shared.adapters.private_files import make_private_folder, private

@@ -14,8 +14,8 @@ from typing import Literal
 import msgspec
 
 from trialfleet.coordinator_files import CoordinatorFiles
-from trialfleet.engine import Home
 from trialfleet.examination import apart
+from trialfleet.home import Home
 from trialfleet_coordinator.adapters.roster_files import read_entry
 from trialfleet_shared.adapters.lmdb_environment import exclusive
 from trialfleet_shared.errors import StoreError

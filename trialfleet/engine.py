@@ -7,23 +7,24 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Union
+from typing import TYPE_CHECKING, Union
 
 import msgspec
 
-from trialfleet.rendering import CacheFigures, StudySummary
+from trialfleet.home import Home
+from trialfleet.recorded import cache_figures_of, load_record, open_store, recorded_state
+from trialfleet.rendering import CacheFigures
 from trialfleet.study_file import StudyRequest
 from trialfleet.watching import Watching
 from trialfleet_coordinator.adapters.lmdb_store import LmdbStudyStore
 from trialfleet_coordinator.budget import Budget
 from trialfleet_coordinator.capped_fleet import CappedFleet
 from trialfleet_coordinator.collecting import nothing_collected
-from trialfleet_coordinator.commands import RecordTerms, TrialState
+from trialfleet_coordinator.commands import RecordTerms
 from trialfleet_coordinator.driver import Outside, StudyPlan, run_study
 from trialfleet_coordinator.events import TimePassed
 from trialfleet_coordinator.ports import Sampler, StudyDefinition, StudyRecord
 from trialfleet_coordinator.report import Progress, StudyReport, build_report
-from trialfleet_coordinator.runs import Run, runs_of
 from trialfleet_coordinator.sampling.tpe import TpeSampler
 from trialfleet_coordinator.sampling.uniform import UniformSampler
 from trialfleet_coordinator.sampling.warm_start import warm_start as learn_from
@@ -32,12 +33,11 @@ from trialfleet_coordinator.telemetry import Telemetry
 from trialfleet_shared.adapters.lmdb_results import LmdbResultCache
 from trialfleet_shared.clock import SystemClock
 from trialfleet_shared.data import DataInfo
-from trialfleet_shared.errors import ConfigurationError, DataError, UnknownStudyError
+from trialfleet_shared.errors import ConfigurationError, DataError
 from trialfleet_shared.fingerprint import digest_bytes
 from trialfleet_shared.fleet import Fleet
 from trialfleet_shared.messages import StudySpec
 from trialfleet_shared.settings import EfficiencyConfig
-from trialfleet_shared.tables import nearest
 from trialfleet_workers import linux
 from trialfleet_workers.checked_fleet import CheckedFleet
 from trialfleet_workers.declared import declared_function
@@ -53,27 +53,6 @@ _NEVER = 2**53
 _DEFAULTS = EfficiencyConfig()
 #: What draws the params of a study.
 StudySampler = Union[UniformSampler, TpeSampler, "OptunaSampler"]
-
-
-class Home(NamedTuple):
-    """Where a user's studies, results and data are kept."""
-
-    path: Path
-
-    @property
-    def store(self) -> Path:
-        """The studies."""
-        return self.path / "store"
-
-    @property
-    def results(self) -> Path:
-        """The result cache."""
-        return self.path / "results"
-
-    @property
-    def data(self) -> Path:
-        """Imported data sets."""
-        return self.path / "data"
 
 
 class OpenStudy:
@@ -107,7 +86,8 @@ class OpenStudy:
         if not all(trial.state.decided for trial in self.record.trials):
             return None  # without the cost of a state, which `run` needs again
         with nothing_collected():
-            state = _state_of(self.record, self.plan.config, self.plan.budget, has_test=self.plan.has_test)
+            terms = RecordTerms(self.plan.config, self.plan.budget)
+            state = StudyState.recorded(self.record, terms, has_test=self.plan.has_test)
         state.handle(TimePassed(self.record.elapsed))
         if not state.finished:
             return None
@@ -223,92 +203,6 @@ def _naming(origin: str) -> Iterator[None]:
         if not origin:
             raise
         raise type(error)(f"{origin}: {error}") from error
-
-
-def load_record(store: LmdbStudyStore, name: str) -> StudyRecord:
-    """The study called `name`. Raises UnknownStudyError, with the nearest name, when there is none."""
-    record = store.load(name)
-    if record is None:
-        names = store.names()
-        hint = nearest(name, names, all_of_them="there are") if names else "; there are no studies yet"
-        raise UnknownStudyError(f"there is no study {name!r}{hint}")
-    return record
-
-
-def recorded_report(home: Home, name: str) -> tuple[StudyReport, CacheFigures]:
-    """The report of a study as it is recorded, be it running or not."""
-    with open_store(home) as store:
-        record = load_record(store, name)
-    state = _recorded_state(record)
-    if all(trial.state.decided for trial in record.trials):
-        state.handle(TimePassed(record.elapsed))  # which may have ended it
-    report = build_report(state, study=name, elapsed_seconds=record.elapsed)
-    return report, cache_figures_of(report)
-
-
-def recorded_runs(home: Home, name: str) -> list[Run]:
-    """When and where a study's evaluations ran, as it is recorded."""
-    with open_store(home) as store:
-        record = load_record(store, name)
-    return runs_of(result for trial in record.trials for result in trial.results)
-
-
-def delete_study(home: Home, name: str) -> None:
-    """Delete a study of the home's store. Raises StudyLockedError while it is being run."""
-    with open_store(home) as store:
-        store.delete(name)
-
-
-def studies(home: Home) -> list[StudySummary]:
-    """All studies of the home's store, oldest first."""
-    summaries = []
-    with open_store(home) as store:
-        for name in store.names():
-            record = load_record(store, name)
-            state = _recorded_state(record)
-            best = state.best
-            summaries.append(
-                StudySummary(
-                    study=name,
-                    direction=record.definition.direction,
-                    trials=len(state.trials),
-                    complete=state.tally.decided[TrialState.COMPLETE],
-                    pruned=state.tally.decided[TrialState.PRUNED],
-                    failed=state.tally.decided[TrialState.FAIL],
-                    undecided=sum(not trial.decided for trial in state.trials),
-                    best_value=best.value if best else None,
-                    best_is_complete=best.complete if best else False,
-                    elapsed_seconds=record.elapsed,
-                )
-            )
-    return summaries
-
-
-@contextmanager
-def open_store(home: Home) -> Iterator[LmdbStudyStore]:
-    """The home's store while entered. Raises StoreError when it can not be used."""
-    store = LmdbStudyStore(home.store, clock=SystemClock())
-    try:
-        yield store
-    finally:
-        store.close()
-
-
-def _recorded_state(record: StudyRecord) -> StudyState:
-    """The state of a study that is only looked at."""
-    terms = record.terms or RecordTerms(EfficiencyConfig(), Budget())
-    return _state_of(record, terms.config, terms.budget, has_test=False)
-
-
-def _state_of(record: StudyRecord, config: EfficiencyConfig, budget: Budget, *, has_test: bool) -> StudyState:
-    return StudyState(
-        ladder=record.definition.ladder,
-        maximize=record.definition.direction == "maximize",
-        config=config,
-        budget=budget,
-        has_test=has_test,
-        record=record,
-    )
 
 
 def _objective(request: StudyRequest, *, may_read: bool, own: bool) -> tuple[Objective, str, bool]:
@@ -469,27 +363,13 @@ def _start_warm(sampler: StudySampler, home: Home, name: str) -> None:
     with open_store(home) as store:
         earlier = load_record(store, name)
     maximize = earlier.definition.direction == "maximize"
-    learn_from(sampler, _recorded_state(earlier).standings.observations(), maximize=maximize)
+    learn_from(sampler, recorded_state(earlier).standings.observations(), maximize=maximize)
 
 
 def _cache(config: EfficiencyConfig, home: Home) -> LmdbResultCache | None:
     if not config.enable_caching:
         return None
     return LmdbResultCache(home.results, size=config.cache_size, ttl_hours=config.cache_ttl_hours, clock=SystemClock())
-
-
-def cache_figures_of(
-    report: StudyReport, cache: LmdbResultCache | None = None, config: EfficiencyConfig = _DEFAULTS
-) -> CacheFigures:
-    """How a study used the result cache; without a cache, as far as its report tells."""
-    return CacheFigures(
-        enabled=config.enable_caching,
-        hits=report.cached,
-        misses=report.evaluations - report.cached,
-        hit_rate=report.efficiency_metrics.cache_hit_rate,
-        entries=None if cache is None else cache.stats().entries,
-        cache_size=None if cache is None else config.cache_size,
-    )
 
 
 def _local_fleet(request: StudyRequest, home: Home, watching: Watching) -> LocalFleet:
@@ -535,15 +415,6 @@ def results_address(home: Home, study: str) -> str:
     """Where results of the home's study are heard, in all its sessions: what workers answered in between is still there."""
     parts = (socket.gethostname(), str(home.store.resolve()), study)
     return digest_bytes(*(part.encode() for part in parts))
-
-
-def decided_trials(home: Home, study: str) -> dict[int, TrialState]:
-    """The decided trials of a study, by number; none when the home does not know the study."""
-    if not home.store.exists():
-        return {}
-    with open_store(home) as store:
-        record = store.load(study)
-    return {} if record is None else {trial.number: trial.state for trial in record.trials if trial.state.decided}
 
 
 def cores() -> int:

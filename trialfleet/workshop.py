@@ -6,7 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from trialfleet.engine import Home, OpenStudy, open_store, open_study, recorded_report, recorded_runs
+from trialfleet.engine import OpenStudy, open_study
+from trialfleet.home import Home
+from trialfleet.recorded import open_store, recorded_report, recorded_runs
 from trialfleet.study_file import StudyRequest, read_study
 from trialfleet.watching import Watching
 from trialfleet_coordinator.daemon import Described

@@ -22,8 +22,9 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 import trialfleet
-from trialfleet.engine import Home, open_study
+from trialfleet.engine import open_study
 from trialfleet.environment import BROKER_URL
+from trialfleet.home import Home
 from trialfleet.rabbitmq_node import RabbitNode
 from trialfleet.study_file import StudyRequest
 from trialfleet_coordinator.budget import Budget

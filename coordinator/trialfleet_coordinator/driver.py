@@ -121,15 +121,8 @@ class Session:
         self._plan = plan
         self._outside = outside
         self._elapsed_before = record.elapsed
-        self._maximize = plan.definition.direction == "maximize"
-        self._state = StudyState(
-            ladder=plan.definition.ladder,
-            maximize=self._maximize,
-            config=plan.config,
-            budget=plan.budget,
-            has_test=plan.has_test,
-            record=record,
-        )
+        terms = RecordTerms(plan.config, plan.budget)
+        self._state = StudyState.recorded(record, terms, has_test=plan.has_test)
         outside.sampler.restore(
             [(trial.number, trial.params, trial.distributions) for trial in record.trials],
             self._state.standings.observations(),
@@ -143,7 +136,6 @@ class Session:
         #: The cache's keys of evaluations that this session published.
         self._keys: dict[EvaluationKey, bytes] = {}
         # The tick's yield, in the order of the module's docstring.
-        terms = RecordTerms(plan.config, plan.budget)
         self._records: list[Record] = [] if record.terms == terms else [terms]
         self._entries: dict[bytes, CachedResult] = {}
         self._misses: list[Evaluation] = []

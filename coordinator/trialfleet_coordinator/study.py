@@ -17,6 +17,7 @@ at the end is run a second time: see `attempts`. How the trials compare is in `s
 
 import math
 from collections import Counter, deque
+from typing import Self
 
 from trialfleet_coordinator.attempts import CRASHES, LOSSES, Attempts, Retry, reason_of
 from trialfleet_coordinator.batching import Pacing
@@ -30,6 +31,7 @@ from trialfleet_coordinator.commands import (
     RecordDecision,
     RecordEvaluation,
     RecordRung,
+    RecordTerms,
     RecordTest,
     RecordTrial,
     StartEvaluations,
@@ -114,6 +116,18 @@ class StudyState:
         self._commands: list[Command] = []
         if record is not None:
             self._restore(record)
+
+    @classmethod
+    def recorded(cls, record: StudyRecord, terms: RecordTerms, *, has_test: bool) -> Self:
+        """The state of a recorded study that is run by `terms`; `has_test` as above."""
+        return cls(
+            ladder=record.definition.ladder,
+            maximize=record.definition.direction == "maximize",
+            config=terms.config,
+            budget=terms.budget,
+            has_test=has_test,
+            record=record,
+        )
 
     # Events
 

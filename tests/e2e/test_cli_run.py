@@ -305,7 +305,11 @@ def test_a_recorded_study_is_reported_as_it_was_when_it_ended(tmp_path: Path, ho
     for report in (ran, told):
         metrics = report["efficiency_metrics"]
         del report["cache_stats"], metrics["parallel_efficiency"], metrics["memory_usage_mb"]  # a session's, of itself
-        for timed in ("total_time_seconds", "avg_trial_time_seconds", "speedup_factor"):  # the record's ends with a commit
+        for timed in (
+            "total_time_seconds",
+            "avg_trial_time_seconds",
+            "speedup_factor",
+        ):  # the record's ends with a commit
             del metrics[timed]
     assert told == ran
 

@@ -18,7 +18,7 @@ from support.fake_workshop import FakeWatch, MemoryRoster
 from support.http_service import TOKEN
 from support.simulated import SimulatedClock
 
-from trialfleet.engine import Home
+from trialfleet.home import Home
 from trialfleet.study_file import read_study
 from trialfleet.watching import Watching
 from trialfleet.workshop import HomeWorkshop

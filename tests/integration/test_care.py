@@ -19,8 +19,8 @@ from trialfleet.backup import back_up, restore
 from trialfleet.commands.care import doctor_command
 from trialfleet.coordinator_files import CoordinatorFiles
 from trialfleet.doctor import examine
-from trialfleet.engine import Home
 from trialfleet.environment import read_environment
+from trialfleet.home import Home
 from trialfleet_coordinator.adapters.lmdb_store import LmdbStudyStore
 from trialfleet_coordinator.adapters.roster_files import RosterFiles
 from trialfleet_coordinator.commands import RecordEvaluation

@@ -11,7 +11,7 @@ from support.simulated import SimulatedClock
 from support.waiting import wait_until
 from support.workers import WorkerProcesses, purge
 
-from trialfleet.engine import Home
+from trialfleet.home import Home
 from trialfleet.watching import Watching
 from trialfleet.workshop import HomeWorkshop
 from trialfleet_coordinator.adapters.prometheus import KEEP_SECONDS, FleetMetrics

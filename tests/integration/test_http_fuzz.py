@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, settings
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 from support.http_service import TOKEN, HttpService, http_service
 
-from trialfleet.engine import Home
+from trialfleet.home import Home
 from trialfleet.watching import Watching
 from trialfleet.workshop import HomeWorkshop
 from trialfleet_coordinator.adapters.http import guards

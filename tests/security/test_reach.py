@@ -11,7 +11,7 @@ import pytest
 
 from tests.fixtures.make import ENTRY
 from trialfleet.cli import cli
-from trialfleet.engine import Home
+from trialfleet.home import Home
 from trialfleet.logs import JsonFormatter
 from trialfleet.watching import Watching
 from trialfleet.workshop import HomeWorkshop

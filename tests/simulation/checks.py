@@ -8,7 +8,7 @@ from simulation.disk import Disk
 from simulation.plan import Plan
 from simulation.world import Violation
 from trialfleet_coordinator.budget import Ended
-from trialfleet_coordinator.commands import Command, TrialState
+from trialfleet_coordinator.commands import Command, RecordTerms, TrialState
 from trialfleet_coordinator.driver import Session
 from trialfleet_coordinator.events import EvaluationFinished, Event
 from trialfleet_coordinator.ports import StudyRecord
@@ -129,14 +129,7 @@ def finished(plan: Plan, disk: Disk, record: StudyRecord, state: StudyState) -> 
 
 def restored(state: StudyState, record: StudyRecord) -> StudyState:
     """The study from its record."""
-    return StudyState(
-        ladder=state.ladder,
-        maximize=state.maximize,
-        config=state.config,
-        budget=state.budget,
-        has_test=state.has_test,
-        record=record,
-    )
+    return StudyState.recorded(record, RecordTerms(state.config, state.budget), has_test=state.has_test)
 
 
 def essence(state: StudyState) -> dict[str, Any]:

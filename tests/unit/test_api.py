@@ -16,7 +16,8 @@ from support.waiting import wait_until
 
 import trialfleet
 from trialfleet import EfficiencyConfig, Resampling, TrialfleetError
-from trialfleet.engine import Home, studies
+from trialfleet.home import Home
+from trialfleet.recorded import studies
 from trialfleet_shared.errors import ConfigurationError, StudyChangedError, StudyFailedError
 
 X = {"x": {"type": "float", "min": 0.0, "max": 1.0}}

@@ -10,11 +10,11 @@ import pytest
 from support.chromium import open_page
 
 import trialfleet
-from trialfleet.engine import cache_figures_of
 from trialfleet.html_report import render
 from trialfleet.html_report.charts import MOST_LINES, MOST_POINTS, history, parallel, slices
 from trialfleet.html_report.svg import Scale
 from trialfleet.html_report.timeline import MOST_SLOTS, timeline, utilisation
+from trialfleet.recorded import cache_figures_of
 from trialfleet_coordinator.report import StudyReport, TrialSummary
 from trialfleet_coordinator.runs import Run
 from trialfleet_shared.messages import Outcome

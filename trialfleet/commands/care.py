@@ -8,8 +8,8 @@ from rich.table import Table
 from trialfleet.backup import Manifest, back_up, restore
 from trialfleet.commands.output import error_console, results_only, say
 from trialfleet.doctor import examine
-from trialfleet.engine import Home
 from trialfleet.environment import Environment
+from trialfleet.home import Home
 from trialfleet.rendering import print_json
 from trialfleet_shared.clock import SystemClock
 

@@ -6,9 +6,9 @@ import threading
 from pathlib import Path
 
 from trialfleet.coordinator_files import CoordinatorFiles, check_token
-from trialfleet.engine import Home
 from trialfleet.environment import BROKER_URL, BROKER_URL_FILE, TOKEN, Environment
 from trialfleet.fleet_file import CoordinatorSection, load_fleet
+from trialfleet.home import Home
 from trialfleet.metrics import coordinator_metrics, metrics_registry
 from trialfleet.notifying import Notifier
 from trialfleet.signals import StopSignals

@@ -6,8 +6,8 @@ from types import FrameType
 from typing import Any
 
 from trialfleet.commands.output import error_console, say
-from trialfleet.engine import Home
 from trialfleet.environment import Environment
+from trialfleet.home import Home
 from trialfleet_coordinator.adapters.lmdb_storage import LmdbStorage
 from trialfleet_shared.errors import ConfigurationError
 

@@ -11,8 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from trialfleet.commands.output import error_console, results_only, say
-from trialfleet.engine import Home, decided_trials, results_address
+from trialfleet.engine import results_address
 from trialfleet.environment import BROKER_URL, BROKER_URL_FILE, Environment
+from trialfleet.home import Home
+from trialfleet.recorded import decided_trials
 from trialfleet.rendering import finite, print_json
 from trialfleet_coordinator.commands import TrialState
 from trialfleet_shared.adapters.dead_letters import DeadLetters, Letter

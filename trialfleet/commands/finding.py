@@ -1,8 +1,9 @@
 """Finds what is recorded of a study: at the coordinator that TRIALFLEET_URL names, else in the home's store."""
 
 from trialfleet.coordinator_files import CoordinatorFiles
-from trialfleet.engine import Home, cache_figures_of, recorded_report, recorded_runs
 from trialfleet.environment import Environment
+from trialfleet.home import Home
+from trialfleet.recorded import cache_figures_of, recorded_report, recorded_runs
 from trialfleet.rendering import CacheFigures
 from trialfleet_coordinator.report import StudyReport
 from trialfleet_coordinator.runs import Run

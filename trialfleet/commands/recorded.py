@@ -11,8 +11,9 @@ import msgspec
 from trialfleet.commands.finding import found_report
 from trialfleet.commands.output import error_console, results_only, say
 from trialfleet.coordinator_files import CoordinatorFiles
-from trialfleet.engine import Home, delete_study
 from trialfleet.environment import Environment
+from trialfleet.home import Home
+from trialfleet.recorded import delete_study
 from trialfleet.rendering import CacheFigures, finite, print_best, print_json, report_document
 from trialfleet_coordinator.report import StudyReport, best_of
 from trialfleet_shared.errors import ConfigurationError, TrialfleetError

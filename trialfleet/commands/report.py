@@ -4,8 +4,9 @@ from pathlib import Path
 
 from trialfleet.commands.finding import found_report, found_runs
 from trialfleet.commands.output import error_console, results_only, say
-from trialfleet.engine import Home, studies
 from trialfleet.environment import Environment
+from trialfleet.home import Home
+from trialfleet.recorded import studies
 from trialfleet.rendering import finite, print_json, print_report, render_studies, report_document
 from trialfleet_shared.errors import TrialfleetError
 

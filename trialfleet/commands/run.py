@@ -8,9 +8,10 @@ from pathlib import Path
 from rich.console import Console
 
 from trialfleet.commands.output import error_console, results_only, say
-from trialfleet.engine import Home, OpenStudy, open_study
+from trialfleet.engine import OpenStudy, open_study
 from trialfleet.environment import Environment
 from trialfleet.flags import StudyFlags
+from trialfleet.home import Home
 from trialfleet.progress import PLAIN_SECONDS, progress_view
 from trialfleet.rendering import first_line, print_json, print_report, report_document
 from trialfleet.signals import StopSignals

@@ -11,10 +11,10 @@ from rich.console import Console
 from trialfleet.client import WATCH_SECONDS, Client, CoordinatorError
 from trialfleet.commands.output import error_console, results_only, say
 from trialfleet.coordinator_files import CoordinatorFiles
-from trialfleet.engine import cache_figures_of
 from trialfleet.environment import URL, Environment
 from trialfleet.flags import StudyFlags
 from trialfleet.progress import ended, progress_view
+from trialfleet.recorded import cache_figures_of
 from trialfleet.rendering import finite, print_json, print_report, render_statuses, report_document
 from trialfleet.signals import StopSignals
 from trialfleet.study_file import read_study, read_toml, with_settings

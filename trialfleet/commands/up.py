@@ -10,9 +10,10 @@ from pathlib import Path
 
 from trialfleet.commands.output import error_console, results_only, say
 from trialfleet.commands.run import requested, run_and_report
-from trialfleet.engine import Home, cores
+from trialfleet.engine import cores
 from trialfleet.environment import BROKER_URL, BROKER_URL_FILE, Environment
 from trialfleet.flags import StudyFlags
+from trialfleet.home import Home
 from trialfleet.rabbitmq_node import RabbitNode
 from trialfleet.signals import EndSignals
 from trialfleet.study_file import StudyRequest

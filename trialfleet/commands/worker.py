@@ -5,8 +5,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from trialfleet.engine import Home, cores
+from trialfleet.engine import cores
 from trialfleet.environment import BROKER_URL, BROKER_URL_FILE, Environment
+from trialfleet.home import Home
 from trialfleet.metrics import metrics_address, metrics_served, worker_metrics
 from trialfleet.notifying import Notifier
 from trialfleet_shared.errors import ConfigurationError
