@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
+from trialfleet.children import ended_with_us
 from trialfleet_shared.adapters.private_files import make_private_folder
 from trialfleet_shared.errors import BrokerError
 
@@ -105,7 +106,7 @@ class RabbitNode:
     def _spawn(self, program: str, output: IO[bytes]) -> subprocess.Popen[bytes]:
         try:
             return subprocess.Popen(
-                [*_die_with_us(), program],
+                [*ended_with_us(signal.SIGTERM), program],
                 env=self._environment(),
                 cwd=self._folder,
                 stdin=subprocess.DEVNULL,
@@ -184,12 +185,6 @@ def _find_program() -> str:
             "the program rabbitmq-server is not installed; on Debian or Ubuntu: sudo apt-get install rabbitmq-server"
         )
     return found
-
-
-def _die_with_us() -> list[str]:
-    """What has the node stopped when this process, or the thread that started it, is killed; part of util-linux."""
-    program = shutil.which("setpriv")
-    return [] if program is None else [program, "--pdeathsig", "TERM"]
 
 
 def free_ports(count: int) -> list[int]:

@@ -85,6 +85,21 @@ def test_a_signal_stops_everything_and_the_study_goes_on_embedded(tmp_path: Path
 
 
 @pytest.mark.rabbitmq
+def test_a_kill_stops_everything_and_the_study_goes_on_embedded(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    study = write_study(tmp_path / "study", trials=30, seconds=0.1)
+    calls = study.parent / "calls"
+    process = start_trialfleet(["up", study, "--workers", "2"], home)
+    wait_until(lambda: calls.exists() and len(calls.read_text().splitlines()) > 3, "evaluations began", PATIENCE)
+
+    process.kill()
+    process.communicate(timeout=PATIENCE)
+
+    wait_until(lambda: not left_behind(home), "node, workers and slots have ended", PATIENCE)
+    assert document(trialfleet(["run", study, "--json"], home).stdout)["complete"] == 30
+
+
+@pytest.mark.rabbitmq
 def test_a_signal_while_the_node_starts_stops_it(tmp_path: Path) -> None:
     home = tmp_path / "home"
     process = start_trialfleet(["up", write_study(tmp_path / "study", trials=5)], home)

@@ -2,12 +2,14 @@
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
+from trialfleet.children import ended_with_us
 from trialfleet.commands.output import error_console, results_only, say
 from trialfleet.commands.run import requested, run_and_report
 from trialfleet.engine import cores
@@ -78,7 +80,9 @@ class _Workers:
         environment = {name: value for name, value in os.environ.items() if name != BROKER_URL}
         environment[BROKER_URL_FILE] = str(self._url_file)
         for _ in range(self._count):
-            self._processes.append(subprocess.Popen(self._command(), env=environment, start_new_session=True))
+            # At once: told to leave, a worker would wait for the broker, which ends as well, to take what it has.
+            command = [*ended_with_us(signal.SIGKILL), *self._command()]
+            self._processes.append(subprocess.Popen(command, env=environment, start_new_session=True))
 
     def _command(self) -> list[str]:
         command = [
