@@ -259,7 +259,7 @@ class Daemon:
             entry = self._entry(study)
             if entry.state.ended:
                 raise StudyBusyError(f"study {study!r} has ended: it is {entry.state}; submit it again to go on")
-            self._enter(entry, state, because)
+            self._enter(entry, state, because, asked=True)
             run = self._runs.get(study)
             if run is not None and state is ServiceState.PAUSED:
                 run.stop("paused")
@@ -278,17 +278,29 @@ class Daemon:
             raise UnknownStudyError(f"there is no study {study!r}{hint}")
         return entry
 
-    def _enter(self, entry: Entry, state: ServiceState, because: str, *, last: StudyReport | None = None) -> None:
-        """Take the study to a state, durably; `last` is the report of the session that took it there."""
-        self._keep(
-            msgspec.structs.replace(
-                entry,
-                state=state,
-                because=because,
-                ended=last.ended if last is not None else "stopped" if state.ended else "open",
-                efficiency=last.efficiency_metrics if last is not None else None,
-            )
+    def _enter(
+        self, entry: Entry, state: ServiceState, because: str, *, last: StudyReport | None = None, asked: bool = False
+    ) -> None:
+        """Take the study to a state.
+
+        Args:
+            entry: the study.
+            state: the state.
+            because: why.
+            last: the report of the session that took it there.
+            asked: whether somebody asks for it: it is then durable, or raises StoreError and nothing has changed.
+        """
+        entered = msgspec.structs.replace(
+            entry,
+            state=state,
+            because=because,
+            ended=last.ended if last is not None else "stopped" if state.ended else "open",
+            efficiency=last.efficiency_metrics if last is not None else None,
         )
+        if asked:
+            self._keep(entered)
+        else:
+            self._note(entered)
         _LOG.info(
             "study %s is %s%s%s",
             entry.study,
@@ -301,6 +313,16 @@ class Daemon:
     def _keep(self, entry: Entry) -> None:
         self._roster.save(entry)
         self._entries[entry.study] = entry
+
+    def _note(self, entry: Entry) -> None:
+        """As `_keep`, of what is so whether it can be written or not: a full disk is not the end of all studies."""
+        try:
+            self._keep(entry)
+        except StoreError as error:
+            self._entries[entry.study] = entry
+            _LOG.error(  # where it comes from is known
+                "what became of study %s can not be written: %s", entry.study, error, extra={"study": entry.study}
+            )
 
     def _status(self, entry: Entry) -> StudyStatus:
         run = self._runs.get(entry.study)
@@ -323,7 +345,11 @@ class Daemon:
         match run.outcome:
             case None | StudyReport(ended="stopped"):
                 # Abandoned or paused: the state says so; or resumed meanwhile, and then it is queued.
-                self._keep(entry)
+                self._note(entry)
+            case TrialfleetError() as error if entry.state not in (ServiceState.RUNNING, ServiceState.QUEUED):
+                # It was about to fail when somebody asked for another state, which it keeps.
+                _LOG.warning("study %s: %s", entry.study, error, extra={"study": entry.study})
+                self._note(entry)
             case StudyReport() as report:
                 state = ServiceState.FAILED if report.ended == "failed" else ServiceState.DONE
                 self._enter(entry, state, report.ended_because, last=report)

@@ -13,7 +13,7 @@ from trialfleet_coordinator.roster import Entry
 from trialfleet_coordinator.runs import Run
 from trialfleet_coordinator.serving import ServiceState, StudyStatus, Submission, WorkerState, WorkerStatus
 from trialfleet_coordinator.study import StudyState
-from trialfleet_shared.errors import ConfigurationError
+from trialfleet_shared.errors import ConfigurationError, StoreError
 from trialfleet_shared.ladder import Ladder, Rung
 from trialfleet_shared.messages import Outcome
 from trialfleet_shared.settings import EfficiencyConfig
@@ -178,11 +178,15 @@ class MemoryRoster:
 
     def __init__(self) -> None:
         self.entries: dict[str, Entry] = {}
+        #: Whether there is no space left for a change.
+        self.full = False
 
     def load(self) -> list[Entry]:
         return list(self.entries.values())
 
     def save(self, entry: Entry) -> None:
+        if self.full:
+            raise StoreError("no space left")
         self.entries[entry.study] = entry
 
     def remove(self, study: str) -> None:

@@ -130,6 +130,39 @@ def test_a_study_does_not_wait_for_what_a_deleted_one_of_its_name_waited_for(ser
     assert service.state("a") is RUNNING
 
 
+@pytest.mark.parametrize("outcome", [BrokerError("nobody answers"), StoreError("the disk is full"), DataError("odd")])
+@pytest.mark.parametrize("asked", [PAUSED, CANCELLED])
+def test_a_study_that_fails_while_it_is_paused_or_cancelled_stays_so(
+    service: Service, outcome: Exception, asked: ServiceState
+) -> None:
+    service.submit("a")
+    study = service.running("a")
+    study.end(outcome)
+    wait_until(study.closed.is_set, "the study to close")
+    (service.daemon.pause if asked is PAUSED else service.daemon.cancel)("a")
+    service.clock.now += RETRY_SECONDS
+    service.submit("b")
+    service.running("b")
+    assert (service.state("a"), len(service.workshop.opened)) == (asked, 2)
+
+
+def test_a_full_disk_ends_neither_the_coordinator_nor_other_studies(service: Service) -> None:
+    service.submit("a")
+    service.submit("b")
+    first, other = service.running("a"), service.running("b")
+    service.roster.full = True
+    first.end(StoreError("no space left"))
+    service.tick_until("a", PAUSED)
+    with pytest.raises(StoreError, match="no space left"):
+        service.daemon.resume("a")
+    assert service.state("a") is PAUSED, "what is asked for is kept, or refused"
+    service.roster.full = False
+    assert service.daemon.resume("a").state is QUEUED
+    assert not other.closed.is_set()
+    other.end(a_report("b", "trials"))
+    service.tick_until("b", DONE)
+
+
 def test_a_paused_study_closes_and_goes_on_when_it_is_resumed(service: Service) -> None:
     service.submit("a")
     first = service.running("a")
