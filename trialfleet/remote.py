@@ -51,7 +51,7 @@ def submission_of(request: StudyRequest, function: Callable[..., Any], warm_star
     }
     tables: dict[str, Any] = {
         "study": _given(study),
-        "efficiency": _given(msgspec.to_builtins(request.config)),
+        "efficiency": msgspec.to_builtins(request.config),  # all of it, for the same reason: None is a value here
         "space": request.space.describe(),
     }
     if request.data is not None:

@@ -2,17 +2,44 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any, cast
 
+import msgspec
 import pytest
 from support.fake_workshop import a_status
 
 from trialfleet.client import AsyncClient
-from trialfleet.remote import run_by
+from trialfleet.remote import run_by, submission_of
+from trialfleet.study_file import StudyRequest, read_study
+from trialfleet_coordinator.budget import Budget
 from trialfleet_coordinator.serving import ServiceState, StudyStatus, Submission
 from trialfleet_shared.errors import TrialfleetError
+from trialfleet_shared.settings import EfficiencyConfig
+from trialfleet_shared.space import Float, SearchSpace
 
 SUBMISSION = Submission(tables={}, base="/")
+
+
+def bowl(params: dict[str, float]) -> float:
+    return params["x"] ** 2
+
+
+@pytest.mark.parametrize(
+    "config", [EfficiencyConfig(), EfficiencyConfig.fast(), EfficiencyConfig.balanced(), EfficiencyConfig.thorough()]
+)
+def test_a_coordinator_is_told_every_setting(config: EfficiencyConfig) -> None:
+    request = StudyRequest(
+        name="bowl",
+        direction="minimize",
+        space=SearchSpace({"x": Float(0.0, 1.0)}),
+        objective="memory:bowl",
+        base=Path(),
+        config=config,
+        budget=Budget(trials=10),
+    )
+    told = msgspec.json.decode(msgspec.json.encode(submission_of(request, bowl, None)), type=Submission)
+    assert read_study(told.tables, "the submission", Path(told.base)).config == config
 
 
 class SlowClient:
