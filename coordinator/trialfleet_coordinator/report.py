@@ -28,6 +28,7 @@ import msgspec
 from trialfleet_coordinator.budget import Ended
 from trialfleet_coordinator.collecting import nothing_collected
 from trialfleet_coordinator.commands import TrialState
+from trialfleet_coordinator.promotion import mean
 from trialfleet_coordinator.study import StudyState
 from trialfleet_coordinator.trial import Phase, Trial
 from trialfleet_shared.fleet import FleetReport
@@ -147,7 +148,7 @@ class StudyReport(msgspec.Struct, frozen=True, kw_only=True):
     best_params: Params | None
     #: The best complete trial's mean over all folds; where no trial is complete, the best of the highest rung reached.
     best_value: float | None
-    #: Whether `best_value` was measured on all rows and all folds.
+    #: Whether `best_value` was measured on the last rung: all folds, and all rows if the settings let trials have them.
     best_is_complete: bool
     #: The best trial's value on the test part, which the search never saw; None without a test part.
     test_value: float | None
@@ -176,7 +177,7 @@ class BestTrial(msgspec.Struct, frozen=True, kw_only=True):
     trial: int | None
     params: Params | None
     value: float | None
-    #: Whether the value was measured on all rows and all folds.
+    #: Whether the value was measured on the last rung: all folds, and all rows if the settings let trials have them.
     complete: bool
 
 
@@ -210,7 +211,7 @@ def estimate_savings(trials: Iterable[TrialCosts], ladder: Ladder, *, cpu: bool,
     """
     costs = [_cost(trial, ladder, cpu=cpu) for trial in trials]
     folds = ladder.rungs[-1].folds
-    ratios = _ratios([cost.means for cost in costs], ladder.rungs[-1].fraction)
+    ratios = _ratios([cost.means for cost in costs])
     spent = baseline = pruning = subsampling = caching = 0.0
     for cost in costs:
         spent += cost.executed
@@ -259,11 +260,11 @@ def _cost(trial: TrialCosts, ladder: Ladder, *, cpu: bool) -> _Cost:
     return _Cost(executed, cached, means, len(folds), trial.failed)
 
 
-def _ratios(costs: Sequence[Mapping[float, float]], full: float) -> dict[float, float]:
-    """Cost on `full` over cost on each fraction, from the trials that ran on both."""
-    ratios = {full: 1.0}
-    for fraction in {fraction for means in costs for fraction in means} - {full}:
-        pairs = [(means[full], means[fraction]) for means in costs if full in means and fraction in means]
+def _ratios(costs: Sequence[Mapping[float, float]]) -> dict[float, float]:
+    """Cost on all rows over cost on each fraction, from the trials that ran on both."""
+    ratios = {1.0: 1.0}
+    for fraction in {fraction for means in costs for fraction in means} - {1.0}:
+        pairs = [(means[1.0], means[fraction]) for means in costs if 1.0 in means and fraction in means]
         below = sum(lower for _, lower in pairs)
         if below > 0:
             ratios[fraction] = sum(upper for upper, _ in pairs) / below
@@ -399,7 +400,7 @@ def _summary(trial: Trial, ladder: Ladder) -> TrialSummary:
         cpu_seconds=sum(result.cpu_seconds for result in executed),
         evaluations=len(trial.results),
         cached=len(trial.results) - len(executed),
-        metrics={name: sum(values) / len(values) for name, values in named.items()},
+        metrics={name: mean(values) for name, values in named.items()},
     )
 
 

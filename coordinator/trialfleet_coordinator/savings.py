@@ -96,7 +96,7 @@ class RunningSavings:
             costs.sums[fraction] = (total + seconds, count + 1)
 
     def _learn(self, means: dict[float, float]) -> None:
-        whole = means.get(self._fractions[-1])
+        whole = means.get(1.0)
         if whole is None:
             return
         for fraction, mean in means.items():
@@ -108,7 +108,7 @@ class RunningSavings:
         upper, lower = self._pairs.get(fraction, (0.0, 0.0))
         if lower > 0:
             return upper / lower
-        return self._fractions[-1] / fraction
+        return 1.0 / fraction
 
     def _save(self, pruning: float, subsampling: float, caching: float) -> None:
         self._baseline.add(pruning + subsampling + caching)

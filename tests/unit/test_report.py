@@ -43,6 +43,11 @@ def test_before_anything_climbed_cost_is_taken_to_grow_with_the_rows() -> None:
     assert savings.baseline == 4 * 3.0 / 0.25
 
 
+def test_trials_that_may_never_see_all_rows_save_what_the_baseline_takes_to_read_them() -> None:
+    savings = estimate_savings([TrialCosts([result(0, 0, 2.0)], failed=False)], Ladder((Rung(0.1, 1),)), cpu=False)
+    assert (savings.spent, savings.baseline, savings.subsampling) == (2.0, 20.0, 18.0)
+
+
 def test_a_cached_answer_saves_what_it_cost_when_it_was_measured() -> None:
     cached = TrialCosts([result(0, 0, 3.0, cached=True)], failed=False)
     savings = estimate_savings([CLIMBER, cached], LADDER, cpu=False)
