@@ -363,7 +363,7 @@ class StudyState:
         """Fill the slots; where nothing is left to do, decide what waits, and finish."""
         if self.budget.cpu_seconds is not None and self.tally.cpu_seconds >= self.budget.cpu_seconds:
             self._end(Ended.CPU_SECONDS)
-        if self.budget.patience is not None and self.standings.since_best >= self.budget.patience:
+        if self.ended is None and self._out_of_patience:
             self._end(Ended.PATIENCE)
         self._fill()
         self._run_stragglers_again()
@@ -382,6 +382,13 @@ class StudyState:
                 self._end(Ended.FAILED)
         self.finished = True
         self._commands.append(Finish(self.ended.value))
+
+    @property
+    def _out_of_patience(self) -> bool:
+        """Whether trials that might still be started are not."""
+        patience, trials = self.budget.patience, self.budget.trials
+        some_left = trials is None or len(self.trials) < trials
+        return patience is not None and some_left and self.standings.since_best >= patience
 
     @property
     def _climbs_on(self) -> bool:

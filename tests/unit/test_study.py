@@ -296,6 +296,16 @@ def test_a_trial_that_leads_on_a_higher_rung_renews_patience() -> None:
     assert len(bench.state.trials) > 11
 
 
+@pytest.mark.parametrize("points", [None, 12])
+def test_a_study_that_has_started_all_its_trials_did_not_stop_early(points: int | None) -> None:
+    budget = Budget(trials=12 if points is None else 1000, patience=10)
+    bench = Bench(Ladder((Rung(1.0, 1),)), budget, slots=4, points=points)
+    bench.answer_all(lambda evaluation: -evaluation.trial)
+    assert len(bench.state.trials) == 12
+    assert bench.state.standings.since_best >= 10
+    assert bench.state.ended is (Ended.TRIALS if points is None else Ended.EXHAUSTED)
+
+
 def test_a_resumed_study_remembers_how_long_nothing_better_came() -> None:
     bench = Bench(Ladder((Rung(1.0, 1),)), Budget(trials=1000, patience=10))
     for _ in range(8):
