@@ -64,9 +64,22 @@ def _status(arguments: Sequence[str], invocation: Invocation) -> int:
     except Exception as error:
         if invocation.verbose and not invocation.logs_json:
             raise
-        where = "" if invocation.verbose else ", -v shows where"
-        _complain(f"unexpected {type(error).__name__}: {error}; this is a bug in trialfleet{where}", invocation)
-        return 1
+        return _unexpected(error, arguments, invocation)
+
+
+def _unexpected(error: Exception, arguments: Sequence[str], invocation: Invocation) -> int:
+    odd = next((argument for argument in arguments if not _is_unicode(argument)), None)
+    if isinstance(error, UnicodeEncodeError) and odd is not None:
+        _complain(f"{odd!a} is not Unicode, as names of studies are", invocation)
+        return 2
+    where = "" if invocation.verbose else ", -v shows where"
+    _complain(f"unexpected {type(error).__name__}: {error}; this is a bug in trialfleet{where}", invocation)
+    return 1
+
+
+def _is_unicode(argument: str) -> bool:
+    """Whether the shell gave text; other bytes come as half surrogates (PEP 383), and paths may have them."""
+    return all(not "\ud800" <= character <= "\udfff" for character in argument)
 
 
 def _complain(message: str, invocation: Invocation) -> None:

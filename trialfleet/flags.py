@@ -4,8 +4,9 @@ import msgspec
 
 from trialfleet.environment import Environment
 from trialfleet_shared.errors import ConfigurationError
+from trialfleet_shared.messages import Name
 from trialfleet_shared.settings import Mode
-from trialfleet_shared.tables import Setting
+from trialfleet_shared.tables import Setting, read_value
 
 
 class StudyFlags(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,7 +23,7 @@ class StudyFlags(msgspec.Struct, frozen=True, kw_only=True):
     warm_start: str | None
 
     def layered(self, environment: Environment) -> dict[str, list[Setting]]:
-        """The environment's settings with the flags over them."""
+        """The environment's settings with the flags over them. Raises ConfigurationError when a flag says what can not be."""
         settings = {section: list(values) for section, values in environment.settings.items()}
         for key in ("mode", "trials", "seconds", "name", "seed"):
             value = getattr(self, key)
@@ -38,4 +39,6 @@ class StudyFlags(msgspec.Struct, frozen=True, kw_only=True):
                     f"--set {text}: allowed is SECTION.KEY=VALUE with a section study, data, resampling or efficiency"
                 )
             settings.setdefault(section, []).append(Setting(key, value, f"--set {place}", is_text=True))
+        if self.fork is not None:
+            read_value(Name, self.fork, "--fork", is_text=True)
         return settings
