@@ -22,8 +22,10 @@ from trialfleet.coordinator_files import CoordinatorFiles
 from trialfleet.examination import apart
 from trialfleet.home import Home
 from trialfleet_coordinator.adapters.lmdb_layout import StudyTables
+from trialfleet_coordinator.adapters.lmdb_store import LmdbStudyStore
 from trialfleet_shared.adapters.lmdb_environment import exclusive
 from trialfleet_shared.adapters.private_files import make_private_folder, private
+from trialfleet_shared.clock import SystemClock
 from trialfleet_shared.errors import ConfigurationError, StoreError
 
 #: What says that a folder is a backup; goes up when an earlier trialfleet could not restore it.
@@ -112,6 +114,7 @@ def restore(home: Home, source: Path, *, force: bool) -> Manifest:
             if (home.path / _STORE).exists() and not force:
                 raise ConfigurationError(f"{home.path} has studies; give --force to put the backup in their place")
             _copy(source / _STORE, beside / "data.mdb")
+            _renew_identity(beside)
             make_private_folder(beside / "studies")
             for name in manifest.files:
                 if Path(name).parent == _ROSTER:
@@ -128,6 +131,15 @@ def restore(home: Home, source: Path, *, force: bool) -> Manifest:
     except OSError as error:
         raise StoreError(f"{home.path} can not be written: {error.strerror or error}") from error
     return manifest
+
+
+def _renew_identity(store: Path) -> None:
+    """What was answered to studies after the backup was made, as of trials that it does not have, is not for these."""
+    renewed = LmdbStudyStore(store, clock=SystemClock())
+    try:
+        renewed.renew_identity()
+    finally:
+        renewed.close()
 
 
 def _checked(source: Path) -> Manifest:

@@ -177,7 +177,9 @@ def open_study(
 
         def make_fleet(telemetry: Telemetry) -> Fleet:
             if broker_url is not None:
-                return _capped(_rabbit_fleet(request, home, broker_url, telemetry), most_slots)
+                identity = store.identity(request.name)
+                assert identity is not None
+                return _capped(_rabbit_fleet(home, identity, broker_url, telemetry), most_slots)
             assert fleet is not None
             return _capped(fleet, most_slots)
 
@@ -405,15 +407,22 @@ def _whole(reference: str, base: Path) -> str:
     return str(base / reference)
 
 
-def _rabbit_fleet(request: StudyRequest, home: Home, url: str, telemetry: Telemetry) -> Fleet:
+def _rabbit_fleet(home: Home, identity: str, url: str, telemetry: Telemetry) -> Fleet:
     from trialfleet_coordinator.adapters.rabbit_fleet import RabbitFleet  # noqa: PLC0415  # embedded runs need no broker
 
-    return RabbitFleet(url, address=results_address(home, request.name), clock=SystemClock(), telemetry=telemetry)
+    return RabbitFleet(url, address=results_address(home, identity), clock=SystemClock(), telemetry=telemetry)
 
 
-def results_address(home: Home, study: str) -> str:
-    """Where results of the home's study are heard, in all its sessions: what workers answered in between is still there."""
-    parts = (socket.gethostname(), str(home.store.resolve()), study)
+def results_address(home: Home, identity: str) -> str:
+    """Where results of the home's study are heard, in all its sessions: what workers answered in between is still there.
+
+    What they answer to one of the same name that was deleted is not.
+
+    Args:
+        home: the home; a store that was copied to another one is heard elsewhere.
+        identity: of the study, as its store tells it.
+    """
+    parts = (socket.gethostname(), str(home.store.resolve()), identity)
     return digest_bytes(*(part.encode() for part in parts))
 
 

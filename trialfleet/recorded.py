@@ -3,9 +3,11 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from trialfleet.coordinator_files import CoordinatorFiles
 from trialfleet.home import Home
 from trialfleet.rendering import CacheFigures, StudySummary
 from trialfleet_coordinator.adapters.lmdb_store import LmdbStudyStore
+from trialfleet_coordinator.adapters.roster_files import RosterFiles
 from trialfleet_coordinator.budget import Budget
 from trialfleet_coordinator.commands import RecordTerms, TrialState
 from trialfleet_coordinator.events import TimePassed
@@ -61,9 +63,12 @@ def recorded_runs(home: Home, name: str) -> list[Run]:
 
 
 def delete_study(home: Home, name: str) -> None:
-    """Delete a study of the home's store. Raises StudyLockedError while it is being run."""
+    """Delete a study of the home's store, which no running coordinator has. Raises StudyLockedError while it is being run."""
     with open_store(home) as store:
         store.delete(name)
+    roster = CoordinatorFiles(home.path).studies
+    if roster.exists():  # else a coordinator that is started later would begin it anew
+        RosterFiles(roster).remove(name)
 
 
 def studies(home: Home) -> list[StudySummary]:
@@ -91,13 +96,15 @@ def studies(home: Home) -> list[StudySummary]:
     return summaries
 
 
-def decided_trials(home: Home, study: str) -> dict[int, TrialState]:
-    """The decided trials of a study, by number; none when the home does not know the study."""
+def decided_trials(home: Home, study: str) -> tuple[str, dict[int, TrialState]]:
+    """A study's identity, and its decided trials by number; empty when the home does not know the study."""
     if not home.store.exists():
-        return {}
+        return "", {}
     with open_store(home) as store:
-        record = store.load(study)
-    return {} if record is None else {trial.number: trial.state for trial in record.trials if trial.state.decided}
+        identity, record = store.identity(study), store.load(study)
+    if identity is None or record is None:
+        return "", {}
+    return identity, {trial.number: trial.state for trial in record.trials if trial.state.decided}
 
 
 def recorded_state(record: StudyRecord) -> StudyState:

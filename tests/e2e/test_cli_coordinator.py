@@ -114,6 +114,9 @@ def test_a_paused_study_waits_and_the_coordinator_ends_at_once_when_it_is_told_t
     none = fleet.run("list")
     assert none.returncode == 2
     assert "no coordinator runs" in none.stderr
+    assert fleet.run("delete", "a", "--yes").returncode == 0
+    fleet.start_coordinator()
+    assert document(fleet.run("list", "--json").stdout) == [], "what was deleted meanwhile does not begin anew"
 
 
 def test_the_token_is_for_the_owner_alone_and_in_no_log(fleet: Fleet) -> None:

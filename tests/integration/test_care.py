@@ -62,6 +62,14 @@ def loaded(home: Home, name: str) -> StudyRecord | None:
         store.close()
 
 
+def identity_of(home: Home) -> str | None:
+    store = opened(home)
+    try:
+        return store.identity(DEFINITION.name)
+    finally:
+        store.close()
+
+
 @pytest.fixture
 def home(tmp_path: Path) -> Home:
     """One with two studies, cached results, a data set, and a roster."""
@@ -169,11 +177,16 @@ def test_a_backup_brings_back_what_was(home: Home, tmp_path: Path, at_once: None
     with pytest.raises(ConfigurationError, match="has studies; give --force"):
         restore(home, tmp_path / "backup", force=False)
     assert loaded(home, "other") is None
+    identities = [identity_of(home)]
     for target in (home, Home(tmp_path / "elsewhere")):
         restore(target, tmp_path / "backup", force=target is home)
         assert {name: loaded(target, name) for name in before} == before
         assert RosterFiles(target.path / "coordinator" / "studies").load() == [ENTRY]
         assert states(target) == {}
+        identities.append(identity_of(target))
+    assert len(set(identities)) == 3, (
+        "what was answered to trials that are not in it any more is not for those that follow"
+    )
     assert not list(home.path.glob("restore-*"))
 
 

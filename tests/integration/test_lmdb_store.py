@@ -32,6 +32,7 @@ from trialfleet_coordinator.commands import (
 )
 from trialfleet_coordinator.commands import TrialState as State
 from trialfleet_coordinator.ports import StudyDefinition
+from trialfleet_shared.clock import SystemClock
 from trialfleet_shared.errors import StoreError, StudyLockedError
 from trialfleet_shared.ladder import Ladder, Rung
 from trialfleet_shared.messages import EvaluationResult, Outcome
@@ -206,6 +207,24 @@ def test_a_deleted_study_leaves_nothing_behind(tmp_path: Path, store: LmdbStudyS
     tables.environment.close()
     assert rows == dict.fromkeys(DATABASES, 0)
     assert not list((tmp_path / "locks").iterdir())
+
+
+def test_no_two_studies_have_the_same_identity(tmp_path: Path) -> None:
+    seen = []
+    for folder in ("one", "one", "other"):  # deleted, made anew under its name, in another store
+        store = LmdbStudyStore(tmp_path / folder, clock=SystemClock())
+        assert store.identity("digits") is None
+        store.open(DEFINITION)
+        store.close()
+        store = LmdbStudyStore(tmp_path / folder, clock=SystemClock())
+        seen += [store.identity("digits")] * 2
+        assert store.identity("digits") == seen[-1], "whoever opens it"
+        store.renew_identity()
+        seen.append(store.identity("digits"))
+        store.delete("digits")
+        store.close()
+    assert len(set(seen)) == 6
+    assert None not in seen
 
 
 def test_a_lock_on_the_file_of_a_deleted_study_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

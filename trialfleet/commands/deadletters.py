@@ -104,12 +104,14 @@ def _named(names: Sequence[str], *, every: bool) -> Sequence[str] | None:
 
 def _unwanted(home: Home) -> Callable[[StudySpec, Evaluation], str | None]:
     """Says why a study of this home waits for an evaluation no more."""
-    known: dict[str, dict[int, TrialState]] = {}
+    known: dict[str, tuple[str, dict[int, TrialState]]] = {}
 
     def unwanted(spec: StudySpec, evaluation: Evaluation) -> str | None:
-        if spec.reply_to != results_address(home, spec.study):
-            return None  # another home's study: its coordinator knows
-        decided = known.setdefault(spec.study, decided_trials(home, spec.study))
+        if spec.study not in known:
+            known[spec.study] = decided_trials(home, spec.study)
+        identity, decided = known[spec.study]
+        if spec.reply_to != results_address(home, identity):
+            return None  # another home's study, or one that is deleted: its coordinator knows
         state = decided.get(evaluation.trial)
         return None if state is None else f"trial {evaluation.trial} of study {spec.study!r} is decided: {state}"
 

@@ -11,6 +11,7 @@ Numbers in keys are big-endian, so that keys sort like the numbers; `study` take
     evaluations  study, number, rung, fold + 1  -> `EvaluationRow`
     progress     study                          -> `ProgressRow`
     meta         "next study"                   -> the id of the next study; ids are never used twice
+                 "identity"                     -> random bytes that no other store has
 
 Values are MessagePack, and end with a checksum (4 bytes): CRC-32 of table, key and value, so that a flipped bit, or a
 value that stands in another's place, is told as damage (StoreError), never taken for what was written. Attributes are
@@ -204,6 +205,14 @@ class StudyTables:
         #: Decoded spaces. They are named by what they contain, so an entry is right for ever.
         self._spaces: dict[bytes, TrialSpace] = {b"": TrialSpace({})}
 
+    def identity(self, transaction: Transaction) -> bytes:
+        """What the store was given by `identify`; empty before that."""
+        return self._get(transaction, "meta", _IDENTITY) or b""
+
+    def identify(self, transaction: Transaction, identity: bytes) -> None:
+        """Take it for what no other store has."""
+        self._put(transaction, "meta", _IDENTITY, identity)
+
     def create_study(self, transaction: Transaction, name: str, directions: Sequence[int]) -> int:
         """A new study's id. The name must not be taken."""
         study = int.from_bytes(self._get(transaction, "meta", _NEXT_STUDY) or b"", "big")
@@ -389,6 +398,7 @@ class StudyTables:
 #: By table: the checksum of its name, which those of its values begin with.
 _SEEDS = {name: zlib.crc32(name.encode()) for name in ("meta", *DATABASES)}
 _NEXT_STUDY = b"next study"
+_IDENTITY = b"identity"
 
 
 def sealed(table: str, key: bytes, value: bytes) -> bytes:

@@ -4,7 +4,8 @@ A commit is one LMDB transaction, written and synchronised to the disk before `c
 process or the machine a study has each commit whole or not at all.
 """
 
-from collections.abc import Sequence
+import secrets
+from collections.abc import Callable, Sequence
 from operator import attrgetter
 from pathlib import Path
 
@@ -62,20 +63,26 @@ _FROM_OPTUNA = {number: state for state, number in OPTUNA_STATES.items()}
 _PLACE = attrgetter("place")
 
 
+def _random_identity() -> bytes:
+    return secrets.token_bytes(8)
+
+
 class LmdbStudyStore:
     """The studies in a folder (see `trialfleet_coordinator.ports.StudyStore`). For one thread.
 
     Args:
         path: folder of the store; made if missing, for this user alone.
         clock: tells when trials start and finish.
+        make_identity: random bytes, for a new store.
 
     Raises:
         StoreError: the folder can not be used, or holds something else.
     """
 
-    def __init__(self, path: Path, *, clock: Clock) -> None:
+    def __init__(self, path: Path, *, clock: Clock, make_identity: Callable[[], bytes] = _random_identity) -> None:
         self._path = path
         self._clock = clock
+        self._make_identity = make_identity
         self._tables = StudyTables(path)
         self._lock: StudyLock | None = None
         #: Id of the study that is open.
@@ -90,6 +97,19 @@ class LmdbStudyStore:
         with self._tables.environment.read() as transaction:
             study = self._tables.study_id(transaction, name)
             return None if study is None else self._record(transaction, study, name)
+
+    def identity(self, name: str) -> str | None:
+        """What no other study has, be it of another store, or of the same name and deleted; None when there is no such study.
+
+        A store of an earlier version has it from the first time that a study is opened in it.
+        """
+        with self._tables.environment.read() as transaction:
+            study, store = self._tables.study_id(transaction, name), self._tables.identity(transaction)
+            return f"{store.hex()}-{study}" if store and study is not None else None
+
+    def renew_identity(self) -> None:
+        """Be another store from now on: a copy that has its original's studies, and is to hear none of the answers to them."""
+        self._tables.environment.write(lambda transaction: self._tables.identify(transaction, self._make_identity()))
 
     def names(self) -> list[str]:
         """The names of all studies that trialfleet made, oldest first."""
@@ -170,6 +190,8 @@ class LmdbStudyStore:
             self._tables.delete_study(transaction, study)
 
     def _find_or_create(self, transaction: Transaction, definition: StudyDefinition) -> tuple[int, StudyRecord]:
+        if not self._tables.identity(transaction):
+            self._tables.identify(transaction, self._make_identity())
         study = self._tables.study_id(transaction, definition.name)
         if study is None:
             direction = OPTUNA_DIRECTIONS[definition.direction]
