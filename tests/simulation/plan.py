@@ -123,7 +123,7 @@ def draw_plan(seed: int) -> Plan:
             trials=trials,
             seconds=draw.uniform(1.0, horizon) if kind < 0.1 else None,
             cpu_seconds=draw.uniform(0.1, 3.0) if 0.1 < kind < 0.2 else None,
-            patience=draw.randint(1, 4) if 0.2 < kind < 0.3 else None,
+            patience=(draw.randint(1, 4) + 1) // 2 if 0.2 < kind < 0.3 else None,
             target=draw.uniform(0.2, 1.0) if 0.3 < kind < 0.4 else None,
         )
 
