@@ -123,6 +123,48 @@ class Model:
         return float(params["x"]) * self.depth
 
 
+class Base:
+    @staticmethod
+    def fixed(x: float) -> float:
+        return helper(x)
+
+    def inherited(self, params: dict[str, Any]) -> float:
+        return helper(params["x"])
+
+
+class Trainer(Base):
+    factor = FACTOR
+
+    def __call__(self, params: dict[str, Any]) -> float:
+        return helper(params["x"])
+
+    @classmethod
+    def of_class(cls, params: dict[str, Any]) -> float:
+        return helper(params["x"])
+
+    @property
+    def told(self) -> float:
+        return helper(1.0)
+
+    @functools.cached_property
+    def told_once(self) -> float:
+        return helper(1.0)
+
+
+class Calls:
+    """A wrapper that tells what it wraps, as `functools.lru_cache` does."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        functools.update_wrapper(self, function)
+
+    def __reduce__(self) -> str:
+        return "wrapped"
+
+
+wrapped = Calls(uses_helper)
+cached = functools.lru_cache(uses_helper)
+
+
 def closing_over(value: Any) -> Callable[[dict[str, Any]], Any]:
     return lambda params: (params, value)
 
@@ -169,6 +211,44 @@ def test_what_a_function_uses_of_its_module_counts(monkeypatch: pytest.MonkeyPat
     assert function_digest(uses_helper) != through
 
 
+AT_ONE_REMOVE = {
+    "an instance": Trainer(),
+    "an inherited method": Trainer().inherited,
+    "a class method": Trainer.of_class,
+    "a class": closing_over(Trainer),
+    "its static method": closing_over(vars(Base)["fixed"]),
+    "its property": closing_over(vars(Trainer)["told"]),
+    "its cached property": closing_over(vars(Trainer)["told_once"]),
+    "an item of a set": closing_over({uses_helper}),
+    "an object's inside": closing_over(np.array([uses_helper], dtype=object)),
+    "a cached function": closing_over(cached),
+    "a wrapper": wrapped,
+}
+
+
+@pytest.mark.parametrize("function", AT_ONE_REMOVE.values(), ids=AT_ONE_REMOVE)
+def test_what_is_used_at_one_remove_counts(function: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    before = function_digest(function)
+    monkeypatch.setitem(globals(), "helper", lambda x: x * 2.5)
+    assert function_digest(function) != before
+
+
+def test_what_a_class_was_made_with_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = function_digest(closing_over(Trainer))
+    monkeypatch.setattr(Trainer, "factor", 3)
+    assert function_digest(closing_over(Trainer)) != before
+
+
+def test_functions_may_use_each_other_in_a_chain_longer_than_the_stack_is_deep() -> None:
+    def chain(last: int) -> Callable[..., Any]:
+        links: list[Callable[..., Any]] = [closing_over(last)]
+        for _ in range(sys.getrecursionlimit() // 2):
+            links.append(closing_over(links[-1]))
+        return links[-1]
+
+    assert function_digest(chain(1)) != function_digest(chain(2))
+
+
 def test_values_that_can_not_be_pickled_and_cycles_do_no_harm() -> None:
     cycle: list[Any] = []
     cycle.append(cycle)
@@ -183,13 +263,34 @@ def test_builtins_and_partial_calls_have_digests() -> None:
 
 
 def test_another_process_finds_the_same_digest(tmp_path: Path) -> None:
-    """Sets have another order there: hashes of strings are seeded per process."""
+    """Sets have another order there, as hashes of strings are seeded per process, and pickles name classes at random."""
     program = """
 import sys
 sys.path[:0] = %r
+from dataclasses import dataclass, field
+from enum import Enum
+from types import SimpleNamespace
 from trialfleet_workers.digests import function_digest
-names = {"alpha", "beta", "gamma", "delta"}
-def f(params): return params["x"] in {"one", "two", "three", "four"}, names
+
+class Color(Enum):
+    RED = 1
+
+@dataclass
+class Config:
+    scale: float = 2.0
+    names: set = field(default_factory=lambda: {"alpha", "beta", "gamma", "delta"})
+    color: Color = Color.RED
+
+class Scale:
+    def fit(self, X, y=None): return self
+
+class Slots:
+    __slots__ = ("value",)
+    def __init__(self): self.value = frozenset(["alpha", "beta", "gamma", "delta"])
+
+names = {("alpha", frozenset(["beta", "gamma", "delta"])), len, Config, lambda: 1}
+values = [Color.RED, Config(), SimpleNamespace(step=Scale()), Slots()]
+def f(params): return params["x"] in {"one", "two", "three", "four"}, names, values
 print(function_digest(f))
 """
     file = tmp_path / "program.py"

@@ -1,21 +1,24 @@
 """Digests of objectives' code, so that a result cache, a resumed study and a worker notice when it changed.
 
 What counts is the function's name and the source of its file and of the local modules that file imports, found without
-running anything; of functions in memory, also the values they close over. What does not count: installed packages,
-modules imported by computed names, files that the code reads, and, in memory, the insides of objects that can not be
-pickled.
+running anything; of functions in memory, also the values they close over, and the functions and classes of the user's
+that they use. What does not count: installed packages, modules imported by computed names, files that the code reads,
+and, in memory, the insides of objects that can not be pickled.
 """
 
 import ast
-import functools
 import hashlib
 import inspect
+import io
 import sys
 import threading
 import types
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from importlib.machinery import PathFinder
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import cloudpickle
@@ -157,25 +160,54 @@ def find_module(name: str, folders: list[str]) -> Path | None:
     return Path(found.origin).resolve() if found is not None and found.origin and found.has_location else None
 
 
-class _Values:
-    """A digest over Python values, each visited once."""
+#: What `repr` tells alike in every process.
+_PLAIN = bool | int | float | complex | str | bytes | None
+#: What a pickle tells otherwise in each process, or by name alone.
+_NOT_PICKLED = (set, frozenset, type, types.FunctionType, types.ModuleType)
 
-    def __init__(self) -> None:
+
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle is untyped
+    """Pickles all but `_NOT_PICKLED`, which it hands to `add`."""
+
+    def __init__(self, out: io.BytesIO, add: Callable[[Any], None]) -> None:
+        super().__init__(out)
+        self._add = add
+
+    def persistent_id(self, value: Any) -> str | None:
+        """See `pickle.Pickler`: what has an id is not pickled."""
+        if isinstance(value, _NOT_PICKLED):
+            self._add(value)
+            return "added"
+        return None
+
+
+class _Values:
+    """A digest over Python values, each visited once.
+
+    Args:
+        seen: values by their `id` that were visited elsewhere.
+    """
+
+    def __init__(self, seen: Mapping[int, Any] = MappingProxyType({})) -> None:
         self._state = hashlib.blake2b(digest_size=16)
-        self._seen: dict[int, Any] = {}
+        self._seen = dict(seen)
+        #: Functions and classes to visit yet: they use each other in chains that are longer than a stack is deep.
+        self._waiting: deque[Callable[[], None]] = deque()
         self._kinds: dict[type | types.UnionType, Callable[[Any], None]] = {
             list | tuple: self._add_sequence,
             dict: self._add_dict,
             set | frozenset: self._add_set,
             types.FunctionType: self._add_function,
             types.MethodType: self._add_method,
-            functools.partial: self._add_partial,
+            partial: self._add_partial,
             types.CodeType: self._add_code,
             type: self._add_class,
             types.ModuleType: self._add_module,
         }
 
     def digest(self) -> str:
+        while self._waiting:
+            self._waiting.popleft()()
         return self._state.hexdigest()
 
     def _put(self, *parts: str | bytes) -> None:
@@ -186,7 +218,7 @@ class _Values:
 
     def add(self, value: Any) -> None:
         """Feed one value."""
-        if value is None or isinstance(value, bool | int | float | complex | str | bytes):
+        if isinstance(value, _PLAIN):
             self._put(type(value).__name__, repr(value))
             return
         if id(value) in self._seen:
@@ -211,25 +243,46 @@ class _Values:
             self.add(item)
 
     def _add_set(self, value: set[Any] | frozenset[Any]) -> None:
-        self._put("set", *sorted(map(repr, value)))
+        self._put("set", *sorted(map(self._apart, value)))
+
+    def _apart(self, value: Any) -> str:
+        """What tells an item of a set, whichever come before it."""
+        if isinstance(value, _PLAIN):
+            return repr(value)
+        state = _Values(self._seen)
+        state.add(value)
+        return state.digest()
 
     def _add_method(self, value: types.MethodType) -> None:
-        self._put("method", value.__func__.__qualname__)
-        self.add(type(value.__self__))
-        self.add(getattr(value.__self__, "__dict__", None))
+        owner = value.__self__
+        self._put("method")
+        self.add(value.__func__)
+        self.add(owner if isinstance(owner, type) else [type(owner), getattr(owner, "__dict__", None)])
 
-    def _add_partial(self, value: functools.partial[Any]) -> None:
+    def _add_partial(self, value: partial[Any]) -> None:
         self._put("partial")
         self.add([value.func, value.args, value.keywords])
 
     def _add_class(self, value: type) -> None:
-        self._put("class", value.__module__, value.__qualname__, _source(value) if is_local(value.__module__) else "")
+        self._put("class", value.__module__, value.__qualname__)
+        if is_local(value.__module__):
+            self._waiting.append(partial(self._visit_class, value))
+
+    def _visit_class(self, value: type) -> None:
+        self._put(_source(value))
+        self.add(value.__bases__)
+        # Its source does not tell what its methods use of their module, nor what its attributes were computed from.
+        for name, member in sorted(vars(value).items()):
+            if isinstance(member, types.FunctionType) or not name.startswith("__"):
+                self._put(name)
+                self.add(member)
 
     def _add_function(self, function: types.FunctionType) -> None:
-        self._put("function", function.__qualname__)
-        if not is_local(function.__module__):
-            self._put(function.__module__)
-            return
+        self._put("function", str(function.__module__), function.__qualname__)
+        if is_local(function.__module__):
+            self._waiting.append(partial(self._visit_function, function))
+
+    def _visit_function(self, function: types.FunctionType) -> None:
         self._put(_source(function))
         self._add_code(function.__code__)
         self.add(function.__defaults__)
@@ -263,8 +316,12 @@ class _Values:
         self._put("object", type(value).__module__, type(value).__qualname__)
         if is_local(type(value).__module__):
             self.add(type(value))
+        # Of what wraps a function, as `functools.lru_cache` does, a pickle may hold the name alone.
+        self.add(inspect.getattr_static(value, "__wrapped__", None))
+        out = io.BytesIO()
         try:
-            self._put(cloudpickle.dumps(value))
+            _Pickler(out, self.add).dump(value)
+            self._put(out.getvalue())
         except Exception:  # noqa: BLE001  # a lock, a socket, a model with either: its type has to do
             self._put("not picklable")
 
