@@ -15,11 +15,15 @@ from support.waiting import wait_until
 from trialfleet import EfficiencyConfig, optimize
 from trialfleet_shared.data import DataInfo
 from trialfleet_shared.errors import DataError
-from trialfleet_shared.messages import DataSpec
+from trialfleet_shared.messages import DataSpec, StudySpec
 from trialfleet_workers.adapters import checksums
+from trialfleet_workers.adapters.actors import StudyData
 from trialfleet_workers.adapters.checksums import damage, sums_file
 from trialfleet_workers.adapters.data_format import data_file
 from trialfleet_workers.adapters.lmdb_data import DataCache
+from trialfleet_workers.allowance import Allowance
+from trialfleet_workers.digests import code_digest
+from trialfleet_workers.telemetry import NO_TELEMETRY
 
 SPEC = DataSpec(source="rows.csv", target="y")
 ROWS = pd.DataFrame({"a": np.arange(2000) / 7, "b": [f"t{i % 5}" for i in range(2000)], "y": np.arange(2000) % 2})
@@ -186,6 +190,22 @@ def test_a_study_begins_while_its_data_are_read_and_keeps_nothing_that_comes_of_
     seen = [float(line) for line in sums.read_text().split()]
     assert seen[0] > 1e9 - 1
     assert seen[-3:] == values
+
+
+def test_a_worker_imports_again_what_has_gone_from_the_cache(imported: Imported) -> None:
+    (imported.base / "objective.py").write_text("def f(params, data):\n    return 1.0\n")
+    spec = StudySpec(
+        study="s",
+        objective="objective.py:f",
+        objective_digest=code_digest("objective.py:f", imported.base),
+        data=SPEC,
+        data_digest=imported.info.digest,
+    )
+    data = StudyData(imported.path, imported.base, Allowance((imported.base,)), NO_TELEMETRY)
+    data.require(spec)
+    imported.file.unlink()
+    data.require(spec)
+    assert damage(imported.file) == ""
 
 
 def test_an_object_is_stored_again_where_its_file_is_damaged(tmp_path: Path) -> None:

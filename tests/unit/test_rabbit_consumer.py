@@ -1,4 +1,5 @@
 import json
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -15,7 +16,9 @@ from trialfleet_shared.adapters.rabbit import (
 )
 from trialfleet_shared.codec import MAX_PAYLOAD_BYTES, encode
 from trialfleet_shared.errors import DecodeError
-from trialfleet_shared.messages import EvaluationBatch
+from trialfleet_shared.messages import EvaluationBatch, StudySpec
+from trialfleet_workers.adapters.actors import declare_actor
+from trialfleet_workers.telemetry import NO_TELEMETRY
 
 TAG = 1
 
@@ -52,6 +55,22 @@ def test_an_actor_that_raised_has_its_message_rejected_and_one_that_abandons_it_
     assert (failed, message.consumer) == ([], None)
     broker.emit_after("process_message", message, exception=ValueError())
     assert failed == [True]
+
+
+def test_whatever_keeps_the_data_from_a_worker_is_answered(broker: FleetBroker) -> None:
+    """Held without an answer, the evaluations would be alive for as long as the worker is."""
+    refused: list[str] = []
+
+    def require(_spec: StudySpec) -> None:
+        raise OSError(12, "Cannot allocate memory")
+
+    service = SimpleNamespace(
+        take=lambda _batch: SimpleNamespace(wait=lambda _seconds: True),
+        refuse=lambda _ticket, reason: refused.append(reason),
+    )
+    declare_actor(broker, service, SimpleNamespace(require=require), NO_TELEMETRY, threading.Event())  # type: ignore[arg-type]  # stand-ins
+    broker.get_actor(EVALUATE).fn(pack(EvaluationBatch(make_spec("objectives.py:misbehave"), (make_evaluation(0),))))
+    assert refused == ["the study's data can not be had: OSError: [Errno 12] Cannot allocate memory"]
 
 
 def test_no_queue_for_delayed_messages_is_declared(broker: FleetBroker) -> None:

@@ -36,6 +36,7 @@ from trialfleet_shared.adapters.rabbit import (
 from trialfleet_shared.clock import SystemClock
 from trialfleet_shared.errors import DecodeError, NewerSchemaError, TrialfleetError
 from trialfleet_shared.messages import EvaluationBatch, Heartbeat, ResultBatch, StudySpec
+from trialfleet_workers.adapters.data_format import data_file
 from trialfleet_workers.adapters.importing import import_apart
 from trialfleet_workers.allowance import Allowance, resolve
 from trialfleet_workers.service import Ticket, WorkerService
@@ -160,7 +161,8 @@ class StudyData:
             return
         resolve(spec.objective, spec.objective_digest, self._base, self._allowance)
         with self._lock:
-            if spec.data_digest in self._known:
+            # Somebody may have made room in the cache since.
+            if spec.data_digest in self._known and data_file(self._path, spec.data_digest).exists():
                 self._telemetry.data_found()
                 return
             started = time.monotonic()
@@ -237,7 +239,7 @@ def run_worker(
             data = StudyData(data_path, base, allowance, telemetry)
             pool.start()
             for each, threads in zip((broker, reserve), consumers, strict=True):
-                _declare_actor(each, service, data, telemetry, gone)
+                declare_actor(each, service, data, telemetry, gone)
                 threads.start()
             _LOG.info(
                 "worker %s serves %s with %d slots", name, redact(url), slots, extra={"worker": name, "slots": slots}
@@ -277,9 +279,19 @@ class _Redeliveries(dramatiq.Middleware):
             self._telemetry.redelivered()
 
 
-def _declare_actor(
+def declare_actor(
     broker: FleetBroker, service: WorkerService, data: StudyData, telemetry: WorkerTelemetry, gone: threading.Event
 ) -> None:
+    """Have what the broker delivers evaluated by the service.
+
+    Args:
+        broker: whose messages.
+        service: evaluates.
+        data: sees to the data first.
+        telemetry: watches.
+        gone: set once the service has ended; what is held then is neither answered nor handed back.
+    """
+
     def evaluate(body: bytes) -> None:
         """Settle one batch; returning acknowledges it, raising sends it to the dead letters."""
         try:
@@ -297,6 +309,9 @@ def _declare_actor(
             data.require(batch.spec)
         except TrialfleetError as error:
             service.refuse(ticket, str(error))
+        except Exception as error:  # noqa: BLE001  # no memory for a process, say; it is held until it is answered
+            _LOG.exception("the data of study %s can not be had", batch.spec.study, extra={"study": batch.spec.study})
+            service.refuse(ticket, f"the study's data can not be had: {type(error).__name__}: {error}")
         else:
             service.begin(ticket)
         _settle(service, ticket, gone)
