@@ -107,6 +107,15 @@ def test_a_file_comes_out_as_it_went_in(suffix: str, cache: DataCache, tmp_path:
     assert_same(dataset, frame.assign(single=single))
 
 
+def test_the_index_of_a_frame_is_no_feature(cache: DataCache, tmp_path: Path) -> None:
+    """The number of a row that was kept often tells its class: rows stood sorted by it."""
+    table().sample(frac=0.9, random_state=0).to_parquet(tmp_path / "table.parquet")
+    info = cache.import_data(spec("table.parquet"), base=tmp_path)
+    assert info.columns == tuple(table().columns.drop("income"))
+    table().rename_axis("visit").sample(frac=0.9, random_state=0).to_parquet(tmp_path / "named.parquet")
+    assert "visit" in cache.import_data(spec("named.parquet"), base=tmp_path).columns, "a name means something"
+
+
 def test_equal_contents_have_equal_digests_wherever_they_come_from(cache: DataCache, tmp_path: Path) -> None:
     table().to_parquet(tmp_path / "table.parquet")
     from_file = cache.import_data(spec("table.parquet"), base=tmp_path)

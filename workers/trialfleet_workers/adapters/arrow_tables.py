@@ -40,6 +40,8 @@ NULL_VALUES = [
 ]
 #: What a CSV column is read as when its values turn out not to fit what the first block looked like.
 _WIDER = {pa.null(): pa.int64(), pa.int64(): pa.float64()}
+#: What a parquet file calls the index of a pandas frame where it has no name: the rows' former numbers are no feature.
+_UNNAMED_INDEX = re.compile(r"__index_level_\d+__")
 #: How Arrow names the column whose value does not fit.
 _BAD_COLUMN = re.compile(r"CSV column #(\d+)")
 
@@ -134,7 +136,8 @@ def _read_arrow(file: Any, suffix: str) -> Iterator[pa.RecordBatch]:
     if suffix in (".parquet", ".pq"):
         # Reading ahead would bring the whole file into memory.
         parquet = pa.parquet.ParquetFile(file, pre_buffer=False, buffer_size=_PARQUET_BUFFER_BYTES)
-        yield from parquet.iter_batches(batch_size=BATCH_ROWS, use_threads=False)
+        columns = [name for name in parquet.schema_arrow.names if not _UNNAMED_INDEX.fullmatch(name)]
+        yield from parquet.iter_batches(batch_size=BATCH_ROWS, columns=columns, use_threads=False)
         return
     with pa.ipc.open_file(file) as reader:
         for index in range(reader.num_record_batches):
