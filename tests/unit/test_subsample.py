@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from trialfleet_shared.errors import DataError
 from trialfleet_shared.messages import TEST_FOLD, Resampling
 from trialfleet_workers.subsample import Layout, plan_layout
 
@@ -73,6 +74,33 @@ def test_fold_0_of_forward_chaining_is_the_newest() -> None:
         (slice(0, 6), slice(6, 9)),
         (slice(0, 3), slice(3, 6)),
     ]
+
+
+FORWARD = Resampling(kind="forward", folds=3)
+
+
+@pytest.mark.parametrize(
+    ("days", "resampling", "splits"),
+    [
+        ([10] * 15, Resampling(valid_fraction=0.25, test_fraction=0.13), [100, 130]),
+        ([10] * 15, FORWARD, [40, 70, 110]),
+        ([100, 10, 10, 10], FORWARD, [100, 110, 120]),
+        ([10, 10, 10, 100], FORWARD, [10, 20, 30]),
+        ([5, 95], Resampling(), [5]),
+    ],
+)
+def test_rows_of_one_moment_are_on_one_side(days: list[int], resampling: Resampling, splits: list[int]) -> None:
+    """Each split is where a day ends, the nearest to where it would be among rows without ties."""
+    times = np.repeat(np.arange(len(days)), days)
+    layout = plan_layout(len(times), order="temporal", resampling=resampling, seed=0, times=times)
+    parts = [fold.valid for fold in reversed(layout.folds)] + [layout.test] * (resampling.test_fraction > 0)
+    assert [part.start for part in parts] == splits  # type: ignore[union-attr]  # in time they are runs
+
+
+def test_fewer_moments_than_parts_are_told() -> None:
+    words = "the rows are of 3 different moments; the resampling needs at least 4, as rows of one moment stay together"
+    with pytest.raises(DataError, match=words):
+        plan_layout(30, order="temporal", resampling=FORWARD, seed=0, times=np.arange(30) // 10)
 
 
 def test_groups_enter_whole() -> None:

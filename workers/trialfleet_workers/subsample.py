@@ -3,7 +3,7 @@
 Rows are stored in an order in which every subsample is a run of neighbours:
 
 - **temporal**: in time order. The subsample of a training part is its *last* rows, the most recent ones, and every
-  forward-chaining fold's parts are runs as well.
+  forward-chaining fold's parts are runs as well. Rows of one moment are never on both sides of a split.
 - **random, stratified, grouped**: in sampling order. The subsample of a training part is its *first* rows. A holdout
   stores its validation part behind the training part. Of k folds, fold 0 has its validation part behind all others', so
   that the low rungs, which evaluate fold 0 alone, never copy a row; other folds are index arrays.
@@ -155,10 +155,33 @@ def _temporal(rows: int, resampling: Resampling, times: NDArray[np.generic] | No
     else:
         # k validation blocks, one after another in time, behind a first block that is only trained on.
         bounds = [seen * block // (resampling.folds + 1) for block in range(1, resampling.folds + 2)]
+    if times is not None:
+        splits = [bound for bound in bounds if bound < rows]
+        bounds[: len(splits)] = _between_moments(splits, times[order])
+        seen = bounds[-1]
     folds = [Fold(slice(0, begin), slice(begin, end)) for begin, end in itertools.pairwise(bounds)]
     for fold in folds:
         _check_parts(size(fold.train), size(fold.valid))
     return Layout(order, tuple(reversed(folds)), slice(0, seen), slice(seen, rows), from_end=True)
+
+
+def _between_moments(splits: list[int], times: NDArray[np.generic]) -> list[int]:
+    """As many splits of sorted rows, each where a moment ends, and as near as can be to where it was wanted."""
+    ends = np.flatnonzero(times[1:] != times[:-1]) + 1
+    if len(ends) < len(splits):
+        raise DataError(
+            f"the rows are of {len(ends) + 1} different moments; the resampling needs at least {len(splits) + 1}, as rows "
+            "of one moment stay together"
+        )
+    found: list[int] = []
+    first = 0
+    for index, split in enumerate(splits):
+        # Those that are not left for the splits to come.
+        allowed = ends[first : len(ends) - (len(splits) - index - 1)]
+        nearest = int(np.argmin(np.abs(allowed - split)))
+        found.append(int(allowed[nearest]))
+        first += nearest + 1
+    return found
 
 
 def _sequence(
