@@ -256,6 +256,34 @@ def test_data_that_can_not_be_used_are_told(
     assert words in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "form", ["%Y-%m-%d", "%Y%m%d", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M:%S.%f", "%Y-W%W-%w", "%Y-%m", "%H:%M:%S"]
+)
+def test_texts_that_sort_in_time_order_the_rows(form: str, cache: DataCache) -> None:
+    times = pd.date_range("2022-01-03 00:00:30", periods=40, freq="10h" if "d" in form else "35D")
+    if form == "%H:%M:%S":
+        times = pd.date_range("2022-01-03 00:00:30", periods=40, freq="25min")
+    frame = pd.DataFrame({"when": [time.strftime(form) for time in times], "y": np.arange(40.0)})
+    shuffled = frame.sample(frac=1.0, random_state=0)
+    info = cache.import_object(
+        shuffled, spec(target="y", time_column="when", order="temporal", resampling=Resampling())
+    )
+    data = cache.open(info.digest).split(fold=0, fraction=1.0, rung=0, seed=0)
+    assert data.y.max() < data.y_valid.min()
+
+
+@pytest.mark.parametrize(
+    "form", ["%d/%m/%Y", "%m/%d/%Y", "%d.%m.%Y", "%d%m%Y", "%Y-%-m-%-d", "%Y-%m-%d %-H:%M", "%b %Y", "%d:%m:%Y"]
+)
+def test_texts_that_do_not_sort_in_time_are_told(form: str, cache: DataCache) -> None:
+    days = pd.date_range("2022-09-28 09:00", periods=40)
+    frame = pd.DataFrame({"day": days.strftime(form), "y": np.arange(40.0)})
+    with pytest.raises(DataError) as caught:
+        cache.import_object(frame, spec(target="y", time_column="day", order="temporal", resampling=Resampling()))
+    assert f"data.time_column = 'day' has the text {days[0].strftime(form)!r}" in str(caught.value)
+    assert "allowed are points in time, numbers, and texts as of ISO 8601" in str(caught.value)
+
+
 def test_text_is_no_matrix(cache: DataCache) -> None:
     data = cache.open(cache.import_object(table(), spec()).digest).split(fold=0, fraction=1.0, rung=0, seed=0)
     with pytest.raises(DataError, match=r"data.X needs numbers; text or points in time are in 'work', 'since'"):

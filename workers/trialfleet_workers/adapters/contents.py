@@ -3,6 +3,7 @@
 import hashlib
 import math
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,10 @@ if TYPE_CHECKING:  # see sources.py
 
 #: Rows that are put into their stored order at a time: an import's memory is this many rows, or one column.
 _GATHER_ROWS = 16_384
+#: Texts whose order is that of time: ISO 8601's years, quarters, weeks, months and days, days with a time; times of day.
+_SORTS_IN_TIME = re.compile(
+    r"\d{4}(-?Q\d|-?W\d\d(-?\d)?|-?(0\d|1[0-2])(-?[0-3]\d([ T][0-2]\d.*)?)?)?|[0-2]\d:[0-5]\d(:[0-5]\d(\.\d+)?)?"
+)
 
 
 class ArrayContents:
@@ -155,7 +160,13 @@ class TableContents:
             raise DataError(f"data.time_column = {name!r} has missing values")
         values = spool.values()[usable]
         if spool.is_text:
-            # ISO dates sort as text; codes are in order of appearance.
+            odd = next((text for text in spool.categories if not _SORTS_IN_TIME.fullmatch(text)), None)
+            if odd is not None:
+                raise DataError(
+                    f"data.time_column = {name!r} has the text {odd!r}, and such texts do not sort in time; allowed are "
+                    "points in time, numbers, and texts as of ISO 8601: '2022-12-31' or '2022-12-31 23:59', say"
+                )
+            # Codes are in order of appearance.
             return np.asarray(np.argsort(np.argsort(spool.categories))[values])
         return values
 
