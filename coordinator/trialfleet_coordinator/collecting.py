@@ -1,7 +1,7 @@
 """Python's garbage collector: it has nothing to find where a whole study is read or rebuilt, and comes late afterwards."""
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from trialfleet_shared.clock import Clock
@@ -36,11 +36,13 @@ class RegularCollection:
 
     Args:
         clock: tells when it is time.
+        give_back: gives memory that is free after a collection back to the system.
         seconds: between two collections.
     """
 
-    def __init__(self, clock: Clock, seconds: float) -> None:
+    def __init__(self, clock: Clock, give_back: Callable[[], None], seconds: float) -> None:
         self._clock = clock
+        self._give_back = give_back
         self._seconds = seconds
         self._due_at = clock.monotonic() + seconds
 
@@ -50,3 +52,4 @@ class RegularCollection:
         if now >= self._due_at:
             self._due_at = now + self._seconds
             gc.collect()
+            self._give_back()

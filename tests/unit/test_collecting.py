@@ -24,7 +24,9 @@ def _no_other_collection() -> Iterator[None]:
 
 def test_old_garbage_goes_whenever_it_is_time() -> None:
     clock = SimulatedClock()
-    collection = RegularCollection(clock, 60.0)
+    given_back: list[float] = []
+    collection = RegularCollection(clock, lambda: given_back.append(clock.now), 60.0)
+    begun = clock.now
     for _ in range(2):
         with nothing_collected():
             garbage = weakref.ref(Cycle())
@@ -34,3 +36,4 @@ def test_old_garbage_goes_whenever_it_is_time() -> None:
         clock.now += 1
         collection.tick()
         assert garbage() is None
+    assert given_back == [begun + 60, begun + 120]

@@ -61,7 +61,7 @@ def _serve(fleet: CoordinatorSection, broker_url: str, home: Home, files: Coordi
     if fleet.tls_certificate is not None and fleet.tls_key is not None:
         tls = ServerTls(fleet.tls_certificate, fleet.tls_key, fleet.tls_client_ca)
     notifier = Notifier.from_environment(os.environ)
-    collection = RegularCollection(clock, _COLLECTION_SECONDS)
+    collection = RegularCollection(clock, linux.return_freed_memory, _COLLECTION_SECONDS)
     pause = threading.Event()
     with (
         StopSignals(lambda name: _LOG.info("%s: studies leave off where they are", name)) as signals,
