@@ -77,6 +77,50 @@ def test_numbers_as_python_objects_stay_numbers(numbers: np.ndarray, cache: Data
     assert np.array_equal(data.y, numbers[(data.X[:, 0] / 2).astype(int)])
 
 
+@pytest.mark.parametrize(
+    "labels",
+    [
+        ["a", "b", np.nan, "a", None] * 8,
+        pd.Series([True, False, None, True] * 10, dtype="boolean"),
+        [True, False, None, True] * 10,
+        np.array([True, False, np.nan, True] * 10, dtype=object),
+        pd.Series([7, 0, None, 2**53] * 10, dtype="Int64"),
+        pd.Series([7.5, 0, None, 1] * 10, dtype="Float64"),
+        [7.5, 0, None, 1] * 10,
+        pd.Categorical(["a", "b", None, "a"] * 10),
+    ],
+    ids=[
+        "texts",
+        "nullable booleans",
+        "booleans",
+        "objects",
+        "nullable ints",
+        "nullable floats",
+        "floats",
+        "categories",
+    ],
+)
+def test_missing_labels_are_missing_as_in_a_frame(labels: Any, cache: DataCache) -> None:
+    x = np.arange(40.0)
+    array = imported(cache, (x.reshape(-1, 1), labels), target=None)
+    frame = imported(cache, pd.DataFrame({"x0": x, "y": pd.Series(labels).array}))
+    assert len(array.y) + len(array.y_valid) == len(frame.y) + len(frame.y_valid) == pd.Series(labels).notna().sum()
+    assert array.y.dtype == frame.y.dtype
+    assert array.classes == frame.classes
+    assert np.array_equal(np.column_stack([array.X[:, 0], array.y]), np.column_stack([frame.X[:, 0], frame.y]))
+
+
+def test_whole_numbers_with_gaps_are_not_taken_for_floats(cache: DataCache) -> None:
+    x, labels = np.arange(80.0).reshape(40, 2), [1.0, 0.0, None, 1.0] * 10
+    assert imported(cache, (x, np.array(labels, dtype=float)), target=None).y.dtype == np.float64
+    assert imported(cache, (x, pd.Series(labels, dtype="Int64")), target=None).y.dtype == np.int64
+
+
+def test_missing_texts_of_a_mapping_are_missing(cache: DataCache) -> None:
+    data = imported(cache, {"a": ["u", np.nan] * 20, "y": range(40)})
+    assert everything(data)["a"].isna().sum() == 20
+
+
 def test_columns_without_text_names_have_their_names_as_text(cache: DataCache) -> None:
     columns = pd.MultiIndex.from_tuples([("a", 1), ("b", 2)])
     frame = pd.DataFrame(np.arange(80.0).reshape(40, 2), columns=columns)
@@ -98,6 +142,13 @@ def test_columns_without_text_names_have_their_names_as_text(cache: DataCache) -
         ),
         ((pd.DataFrame({"y": range(10)}), range(10)), None, "the target 'y' stands among the features as well"),
         ((np.ones((10, 2)), np.array([1, "x"] * 5, dtype=object)), None, "y has values of mixed-integer types"),
+        (
+            pd.DataFrame({"a": range(9), "id": [2**70] * 9, "y": 1}),
+            "y",
+            "column 'id' has whole numbers of more than 64",
+        ),
+        ((np.ones((9, 2)), [2**70] * 9), None, "y has whole numbers of more than 64 bits"),
+        ((np.ones((9, 2)), [2**70, None, 1] * 3), None, "y has whole numbers of more than 64 bits"),
         ((np.ones(10), np.ones(10)), None, "X has shape (10,); allowed is (rows, features) or more dimensions"),
         ({"a": range(10), "y": range(9)}, "y", "the mapping of arrays is no table"),
     ],

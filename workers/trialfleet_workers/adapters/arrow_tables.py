@@ -82,8 +82,21 @@ def table_batches(frame: "pd.DataFrame") -> Iterator[pa.RecordBatch]:
         for start in range(0, len(named), BATCH_ROWS):
             part = named.iloc[start : start + BATCH_ROWS]
             yield pa.RecordBatch.from_pandas(part, schema=schema, preserve_index=False)
+    except OverflowError as error:
+        wide = next(name for name in named if _overflows(named[name]))
+        raise DataError(
+            f"column {wide!r} has whole numbers of more than 64 bits; allowed are smaller ones, floats, or texts"
+        ) from error
     except (pa.ArrowException, TypeError, ValueError) as error:
         raise DataError(f"the data frame can not be stored: {error}") from error
+
+
+def _overflows(column: "pd.Series[Any]") -> bool:
+    try:
+        pa.array(column, from_pandas=True)
+    except OverflowError:
+        return True
+    return False
 
 
 def _plain(file: IO[bytes], suffix: str) -> IO[bytes]:

@@ -41,7 +41,7 @@ class ArrayContents:
         self.target_name = spec.target or "y"
         self.categories: dict[str, list[str]] = {}
         self.times: tuple[str, ...] = ()
-        state = hashlib.blake2b(digest_size=16)
+        state = hashlib.blake2b(b"whole" if source.whole else b"", digest_size=16)
         labels = source.target
         for part in (source.features, labels if labels.dtype.kind in "biuf" else labels.astype(str)):
             state.update(f"{part.dtype.str}{part.shape}".encode())
@@ -62,7 +62,7 @@ class ArrayContents:
 
     def classes(self) -> tuple[NDArray[np.int64], list[str]] | None:
         """Class of each usable row, and the classes' names."""
-        target = self._source.target[self.usable()]
+        target = self._target_values(self.usable())
         if self.target_is_text:
             names, codes = np.unique(target.astype(str), return_inverse=True)
         elif looks_like_classes(target):
@@ -81,10 +81,15 @@ class ArrayContents:
 
     def arrays(self, rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
         """What is stored, by name, these rows in this order."""
-        target = self._source.target[rows]
+        target = self._target_values(rows)
         if self.target_is_text:
             target = np.unique(target.astype(str), return_inverse=True)[1].astype(np.int64)
         return {"X": self._source.features[rows], "y": target}
+
+    def _target_values(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """The target of rows that have one."""
+        target = self._source.target[rows]
+        return target.astype(np.int64) if self._source.whole else target
 
 
 class TableContents:

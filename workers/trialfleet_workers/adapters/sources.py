@@ -4,6 +4,7 @@ A table is read as a stream of Arrow record batches (`arrow_tables.py`). Arrays 
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -28,6 +29,8 @@ class Arrays(NamedTuple):
 
     features: NDArray[Any]
     target: NDArray[Any]
+    #: Whether the target's values are whole numbers or booleans, held as floats for those that are missing.
+    whole: bool = False
 
 
 class Frame(NamedTuple):
@@ -130,7 +133,7 @@ def as_source(value: Any, target: str | None) -> Arrays | Frame:
         if {"X", "y"} <= set(value) and target is None:
             return as_source((value["X"], value["y"]), None)
         try:
-            return Frame(pd.DataFrame({str(name): np.asarray(column) for name, column in value.items()}), target)
+            return Frame(pd.DataFrame({str(name): _array(column) for name, column in value.items()}), target)
         except ValueError as error:
             raise DataError(f"the mapping of arrays is no table: {error}") from error
     if isinstance(value, tuple) and len(value) == 2:
@@ -155,23 +158,47 @@ def _join(features: "pd.DataFrame", labels: Any, target: str | None) -> Frame:
     return Frame(features.assign(**{name: pd.Series(labels).array}), name)
 
 
-def _arrays(features: Any, labels: Any) -> Arrays:
-    x, y = np.asarray(features), np.asarray(labels)
-    if y.dtype.kind == "O" and y.ndim == 1:
-        import pandas as pd  # noqa: PLC0415  # see the top
+def _array(values: Any) -> NDArray[Any]:
+    """The values in an array, as Python objects where numpy would hide which are missing.
 
-        # Numbers may come as Python objects, as those of a column of a mixed frame do.
-        y = np.asarray(pd.Series(y).infer_objects())
-        found = pd.api.types.infer_dtype(y, skipna=True)
-        if y.dtype.kind == "O" and found != "string":
-            raise DataError(f"y has values of {found} types; allowed are numbers, booleans or texts")
+    Of a list, it makes the text 'nan' of one that is missing; of pandas' nullable whole numbers, floats.
+    """
+    array = np.asarray(values)
+    hides = isinstance(values, list | tuple) and array.dtype.kind in "SU"
+    is_nullable = not isinstance(getattr(values, "dtype", array.dtype), np.dtype)
+    return np.asarray(values, dtype=object) if hides or is_nullable else array
+
+
+def _labels(labels: Any) -> tuple[NDArray[Any], bool]:
+    """A target, and whether it is whole; see `Arrays`."""
+    y = _array(labels)
+    if y.dtype.kind != "O" or y.ndim != 1:
+        return y, False
+    import pandas as pd  # noqa: PLC0415  # see the top
+
+    found = pd.api.types.infer_dtype(y, skipna=True)
+    missing = np.asarray(pd.isna(y))
+    if found in ("boolean", "integer") and missing.any():
+        with suppress(OverflowError):
+            return np.where(missing, np.nan, np.where(missing, 0, y).astype(np.int64)), True
+    # Numbers may come as Python objects, as those of a column of a mixed frame do.
+    y = np.asarray(pd.Series(np.where(missing, None, y)).infer_objects())
+    if y.dtype.kind == "O" and found != "string":
+        kind = "whole numbers of more than 64 bits" if found == "integer" else f"values of {found} types"
+        raise DataError(f"y has {kind}; allowed are numbers, booleans or texts")
+    return y, False
+
+
+def _arrays(features: Any, labels: Any) -> Arrays:
+    x = np.asarray(features)
+    y, whole = _labels(labels)
     if x.ndim < 2:
         raise DataError(f"X has shape {x.shape}; allowed is (rows, features) or more dimensions")
     if y.shape != x.shape[:1]:
         raise DataError(f"y has shape {y.shape}, X {x.shape}; y must have one value per row")
     if x.dtype.kind not in "biuf":
         raise DataError(f"X has values of type {x.dtype}; allowed are numbers and booleans, or a data frame")
-    return Arrays(x, y)
+    return Arrays(x, y, whole)
 
 
 def _locate(source: str, base: Path) -> tuple[Any, str]:
