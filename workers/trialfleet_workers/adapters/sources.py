@@ -182,7 +182,7 @@ def _labels(labels: Any) -> tuple[NDArray[Any], bool]:
         with suppress(OverflowError):
             return np.where(missing, np.nan, np.where(missing, 0, y).astype(np.int64)), True
     # Numbers may come as Python objects, as those of a column of a mixed frame do.
-    y = np.asarray(pd.Series(np.where(missing, None, y)).infer_objects())
+    y = np.asarray(pd.Series(y).mask(missing, None).infer_objects())
     if y.dtype.kind == "O" and found != "string":
         kind = "whole numbers of more than 64 bits" if found == "integer" else f"values of {found} types"
         raise DataError(f"y has {kind}; allowed are numbers, booleans or texts")
