@@ -12,6 +12,7 @@ import pytest
 
 from trialfleet_shared.errors import DataError
 from trialfleet_shared.messages import DataSpec
+from trialfleet_workers.adapters import contents
 from trialfleet_workers.adapters.arrow_tables import BATCH_ROWS
 from trialfleet_workers.adapters.lmdb_data import DataCache
 from trialfleet_workers.adapters.sources import read_file
@@ -157,6 +158,37 @@ def test_objects_that_are_no_data_are_told(data: Any, target: str | None, words:
     with pytest.raises(DataError) as caught:
         imported(cache, data, target)
     assert words in str(caught.value)
+
+
+def test_an_array_of_4_gib_is_refused_before_anything_is_written(cache: DataCache, tmp_path: Path) -> None:
+    images = np.broadcast_to(np.float32(0.5), (16, 2**13, 2**13))  # no memory is behind it
+    words = (
+        "the array X has 4,294,967,296 bytes: 16 x 8192 x 8192 values of float32; allowed are 4,294,967,295, by fewer"
+    )
+    with pytest.raises(DataError, match=words):
+        imported(cache, (images, np.arange(16)), target=None)
+    assert list((tmp_path / "cache").glob("*.mdb")) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (1.5, "the array X of all columns has 640 bytes: 40 x 2 values of float64; allowed are 319"),
+        ("x", "the column 'a' has 320 bytes: 40 values of float64; allowed are 319"),
+    ],
+)
+def test_of_a_table_it_is_all_numbers_or_one_column(
+    text: Any, words: str, cache: DataCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(contents, "MOST_BYTES", 319)
+    with pytest.raises(DataError, match=words):
+        imported(cache, pd.DataFrame({"a": 0.5, "b": text, "y": range(40)}))
+
+
+def test_that_the_target_is_too_large_is_told(cache: DataCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contents, "MOST_BYTES", 319)
+    with pytest.raises(DataError, match="the array y has 320 bytes"):
+        imported(cache, (np.zeros((40, 1), dtype=np.int8), np.linspace(0, 1, 40)), target=None)
 
 
 def imported_csv(cache: DataCache, folder: Path, text: str) -> Data:

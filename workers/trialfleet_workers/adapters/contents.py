@@ -22,6 +22,8 @@ if TYPE_CHECKING:  # see sources.py
 
 #: Rows that are put into their stored order at a time: an import's memory is this many rows, or one column.
 _GATHER_ROWS = 16_384
+#: Bytes of an array at most: what LMDB takes as one value.
+MOST_BYTES = 2**32 - 1
 #: Texts whose order is that of time: ISO 8601's years, quarters, weeks, months and days, days with a time; times of day.
 _SORTS_IN_TIME = re.compile(
     r"\d{4}(-?Q\d|-?W\d\d(-?\d)?|-?(0\d|1[0-2])(-?[0-3]\d([ T][0-2]\d.*)?)?)?|[0-2]\d:[0-5]\d(:[0-5]\d(\.\d+)?)?"
@@ -37,6 +39,7 @@ class ArrayContents:
                 raise DataError(f"data.{key} = {column!r}, but the data are arrays without names; give a data frame")
         self._source = source
         self.rows = len(source.target)
+        check_size("the array X", (len(self.usable()), *source.features.shape[1:]), source.features.dtype)
         self.names = tuple(f"x{i}" for i in range(source.features.shape[1])) if source.features.ndim == 2 else ()
         self.target_name = spec.target or "y"
         self.categories: dict[str, list[str]] = {}
@@ -190,6 +193,7 @@ class TableContents:
     def _gather(self, spool: "ColumnSpool", rows: NDArray[np.int64]) -> NDArray[Any]:
         """A column in its stored order, in a file."""
         values = spool.values()
+        check_size(f"the column {spool.name!r}", (len(rows),), values.dtype)
         out = _mapped(self._folder / f"stored {id(spool)}", values.dtype, (len(rows),))
         for start in range(0, len(rows), _GATHER_ROWS):
             out[start : start + _GATHER_ROWS] = values[rows[start : start + _GATHER_ROWS]]
@@ -198,6 +202,7 @@ class TableContents:
     def _block(self, columns: "Sequence[ColumnSpool]", rows: NDArray[np.int64]) -> NDArray[Any]:
         """All features in one block of one type, in their stored order, in a file."""
         dtype = np.result_type(*(spool.dtype for spool in columns))
+        check_size("the array X of all columns", (len(rows), len(columns)), dtype)
         out = _mapped(self._folder / "block", dtype, (len(rows), len(columns)))
         sources = [spool.values() for spool in columns]
         for start in range(0, len(rows), _GATHER_ROWS):
@@ -216,6 +221,16 @@ def _missing(target: NDArray[Any]) -> NDArray[np.bool_]:
     import pandas as pd  # noqa: PLC0415  # a quarter of a second, which sources of numbers do not need
 
     return np.asarray(pd.isna(target))
+
+
+def check_size(what: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    """Raises DataError where `what` is an array too large to be stored, before that is tried."""
+    size = math.prod(shape) * dtype.itemsize
+    if size > MOST_BYTES:
+        raise DataError(
+            f"{what} has {size:,} bytes: {' x '.join(map(str, shape))} values of {dtype}; allowed are {MOST_BYTES:,}, by "
+            "fewer rows or columns, or a narrower type"
+        )
 
 
 def reserve(path: Path, size: int) -> None:

@@ -33,7 +33,7 @@ from trialfleet_shared.errors import DataError
 from trialfleet_shared.fingerprint import digest_json
 from trialfleet_shared.messages import DataSpec
 from trialfleet_workers.adapters.checksums import damage, evident_damage, sums_file, write_checksums
-from trialfleet_workers.adapters.contents import ArrayContents, TableContents, reserve
+from trialfleet_workers.adapters.contents import ArrayContents, TableContents, check_size, reserve
 from trialfleet_workers.adapters.data_format import FORMAT, Meta, StoredArray, data_file
 from trialfleet_workers.adapters.data_set import DataSet, open_data_set
 from trialfleet_workers.adapters.sources import (
@@ -262,6 +262,8 @@ def _checksum(found: Stamp, info: DataInfo) -> int:
 
 def _write(path: Path, arrays: dict[str, NDArray[Any]], meta: bytes) -> None:
     """Write the arrays, straight into the map: private memory does not grow with them."""
+    for name, array in arrays.items():
+        check_size(f"the array {name}", array.shape, array.dtype)
     room = sum(array.nbytes + 2 * _PAGE_BYTES for array in arrays.values()) + len(meta) + _SLACK_BYTES
     try:
         environment = lmdb.open(str(path), subdir=False, map_size=room, writemap=True, lock=False, mode=0o600)
