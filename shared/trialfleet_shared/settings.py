@@ -203,17 +203,18 @@ PRESETS: Mapping[str, dict[str, Any]] = {
 
 #: The fields that have a range: when a value is in it, and the range in words.
 _RANGES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
-    "subsample_fraction": (lambda value: 0 < value <= 1, "above 0 and at most 1"),
+    # Rungs are told apart to six decimals (`build_ladder`): down from here, and at a smaller factor, they would not be.
+    "subsample_fraction": (lambda value: 0.0001 <= value <= 1, "0.0001 to 1"),
     "cache_size": (lambda value: 1 <= value <= 10**9, "1 to 1000000000"),
-    "cache_ttl_hours": (lambda value: 0 < value < math.inf, "above 0"),
+    "cache_ttl_hours": (lambda value: 0 < value <= 10**6, "above 0 and at most 1000000"),
     "max_workers": (lambda value: value is None or value >= 1, "at least 1"),
     "pruning_threshold": (lambda value: 0 < value < 1, "between 0 and 1"),
     "min_trials_before_pruning": (lambda value: value >= 1, "at least 1"),
     "warm_start_trials": (lambda value: value >= 0, "at least 0"),
     "batch_size": (lambda value: 1 <= value <= MOST_IN_BATCH, f"1 to {MOST_IN_BATCH}"),
     "clear_cache_interval": (lambda value: value >= 1, "at least 1"),
-    "reduction_factor": (lambda value: 1 < value <= 100, "above 1 and at most 100"),
-    "lowest_fraction": (lambda value: value is None or 0 < value <= 1, "above 0 and at most 1"),
+    "reduction_factor": (lambda value: 1.1 <= value <= 100, "1.1 to 100"),
+    "lowest_fraction": (lambda value: value is None or 0.0001 <= value <= 1, "0.0001 to 1"),
     "early_stopping_patience": (lambda value: value is None or value >= 1, "at least 1"),
     "rung_rows": (lambda value: value >= 1, "at least 1"),
     "fewest_rows": (lambda value: value >= 1, "at least 1"),

@@ -81,6 +81,11 @@ def test_a_ladder_of_ones_own_must_end_with_everything() -> None:
         config.ladder_for(rows=1000, folds=5, has_fidelity=True)
 
 
+def test_the_lowest_fraction_and_the_smallest_factor_make_a_ladder() -> None:
+    config = EfficiencyConfig(subsample_fraction=0.0001, reduction_factor=1.1)
+    assert len(config.ladder_for(rows=None, folds=1, has_fidelity=True).rungs) == 94
+
+
 def test_rungs_must_climb() -> None:
     with pytest.raises(ValueError, match="must have more rows or folds"):
         Ladder((Rung(0.5, 2), Rung(1.0, 1)))

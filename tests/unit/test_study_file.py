@@ -161,7 +161,7 @@ MISTAKES = {
     ),
     "not a number": (
         STUDY + SPACE + "[efficiency]\nsubsample_fraction = nan",
-        "efficiency.subsample_fraction = nan: allowed is above 0 and at most 1",
+        "efficiency.subsample_fraction = nan: allowed is 0.0001 to 1",
     ),
     "bad ladder": (
         STUDY + SPACE + "[efficiency]\nladder = [{ fraction = 2.0, folds = 1 }]",
