@@ -116,6 +116,8 @@ def test_a_browser_shows_a_study_of_two_thousand_trials(tmp_path: Path) -> None:
         (trial(0, {"x": 0.5}, 1.0),),
         (trial(0, {"x": 0.5}, math.nan), trial(1, {"x": 0.5}, math.inf)),
         (trial(0, {"x": 0.5}, 1e300), trial(1, {"x": 0.5}, -1e300)),
+        (trial(0, {"x": 1.7e308}, 1.7e308), trial(1, {"x": -1.7e308}, -1.7e308)),
+        (trial(0, {"x": 5e-324}, 5e-324), trial(1, {"x": 0.0}, 0.0)),
         (trial(0, {"x": 1}, 1.0), trial(1, {"y": True}, 2.0), trial(2, {"x": "a", "y": None}, 3.0)),
         (trial(0, {"x": 0}, 0.0, "pruned"), trial(1, {"x": 10**9}, 0.0, "pruned")),
     ],
@@ -202,6 +204,8 @@ def test_a_study_that_rested_for_a_week_is_still_seen() -> None:
         (Scale(-0.31, 0.42, 0.0, 1.0), [-0.2, 0.0, 0.2, 0.4]),
         (Scale(0.001, 1000.0, 0.0, 1.0, log=True), [0.001, 0.01, 0.1, 1, 10, 100, 1000]),
         (Scale(2.0, 5.0, 0.0, 1.0, log=True), [2.0, 5.0]),
+        (Scale(-1.7e308, 1.7e308, 0.0, 1.0), [-1e308, 0.0, 1e308]),
+        (Scale(0.0, 5e-324, 0.0, 1.0), [0.0]),
     ],
 )
 def test_ticks_are_round(scale: Scale, ticks: list[float]) -> None:

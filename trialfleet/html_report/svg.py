@@ -1,6 +1,7 @@
 """Marks and axes as SVG text. Whatever comes from a study is escaped here."""
 
 import math
+import sys
 from collections.abc import Sequence
 from html import escape
 from typing import NamedTuple
@@ -26,7 +27,8 @@ class Scale(NamedTuple):
         if self.log:
             share = (math.log(value) - math.log(self.low)) / ((math.log(self.high) - math.log(self.low)) or 1.0)
         else:
-            share = (value - self.low) / ((self.high - self.low) or 1.0)
+            # In halves, as the span of the largest floats is none.
+            share = (value / 2 - self.low / 2) / ((self.high / 2 - self.low / 2) or 1.0)
         return self.start + share * (self.end - self.start)
 
     def ticks(self) -> list[float]:
@@ -36,10 +38,9 @@ class Scale(NamedTuple):
             if last - first >= 1:
                 return [10.0**power for power in range(first, last + 1, max(1, (last - first) // 5))]
             return [self.low, self.high]
-        span = self.high - self.low
-        if span <= 0:
+        raw = (self.high / 2 - self.low / 2) / 2.5
+        if raw < sys.float_info.min:  # no span, or one that a tenth of is nothing
             return [self.low]
-        raw = span / 5
         power = 10.0 ** math.floor(math.log10(raw))
         step = next(power * factor for factor in (1.0, 2.0, 5.0, 10.0) if power * factor >= raw)
         indices = range(math.ceil(self.low / step), math.floor(self.high / step + 1e-9) + 1)
