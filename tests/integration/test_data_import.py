@@ -187,6 +187,21 @@ def test_labels_of_arrays_become_codes(cache: DataCache) -> None:
     assert np.array_equal(data.y == 1, data.X[:, 0] < 20)
 
 
+@pytest.mark.parametrize("fields", [{"resampling": Resampling(kind="stratified", folds=3)}, {"order": "stratified"}])
+def test_whole_numbers_held_as_floats_are_classes_where_strata_are_asked_for(
+    fields: dict[str, Any], cache: DataCache
+) -> None:
+    x, labels = np.arange(80.0).reshape(40, 2), np.repeat([0.0, 1.0], [32, 8])
+    fields = {"resampling": Resampling(), **fields}
+    for source, target in (((x, labels), None), (pd.DataFrame({"a": x[:, 0], "y": labels}), "y")):
+        info = cache.import_object(source, spec(target=target, **fields))
+        data = cache.open(info.digest).split(fold=0, fraction=1.0, rung=0, seed=0)
+        assert data.y.dtype == np.float64
+        assert data.y_valid.mean() == pytest.approx(0.2, abs=0.1)
+    with pytest.raises(DataError, match="at most 20 different whole numbers"):
+        cache.import_object((x, labels + 0.5), spec(target=None, **fields))
+
+
 def test_a_function_gives_data(cache: DataCache, tmp_path: Path) -> None:
     (tmp_path / "load.py").write_text(
         "import numpy as np\ndef pair():\n    return np.arange(40.0).reshape(20, 2), np.arange(20) % 2\n"

@@ -191,6 +191,8 @@ def test_what_is_taken_for_classes() -> None:
     assert not looks_like_classes(np.array([3, 3, 7]))
     assert not looks_like_classes(np.arange(100) % 30)
     assert not looks_like_classes(np.array([0.0, 0.0, 1.0, 1.0]))
+    assert looks_like_classes(np.array([0.0, 0.0, 1.0, 1.0]), wanted=True)
+    assert not looks_like_classes(np.array([0.5, 0.5, 1.0, 1.0]), wanted=True)
 
 
 def test_the_order_that_nobody_asked_for() -> None:

@@ -15,7 +15,7 @@ import heapq
 import itertools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,11 +69,16 @@ def size(positions: Positions) -> int:
     return positions.stop - positions.start if isinstance(positions, slice) else len(positions)
 
 
-def looks_like_classes(target: NDArray[np.generic]) -> bool:
-    """Whether numbers name classes: booleans, or few different whole numbers that repeat."""
+def looks_like_classes(target: NDArray[Any], *, wanted: bool = False) -> bool:
+    """Whether numbers name classes: booleans, or few different whole numbers that repeat.
+
+    Args:
+        target: one number per row.
+        wanted: whether the study asks for strata; then whole numbers may be held as floats.
+    """
     if target.dtype.kind == "b":
         return True
-    if target.dtype.kind not in "iu":
+    if target.dtype.kind not in "iu" and not (wanted and target.dtype.kind == "f" and (target == target.round()).all()):
         return False
     values, counts = np.unique(target, return_counts=True)
     return len(values) <= MOST_CLASSES and int(counts.min()) >= 2
@@ -88,6 +93,11 @@ def default_order(spec: DataSpec, *, has_classes: bool) -> str:
     if spec.resampling.kind == "grouped" or spec.group_column is not None:
         return "grouped"
     return "stratified" if has_classes else "random"
+
+
+def wants_classes(spec: DataSpec) -> bool:
+    """Whether the study asks for what needs a target of classes."""
+    return "stratified" in (spec.order, spec.resampling.kind)
 
 
 def plan_layout(

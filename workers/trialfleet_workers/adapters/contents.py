@@ -15,7 +15,7 @@ from trialfleet_shared.errors import DataError
 from trialfleet_shared.messages import DataSpec
 from trialfleet_shared.tables import nearest
 from trialfleet_workers.adapters.sources import Arrays
-from trialfleet_workers.subsample import looks_like_classes
+from trialfleet_workers.subsample import looks_like_classes, wants_classes
 
 if TYPE_CHECKING:  # see sources.py
     from trialfleet_workers.adapters.spool import ColumnSpool
@@ -38,6 +38,7 @@ class ArrayContents:
             if column is not None:
                 raise DataError(f"data.{key} = {column!r}, but the data are arrays without names; give a data frame")
         self._source = source
+        self._wants_classes = wants_classes(spec)
         self.rows = len(source.target)
         check_size("the array X", (len(self.usable()), *source.features.shape[1:]), source.features.dtype)
         self.names = tuple(f"x{i}" for i in range(source.features.shape[1])) if source.features.ndim == 2 else ()
@@ -68,7 +69,7 @@ class ArrayContents:
         target = self._target_values(self.usable())
         if self.target_is_text:
             names, codes = np.unique(target.astype(str), return_inverse=True)
-        elif looks_like_classes(target):
+        elif looks_like_classes(target, wanted=self._wants_classes):
             names, codes = np.unique(target, return_inverse=True)
         else:
             return None
@@ -110,6 +111,7 @@ class TableContents:
                 raise DataError(f"data.{key} = {column!r} is no column{nearest(column, self._by_name)}")
         self._target = self._by_name[spec.target]
         self._folder = folder
+        self._wants_classes = wants_classes(spec)
         self.target_name = spec.target
         self.names = tuple(name for name in self._by_name if name not in (spec.target, spec.group_column))
         if not self.names:
@@ -138,7 +140,7 @@ class TableContents:
         target = self._target_values(self.usable())
         if self.target_is_text:
             return target, sorted(self._target.categories)
-        if looks_like_classes(target):
+        if looks_like_classes(target, wanted=self._wants_classes):
             names, codes = np.unique(target, return_inverse=True)
             return codes.astype(np.int64), [str(name) for name in names]
         return None
