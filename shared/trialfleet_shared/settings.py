@@ -175,7 +175,6 @@ PRESETS: Mapping[str, dict[str, Any]] = {
         "pruning_threshold": 0.05,
         "batch_size": 200,
         "fewest_rows": 500,
-        "reduction_factor": 4.0,
         "early_stopping_patience": 25,
     },
     "balanced": {
