@@ -81,7 +81,7 @@ def test_numbers_as_python_objects_stay_numbers(numbers: np.ndarray, cache: Data
 @pytest.mark.parametrize(
     "labels",
     [
-        ["a", "b", np.nan, "a", None] * 8,
+        ["a", "b", np.nan, "a"] * 10,
         pd.Series([True, False, None, True] * 10, dtype="boolean"),
         [True, False, None, True] * 10,
         np.array([True, False, np.nan, True] * 10, dtype=object),
