@@ -143,11 +143,13 @@ def test_a_store_of_the_first_layout_is_sealed_when_it_is_opened(tmp_path: Path)
                         assert value is not None
                         transaction.put(key, value, db=database)
                 if table == "meta":
+                    assert transaction.delete(b"identity", db=database), "it had none"
                     assert transaction.get(b"format", db=database) == LAYOUT.encode()
                     transaction.put(b"format", LAYOUT_1.encode(), db=database)
     store = opened(tmp_path)
     record = store.open(DEFINITION)
     assert (len(record.trials), record.test) == (12, (3, 0.5))
+    assert store.identity(DEFINITION.name)
     store.commit([trial(12)], elapsed=100.0)
     store.close()
     assert [each.trouble for each in examine_store(tmp_path)] == ["", ""]
