@@ -217,12 +217,22 @@ def test_what_a_stopped_worker_holds_is_run_elsewhere_and_it_may_answer_when_it_
         poll_until(study.poll, lambda: study.fleet.slots() == 0, "three heartbeats are missed")
         workers.start(slots=1)
         poll_until(study.poll, lambda: study.fleet.slots() == 1, "another worker is there")
-        poll_until(study.poll, lambda: study.lost, "what it holds is lost")
-        study.fleet.submit([make_evaluation(0, what="sleep", seconds=1.0, attempt=study.lost[0].attempt + 1)])
-        poll_until(study.poll, lambda: study.results, "the other one answers")
+        tried = 0
+
+        def answered() -> bool:
+            nonlocal tried
+            # Once more where the stopped one was given it, because the other did not consume yet.
+            while tried < len(study.lost):
+                attempt = study.lost[tried].attempt + 1
+                study.fleet.submit([make_evaluation(0, what="sleep", seconds=1.0, attempt=attempt)])
+                tried += 1
+            return bool(study.results)
+
+        poll_until(study.poll, answered, "what it holds is lost, and the other one answers", 60.0)
+        assert study.results[0].attempt > 0
         os.kill(silent.pid, signal.SIGCONT)
-        poll_until(study.poll, lambda: len(study.results) == 2, "it answers all the same")
-        assert [(one.attempt, one.value) for one in study.results] == [(1, 1.0), (0, 1.0)]
+        poll_until(study.poll, lambda: any(one.attempt == 0 for one in study.results), "it answers all the same")
+        assert {one.value for one in study.results} == {1.0}
         poll_until(study.poll, lambda: study.fleet.slots() == 2, "it is heard again")
     study.fleet.close()
 

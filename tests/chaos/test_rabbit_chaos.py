@@ -42,7 +42,7 @@ class Record:
         self._fleet.acknowledge()
 
     def await_results(self, count: int) -> None:
-        poll_until(self.poll, lambda: len(self.first) >= count, f"{count} evaluations are answered", 60.0)
+        poll_until(self.poll, lambda: len(self.first) >= count, f"{count} evaluations are answered", 120.0)
 
 
 @pytest.fixture
