@@ -50,7 +50,6 @@ if TYPE_CHECKING:  # imported when one of Optuna's samplers is asked for: it tak
 
 #: Evaluations between two garbage collections where they are switched off.
 _NEVER = 2**53
-_DEFAULTS = EfficiencyConfig()
 #: What draws the params of a study.
 StudySampler = Union[UniformSampler, TpeSampler, "OptunaSampler"]
 
