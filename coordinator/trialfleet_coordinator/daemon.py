@@ -140,8 +140,8 @@ class Daemon:
         described = self._workshop.describe(submission)
         with self._lock:
             known = self._entries.get(described.study)
-            if known is not None and (not known.state.ended or described.study in self._runs):
-                raise StudyBusyError(f"study {described.study!r} has not ended: it is {known.state}")
+            if known is not None:
+                self._require_ended(known)
             entry = Entry(
                 study=described.study,
                 submission=submission,
@@ -190,8 +190,7 @@ class Daemon:
         """See `StudyService.delete`."""
         with self._lock:
             entry = self._entry(study)
-            if not entry.state.ended or study in self._runs:
-                raise StudyBusyError(f"study {study!r} has not ended: it is {entry.state}; cancel it first")
+            self._require_ended(entry, "; cancel it first")
             self._workshop.delete(study)
             self._roster.remove(study)
             del self._entries[study]
@@ -277,6 +276,14 @@ class Daemon:
             )
             raise UnknownStudyError(f"there is no study {study!r}{hint}")
         return entry
+
+    def _require_ended(self, entry: Entry, instead: str = "") -> None:
+        if not entry.state.ended:
+            raise StudyBusyError(f"study {entry.study!r} has not ended: it is {entry.state}{instead}")
+        if entry.study in self._runs:
+            raise StudyBusyError(
+                f"study {entry.study!r} is {entry.state}, and still being closed; try again in a moment"
+            )
 
     def _enter(
         self, entry: Entry, state: ServiceState, because: str, *, last: StudyReport | None = None, asked: bool = False

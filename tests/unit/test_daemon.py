@@ -187,6 +187,9 @@ def test_a_cancelled_study_ends_and_its_name_is_free_again(service: Service) -> 
     service.submit("a")
     first = service.running("a")
     assert service.daemon.cancel("a").state is CANCELLED
+    for refused in (service.submit, service.daemon.delete):
+        with pytest.raises(StudyBusyError, match="'a' is cancelled, and still being closed; try again in a moment"):
+            refused("a")
     wait_until(first.closed.is_set, "the study to close")
     service.daemon.tick()
     assert service.daemon.cancel("a").state is CANCELLED, "once more changes nothing"
