@@ -32,6 +32,10 @@ def quadratic(params):
     time.sleep(0.02)
     return -((params["x"] - 0.3) ** 2)
 
+def late(params):
+    time.sleep(1.0)
+    return 999.0
+
 def broken(params):
     raise ValueError("out of luck")
 """
@@ -160,6 +164,27 @@ def test_a_failing_study_says_why_and_a_cancelled_one_can_be_run_again(start: Ca
     running.daemon.cancel("a")
     wait_until(lambda: len(running.daemon.report("a").trials) > 0, "its record stays")
     running.submit("broken", objective="objective.py:broken")
+
+
+def test_what_is_answered_to_a_deleted_study_is_none_of_the_next_ones_of_its_name(start: Callable[[], Running]) -> None:
+    running = start()
+    running.submit("a", objective="objective.py:late")
+    wait_until(lambda: any(worker.busy == 2 for worker in running.daemon.workers()), "both slots have one", 60.0)
+    running.daemon.cancel("a")
+
+    def deleted() -> bool:
+        try:
+            running.daemon.delete("a")
+        except StudyBusyError:  # it is being closed
+            return False
+        return True
+
+    wait_until(deleted, "it is deleted", 60.0)
+    running.submit("a", trials=6)
+    running.await_state("a", ServiceState.DONE)
+    values = [trial.value for trial in running.daemon.report("a").trials]
+    assert len(values) == 6
+    assert all(value is not None and value <= 0 for value in values)
 
 
 def test_studies_that_ended_and_were_deleted_leave_nothing_behind(start: Callable[[], Running], tmp_path: Path) -> None:
