@@ -34,7 +34,7 @@ class StudyDefinition(msgspec.Struct, frozen=True):
             ("space", "search space"),
             ("objective", "objective"),
             ("objective_digest", "objective's code"),
-            ("data_digest", "data or resampling"),
+            ("data_digest", "data set (its rows, its resampling, or how this version of trialfleet imports it)"),
             ("ladder", "ladder"),
             ("seed", "seed"),
         ):
