@@ -304,6 +304,10 @@ def test_a_study_that_has_started_all_its_trials_did_not_stop_early(points: int 
     assert len(bench.state.trials) == 12
     assert bench.state.standings.since_best >= 10
     assert bench.state.ended is (Ended.TRIALS if points is None else Ended.EXHAUSTED)
+    if points is None:  # that a space is exhausted is not recorded
+        resumed = bench.resumed()
+        resumed.handle(TimePassed(0.0))
+        assert resumed.ended is Ended.TRIALS
 
 
 def test_a_resumed_study_remembers_how_long_nothing_better_came() -> None:
