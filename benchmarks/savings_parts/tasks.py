@@ -9,6 +9,7 @@ import pandas as pd
 from sklearn import datasets
 
 from trialfleet_shared.messages import DataSpec, Resampling
+from trialfleet_workers.adapters.data_format import FORMAT
 from trialfleet_workers.subsample import Positions, looks_like_classes, plan_layout
 
 _FOLDER = Path(__file__).parent / "tasks"
@@ -54,7 +55,7 @@ class Task:
         if self.source.name in _BUNDLED and not self.source.exists():
             features, target = _BUNDLED[self.source.name](return_X_y=True)
             np.savez(self.source, X=features, y=target)
-        path = self._work / f"folds-{self.name}-{seed}.npz"
+        path = self._work / f"folds-{self.name}-{FORMAT}-{seed}.npz"
         if not path.exists():
             np.savez(path, **self._folds(seed))
         return path

@@ -120,16 +120,83 @@ def test_groups_are_never_on_both_sides_and_the_future_is_never_seen(drawn: tupl
             assert chronological.min() >= np.sort(times[train])[: -len(chronological) or None].max(initial=-1)
 
 
-@given(layouts())
-@settings(max_examples=100, deadline=None)
-def test_every_stratified_prefix_has_the_classes_shares(drawn: tuple) -> None:
-    layout, order, resampling, classes = drawn[:4]
-    if order != "stratified" or resampling.kind != "holdout":
-        return
-    whole = classes[layout.rows]
-    shares = np.bincount(whole) / len(whole)
-    for count in range(1, len(whole) + 1):
-        assert (np.abs(np.bincount(whole[:count], minlength=3) - shares * count) <= 1.0 + 1e-9).all()
+@st.composite
+def class_mixes(draw: st.DrawFn) -> tuple[np.ndarray, int, int]:
+    """Classes of rows that stand in any order, a number of folds, and a seed."""
+    sizes = draw(st.lists(st.integers(1, 120), min_size=1, max_size=8))
+    folds = draw(st.sampled_from([2, 3, 4, 5, 10]))
+    assume(sum(sizes) >= 2 * (folds + 1))
+    arranged = draw(st.sampled_from(["by class", "in turn", "shuffled"]))
+    classes = np.repeat(np.arange(len(sizes)), sizes)
+    if arranged == "in turn":
+        classes = classes[np.argsort(np.concatenate([np.arange(size) for size in sizes]), kind="stable")]
+    if arranged == "shuffled":
+        classes = classes[np.random.default_rng(draw(st.integers(0, 10))).permutation(len(classes))]
+    return classes, folds, draw(st.integers(0, 10))
+
+
+@given(class_mixes(), st.sampled_from(["holdout", "kfold", "stratified"]))
+@settings(max_examples=150, deadline=None)
+def test_every_prefix_of_a_stratified_training_part_has_the_classes_shares(
+    mix: tuple[np.ndarray, int, int], kind: str
+) -> None:
+    classes, folds, seed = mix
+    assume(kind != "stratified" or np.bincount(classes).min() >= folds)
+    resampling = Resampling(kind=kind, folds=1 if kind == "holdout" else folds)  # type: ignore[arg-type]  # drawn
+    layout = plan_layout(len(classes), order="stratified", resampling=resampling, seed=seed, classes=classes)
+    for fold in layout.folds:
+        labels = classes[stored(layout, fold.train)]
+        inside = np.cumsum(labels[:, np.newaxis] == np.arange(classes.max() + 1), axis=0)
+        shares = inside[-1] / len(labels)
+        if kind == "holdout":  # its rows are the first of those that have the shares
+            shares = np.bincount(classes) / len(classes)
+        assert (np.abs(inside - np.arange(1, len(labels) + 1)[:, np.newaxis] * shares) <= 1.0 + 1e-9).all()
+
+
+@given(class_mixes(), st.sampled_from(["random", "stratified"]), st.floats(0.0, 0.3))
+@settings(max_examples=150, deadline=None)
+def test_random_folds_do_not_follow_the_classes(
+    mix: tuple[np.ndarray, int, int], order: str, test_fraction: float
+) -> None:
+    """How many rows of a class a fold has is as in draws without replacement: eight standard deviations are never seen."""
+    classes, folds, seed = mix
+    resampling = Resampling(kind="kfold", folds=folds, test_fraction=test_fraction)
+    layout = plan_layout(len(classes), order=order, resampling=resampling, seed=seed, classes=classes)
+    sizes = [size(fold.valid) for fold in layout.folds]
+    assert max(sizes) - min(sizes) <= 1
+    seen = np.bincount(classes[stored(layout, layout.search)], minlength=classes.max() + 1)
+    rows = seen.sum()
+    for fold in layout.folds:
+        drawn = size(fold.valid)
+        counts = np.bincount(classes[stored(layout, fold.valid)], minlength=len(seen))
+        variance = drawn * seen / rows * (1 - seen / rows) * (rows - drawn) / (rows - 1)
+        assert (np.abs(counts - drawn * seen / rows) <= 8 * np.sqrt(variance) + 1).all()
+
+
+@pytest.mark.parametrize("folds", [2, 4, 10])
+@pytest.mark.parametrize("order", ["random", "stratified"])
+def test_random_folds_of_two_halves_have_both(order: str, folds: int) -> None:
+    classes = np.arange(1000, dtype=np.int64) // 500
+    resampling = Resampling(kind="kfold", folds=folds)
+    layout = plan_layout(1000, order=order, resampling=resampling, seed=0, classes=classes)
+    shares = [classes[stored(layout, fold.valid)].mean() for fold in layout.folds]
+    assert min(shares) >= 0.3
+    assert max(shares) <= 0.7
+    assert len(set(shares)) > 1, "random, not stratified"
+
+
+@given(st.integers(2, 6), st.integers(0, 20))
+@settings(max_examples=50, deadline=None)
+def test_groups_of_one_size_are_dealt_to_folds_at_random(folds: int, seed: int) -> None:
+    """Not in the order of their names, which may follow the target: a case beside its control, say."""
+    groups = np.repeat(np.arange(40 * folds), 3)
+    layout = plan_layout(
+        len(groups), order="grouped", resampling=Resampling(kind="grouped", folds=folds), seed=seed, groups=groups
+    )
+    for fold in layout.folds:
+        inside = np.unique(groups[stored(layout, fold.valid)])
+        assert len(inside) == 40
+        assert np.bincount(inside % folds).max() < 40 * 0.9
 
 
 @given(layouts())

@@ -117,3 +117,8 @@ def test_a_subsample_has_the_ceiling_of_its_share(fraction: float) -> None:
     for fold, part in enumerate(layout.folds):
         train = layout.rows[part.train]
         assert len(layout.rows[layout.subsample(fold, fraction)]) == math.ceil(fraction * len(train))
+
+
+def test_a_test_part_that_leaves_no_rows_for_folds_is_told() -> None:
+    with pytest.raises(DataError, match="leaves 0 training and 1 validation rows"):
+        laid_out([50, 50], resampling=Resampling(kind="kfold", folds=2, test_fraction=0.99))

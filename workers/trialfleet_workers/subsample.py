@@ -6,7 +6,8 @@ Rows are stored in an order in which every subsample is a run of neighbours:
   forward-chaining fold's parts are runs as well. Rows of one moment are never on both sides of a split.
 - **random, stratified, grouped**: in sampling order. The subsample of a training part is its *first* rows. A holdout
   stores its validation part behind the training part. Of k folds, fold 0 has its validation part behind all others', so
-  that the low rungs, which evaluate fold 0 alone, never copy a row; other folds are index arrays.
+  that the low rungs, which evaluate fold 0 alone, never copy a row; other folds are index arrays. Which rows are in which
+  fold is drawn apart from the order, in which classes and groups come in turn: dealt along it, folds would follow them.
 
 The test part is stored behind everything else.
 """
@@ -127,7 +128,8 @@ def plan_layout(
     _check(rows, order, resampling, classes, groups)
     if order == "temporal":
         return _temporal(rows, resampling, times)
-    sequence = _sequence(rows, order, np.random.Generator(np.random.PCG64(seed)), classes, groups)
+    generator = np.random.Generator(np.random.PCG64(seed))
+    sequence = _sequence(rows, order, generator, classes, groups)
     whole = groups[sequence] if groups is not None else None
     seen = rows - _tail(rows, resampling.test_fraction, whole)
     if resampling.kind == "holdout":
@@ -136,25 +138,40 @@ def plan_layout(
         _check_parts(train, seen - train)
         folds: tuple[Fold, ...] = (Fold(slice(0, train), slice(train, seen)),)
         return Layout(sequence, folds, slice(0, seen), slice(seen, rows), from_end=False)
-    assigned = _assign(sequence[:seen], resampling, classes, groups)
-    # Fold 0's validation part goes behind the others; `ranks` are the places in sampling order of what is stored where.
-    ranks = np.concatenate([np.flatnonzero(assigned != 0), np.flatnonzero(assigned == 0)])
-    stored = np.concatenate([sequence[:seen][ranks], sequence[seen:]])
-    return Layout(
-        stored, _folds(assigned[ranks], ranks, resampling.folds), slice(0, seen), slice(seen, rows), from_end=False
-    )
+    searched = sequence[:seen]
+    assigned = _assign(searched, resampling, generator, classes, groups)
+    labels = classes[searched] if order == "stratified" and classes is not None else None
+    ranks, folds = _folds(assigned, resampling.folds, labels)
+    stored = np.concatenate([searched[ranks], sequence[seen:]])
+    return Layout(stored, folds, slice(0, seen), slice(seen, rows), from_end=False)
 
 
-def _folds(assigned: Integers, ranks: Integers, folds: int) -> tuple[Fold, ...]:
+def _folds(assigned: Integers, folds: int, labels: Integers | None) -> tuple[Integers, tuple[Fold, ...]]:
+    """Which place in sampling order is stored where, and the folds.
+
+    Args:
+        assigned: the validation fold of each row, in sampling order.
+        folds: how many there are.
+        labels: the class of each row, where every prefix of a training part has the classes' shares.
+    """
+    for count in np.bincount(assigned, minlength=folds).tolist():
+        _check_parts(len(assigned) - count, count)
+
+    def train(fold: int) -> Integers:
+        outside = np.flatnonzero(assigned != fold)
+        # What is left of an order that had the shares need not have them.
+        return outside if labels is None else outside[_evenly(labels[outside])]
+
+    def valid(fold: int) -> Integers:
+        return np.flatnonzero(assigned == fold)
+
+    # Fold 0's validation part goes behind the others.
+    ranks = np.concatenate([train(0), valid(0)])
     first = int(np.count_nonzero(assigned))
     parts = [Fold(slice(0, first), slice(first, len(assigned)))]
-    by_rank = np.argsort(ranks)
-    for fold in range(1, folds):
-        inside = assigned[by_rank] == fold
-        parts.append(Fold(by_rank[~inside], by_rank[inside]))
-    for part in parts:
-        _check_parts(size(part.train), size(part.valid))
-    return tuple(parts)
+    place = np.argsort(ranks)
+    parts += [Fold(place[train(fold)], place[valid(fold)]) for fold in range(1, folds)]
+    return ranks, tuple(parts)
 
 
 def _temporal(rows: int, resampling: Resampling, times: NDArray[np.generic] | None) -> Layout:
@@ -209,29 +226,35 @@ def _sequence(
     return shuffled
 
 
-def _assign(sequence: Integers, resampling: Resampling, classes: Integers | None, groups: Integers | None) -> Integers:
+def _assign(
+    sequence: Integers,
+    resampling: Resampling,
+    generator: np.random.Generator,
+    classes: Integers | None,
+    groups: Integers | None,
+) -> Integers:
     """The validation fold of each row, in sampling order."""
     if resampling.kind == "grouped":
         assert groups is not None
-        return _assign_groups(groups[sequence], resampling.folds)
+        return _assign_groups(groups[sequence], resampling.folds, generator)
+    place = np.arange(len(sequence), dtype=np.int64)
     if resampling.kind == "stratified":
         assert classes is not None
-        labels = classes[sequence]
         # Classes are dealt one after another, each going on where the one before stopped: sizes differ by one at most.
-        place = np.empty(len(labels), dtype=np.int64)
-        place[np.argsort(labels, kind="stable")] = np.arange(len(labels))
+        place[np.argsort(classes[sequence], kind="stable")] = np.arange(len(sequence))
         return place % resampling.folds
-    return np.arange(len(sequence), dtype=np.int64) % resampling.folds
+    return generator.permutation(place % resampling.folds)
 
 
-def _assign_groups(groups: Integers, folds: int) -> Integers:
-    """Whole groups, the largest first, each to the fold that has the fewest rows."""
+def _assign_groups(groups: Integers, folds: int, generator: np.random.Generator) -> Integers:
+    """Whole groups, the largest first, of one size in any order, each to the fold that has the fewest rows."""
     present, counts = np.unique(groups, return_counts=True)
     if len(present) < folds:
         raise DataError(f"resampling.folds = {folds}, but the data have {len(present)} groups; allowed is at most that")
     chosen = np.zeros(int(present.max()) + 1, dtype=np.int64)
     filled = [0] * folds
-    for index in np.argsort(-counts, kind="stable"):
+    turn = generator.permutation(len(present))
+    for index in turn[np.argsort(-counts[turn], kind="stable")]:
         fold = min(range(folds), key=filled.__getitem__)
         chosen[present[index]] = fold
         filled[fold] += int(counts[index])
