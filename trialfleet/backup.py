@@ -30,6 +30,8 @@ from trialfleet_shared.errors import ConfigurationError, StoreError
 
 #: What says that a folder is a backup; goes up when an earlier trialfleet could not restore it.
 FORMAT = 1
+#: How the names begin of folders that are there while something is restored: one that a killed restore left is removed.
+BESIDE = ".trialfleet-restore-"
 _MANIFEST = "backup.json"
 _STORE = Path("store", "data.mdb")
 _ROSTER = Path("coordinator", "studies")
@@ -104,13 +106,16 @@ def restore(home: Home, source: Path, *, force: bool) -> Manifest:
         force: replace the studies that are there.
 
     Raises:
-        ConfigurationError: `source` is no backup, or there are studies and `force` is False.
+        ConfigurationError: `source` is no backup, or is in what it would replace; or there are studies and `force` is
+            False.
         StoreError: the backup is damaged, the home is in use, or can not be written.
     """
     manifest = _checked(source)
     files = CoordinatorFiles(home.path)
+    if source.resolve().is_relative_to(files.studies.resolve()):
+        raise ConfigurationError(f"{source} is in {files.studies}, which is replaced; move it out of there")
     try:
-        with files.locked(), exclusive(home.store), _beside(home.path) as beside:
+        with files.locked(), exclusive(home.store), _beside(home.path, keep=source) as beside:
             if (home.path / _STORE).exists() and not force:
                 raise ConfigurationError(f"{home.path} has studies; give --force to put the backup in their place")
             _copy(source / _STORE, beside / "data.mdb")
@@ -162,7 +167,7 @@ def _checked(source: Path) -> Manifest:
 
 def _whole_studies(store: Path) -> list[str]:
     """The names of the studies in a copied store, each whole. Raises StoreError."""
-    with _beside(store.parent) as beside:  # opening it would leave locks in the backup
+    with _beside(store.parent, keep=store) as beside:  # opening it would leave locks in the backup
         shutil.copyfile(store, beside / store.name)
         studies = apart("store", str(beside))
     for name, _, trouble in studies:
@@ -172,11 +177,12 @@ def _whole_studies(store: Path) -> list[str]:
 
 
 @contextmanager
-def _beside(folder: Path) -> Iterator[Path]:
-    """A folder in `folder`, gone afterwards."""
-    for left in folder.glob("restore-*"):
-        shutil.rmtree(left, ignore_errors=True)
-    path = Path(tempfile.mkdtemp(prefix="restore-", dir=folder))
+def _beside(folder: Path, *, keep: Path) -> Iterator[Path]:
+    """A folder in `folder`, gone afterwards; those that were left there go too, but for one that `keep` is or is in."""
+    for left in folder.glob(f"{BESIDE}*"):
+        if not keep.resolve().is_relative_to(left.resolve()):
+            shutil.rmtree(left, ignore_errors=True)
+    path = Path(tempfile.mkdtemp(prefix=BESIDE, dir=folder))
     try:
         yield path
     finally:

@@ -187,7 +187,34 @@ def test_a_backup_brings_back_what_was(home: Home, tmp_path: Path, at_once: None
     assert len(set(identities)) == 3, (
         "what was answered to trials that are not in it any more is not for those that follow"
     )
-    assert not list(home.path.glob("restore-*"))
+    assert {path.name for path in home.path.iterdir()} == {"store", "results", "data", "coordinator"}
+
+
+def test_a_backup_in_the_home_is_there_after_it_was_restored(home: Home, at_once: None) -> None:
+    """Whatever it is called, even as the folder that a restore which was killed has left."""
+    for name in ("restore-monday", f"{backup.BESIDE}monday"):
+        source = home.path / name
+        back_up(home, source, now=0.0)
+        before = {path: path.read_bytes() for path in source.rglob("*") if path.is_file()}
+        restore(home, source, force=True)
+        assert {path: path.read_bytes() for path in source.rglob("*") if path.is_file()} == before
+
+
+def test_a_restore_takes_away_what_one_that_was_killed_has_left(home: Home, tmp_path: Path, at_once: None) -> None:
+    back_up(home, tmp_path / "backup", now=0.0)
+    left = home.path / f"{backup.BESIDE}0"
+    left.mkdir()
+    (left / "data.mdb").write_bytes(b"half of it")
+    restore(home, tmp_path / "backup", force=True)
+    assert not left.exists()
+
+
+def test_a_backup_among_what_it_would_replace_is_not_restored(home: Home, at_once: None) -> None:
+    source = home.path / "coordinator" / "studies" / "backup"
+    back_up(home, source, now=0.0)
+    with pytest.raises(ConfigurationError, match="is in .*studies, which is replaced; move it out"):
+        restore(home, source, force=True)
+    assert (source / "backup.json").exists()
 
 
 @pytest.mark.parametrize("name", ["store/data.mdb", "coordinator/studies/*.json"])
