@@ -45,3 +45,8 @@ class Budget(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     patience: int | None = None
     #: Value at which a complete trial ends the study.
     target: float | None = None
+
+    @property
+    def time_runs_out(self) -> bool:
+        """Whether time may end the study before all its trials are started."""
+        return self.seconds is not None or self.cpu_seconds is not None

@@ -83,7 +83,6 @@ class StudyState:
         has_test: bool,
         record: StudyRecord | None = None,
     ) -> None:
-        time_runs_out = budget.seconds is not None or budget.cpu_seconds is not None
         self.ladder = ladder
         self.maximize = maximize
         self.config = config
@@ -96,7 +95,7 @@ class StudyState:
         #: Score of a trial on the test part, as (trial, value).
         self.test: tuple[int, float] | None = None
         self.tally = Tally()
-        self.standings = Standings(ladder, config, maximize=maximize, defer_dear=time_runs_out)
+        self.standings = Standings(ladder, config, maximize=maximize, defer_dear=budget.time_runs_out)
         #: All trials, by number.
         self.trials = self.standings.trials
         self._attempts = Attempts()
@@ -406,10 +405,12 @@ class StudyState:
             return
         # One evaluation is in flight even while there are no slots: it waits for the first worker to come.
         target = max(self.pacing.in_flight(self.slots), 1)
+        # Where time ends the study there is no moment at which all trials are started.
+        early = self.config.adaptive_trial_allocation or self.budget.time_runs_out
         while len(self.pending) < target and self._climbs_on and not self._drawing:
             if self._backlog:
                 self._publish(self._backlog.popleft())
-            elif not (self._take_promotion(early=self.config.adaptive_trial_allocation) or self._draw(target)):
+            elif not (self._take_promotion(early=early) or self._draw(target)):
                 break
         while self._backlog and not self._climbs_on:
             self._publish(self._backlog.popleft())

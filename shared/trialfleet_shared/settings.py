@@ -64,7 +64,7 @@ class EfficiencyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     #: Trials sampled uniformly before the model is trusted.
     warm_start_trials: int = 20
     #: A free slot goes to a promotion before it goes to a new trial; off: to promotions only when no trial is left
-    #: to start.
+    #: to start. A study with a budget of seconds or CPU seconds promotes early in any case.
     adaptive_trial_allocation: bool = True
 
     #: Slots read the data from one shared memory map and collect garbage; off: each slot loads its own copy.
