@@ -78,13 +78,14 @@ Record = RecordTrial | RecordEvaluation | RecordRung | RecordDecision | RecordTe
 
 
 class Observation(NamedTuple):
-    """What a sampler learns: a trial's score on one rung (None: it failed there)."""
+    """What a sampler learns: a trial's score on one rung (None: it failed there, or its objective pruned it)."""
 
     trial: int
     params: Params
     distributions: dict[str, Distribution]
     rung: int
     value: float | None
+    pruned: bool = False
 
 
 class DrawTrials(NamedTuple):

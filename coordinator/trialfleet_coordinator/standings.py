@@ -167,6 +167,8 @@ class Standings:
             told.extend(trial.observation(mark.rung, self.score(mark.score)) for mark in self._marks(trial))
             if trial.phase is Phase.FAIL:
                 told.append(trial.observation(trial.rung, None))
+            elif trial.reason == "objective":
+                told.append(trial.observation(trial.rung, None, pruned=True))
             elif trial.reason == "racing":
                 told.append(trial.observation(self._ladder.last, trial.value))
         return told

@@ -181,10 +181,14 @@ class StudyState:
             return
         if result.outcome in (Outcome.REFUSED, Outcome.CRASH) and self._tries_again(result):
             return
+        if result.outcome in (Outcome.TIMEOUT, Outcome.MEMORY) and result.attempt < self.pending[result.key]:
+            self.tally.discarded["late"] += 1  # it says something of the place, which is why there is a newer attempt
+            return
         self._attempts.answer(result, self._elapsed)
         trial = self.trials[result.trial]
         self._commands.append(RecordEvaluation(result))
         self._count(result)
+        self.standings.hear(result)
         trial.results.append(result)
         if result.fold == TEST_FOLD:
             self._on_test(trial, result)
@@ -348,8 +352,8 @@ class StudyState:
         self.tally.decided[DECIDED[phase]] += 1
         self._commands.append(RecordDecision(trial.number, DECIDED[phase], value, reason))
 
-    def _observe(self, trial: Trial, rung: int, value: float | None) -> None:
-        self._commands.append(Observe(trial.observation(rung, value)))
+    def _observe(self, trial: Trial, rung: int, value: float | None, *, pruned: bool = False) -> None:
+        self._commands.append(Observe(trial.observation(rung, value, pruned=pruned)))
 
     def _keys_in_flight(self, trial: Trial) -> list[EvaluationKey]:
         # A trial is in flight on its own rung only, so its keys can be named instead of searched for.

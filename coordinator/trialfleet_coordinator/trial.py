@@ -98,9 +98,9 @@ class Trial:
         rungs = range(self.rung + 1)
         return [rung for rung in rungs if len(self.fold_values(ladder, rung)) == ladder.rungs[rung].folds]
 
-    def observation(self, rung: int, value: float | None) -> Observation:
+    def observation(self, rung: int, value: float | None, *, pruned: bool = False) -> Observation:
         """What a sampler learns of it."""
-        return Observation(self.number, self.params, self.distributions, rung, value)
+        return Observation(self.number, self.params, self.distributions, rung, value, pruned)
 
     def evaluation(self, ladder: Ladder, fold: int, attempt: int = 0) -> Evaluation:
         """What is to be evaluated for a fold of the rung it is on."""

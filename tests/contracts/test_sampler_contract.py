@@ -4,7 +4,10 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+import optuna
 import pytest
+from optuna.distributions import BaseDistribution
+from optuna.trial import FrozenTrial, TrialState
 
 from trialfleet_coordinator.adapters.optuna_samplers import OptunaSampler, optuna_sampler_names
 from trialfleet_coordinator.commands import Observation
@@ -92,8 +95,8 @@ def score(draw: Draw) -> float:
     return sum(canonical_params(draw.params)) % 101 / 100
 
 
-def observe(number: int, draw: Draw, *, rung: int = 0, value: float | None = None) -> Observation:
-    return Observation(number, draw.params, draw.distributions, rung, value)
+def observe(number: int, draw: Draw, *, rung: int = 0, value: float | None = None, pruned: bool = False) -> Observation:
+    return Observation(number, draw.params, draw.distributions, rung, value, pruned)
 
 
 def check(draw: Draw, space: Space) -> None:
@@ -117,7 +120,7 @@ def check(draw: Draw, space: Space) -> None:
 
 
 def live(sampler: Restorable, *, batches: Sequence[int], seed: int = 0) -> list[Draw]:
-    """Ask for these batches; tell in random order, some late, some of them failed, some on higher rungs."""
+    """Ask for these batches; tell in random order, some late, some of them failed or pruned, some on higher rungs."""
     order = random.Random(seed)
     draws: list[Draw] = []
     open_: list[Observation] = []
@@ -125,7 +128,7 @@ def live(sampler: Restorable, *, batches: Sequence[int], seed: int = 0) -> list[
         new = sampler.ask(range(len(draws), len(draws) + batch))
         for number, draw in enumerate(new, start=len(draws)):
             value = None if number % 7 == 3 else score(draw)
-            open_.append(observe(number, draw, value=value))
+            open_.append(observe(number, draw, value=value, pruned=number % 14 == 3))
             if number % 3 == 0 and value is not None:
                 open_.append(observe(number, draw, rung=1, value=value + 0.01))
         draws += new
@@ -144,6 +147,22 @@ def test_draws_points_of_the_space(make: Make, space: Space) -> None:
     assert len(draws) == sum(BATCHES)
     for draw in draws:
         check(draw, space)
+
+
+def test_optuna_hears_of_pruned_trials_as_such() -> None:
+    seen: list[TrialState] = []
+
+    class Spy(optuna.samplers.RandomSampler):
+        def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+            seen[:] = [each.state for each in study.get_trials(deepcopy=False)]
+            return {}
+
+    sampler = OptunaSampler(Spy, MIXED, maximize=False, seed=0)
+    draws = sampler.ask(range(4))
+    sampler.tell([observe(0, draws[0], value=1.0), observe(1, draws[1]), observe(2, draws[2], pruned=True)])
+    sampler.tell([observe(0, draws[0], rung=1, pruned=True)])
+    sampler.ask(range(4, 5))
+    assert seen[:4] == [TrialState.COMPLETE, TrialState.FAIL, TrialState.PRUNED, TrialState.RUNNING]
 
 
 def test_draws_no_point_twice(make: Make) -> None:

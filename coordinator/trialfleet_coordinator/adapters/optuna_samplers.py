@@ -86,12 +86,12 @@ class OptunaSampler:
 
     def tell(self, observations: Sequence[Observation]) -> None:
         """Learn; a trial is observed once per rung it finished."""
-        for trial, params, distributions, rung, value in observations:
+        for trial, params, distributions, rung, value, pruned in observations:
             if trial not in self._ids:
                 self._add(trial, params, distributions)
             values = self._values.setdefault(trial, {})
             if value is None or math.isnan(value):
-                if not values:
+                if not values and not pruned:
                     self._values[trial] = None
             elif values is not None:
                 self._results[rung] = self._results.get(rung, 0) + (rung not in values)
@@ -180,7 +180,7 @@ class OptunaSampler:
                 self._storage.set_trial_intermediate_value(optuna_id, rung, one)
             reached = min((rung for rung in values if rung >= self._model_rung), default=None)
             state = TrialState.PRUNED if reached is None else TrialState.COMPLETE
-            value = values[max(values)] if reached is None else values[reached]
+            value = (values[max(values)] if values else None) if reached is None else values[reached]
         self._storage.set_trial_state_values(optuna_id, state, None if value is None else [value])
 
 
