@@ -100,9 +100,9 @@ class Halving:
     def restore(self, finished: Iterable[tuple[int, Finished]]) -> None:
         """As `finish` for each (trial, mark); sorted once, as a study may have a hundred thousand."""
         scores: list[list[tuple[float, int]]] = [[] for _ in self._finished]
-        for trial, (rung, seconds, score) in finished:
-            scores[rung].append((-score, trial))
-            self._took(rung, trial, seconds)
+        for trial, mark in finished:
+            scores[mark.rung].append((-mark.score, trial))
+            self._took(mark.rung, trial, mark.seconds)
         for known, new in zip(self._finished, scores, strict=True):
             known.update(new)
 

@@ -6,10 +6,14 @@ which costs C. That pays while
     c + C / eta < C,   that is,   c / C < 1 - 1 / eta
 
 and while its ranking of the trials has something to do with the ranking above. Both are measured, on the trials that
-finished both rungs: c / C as the ratio of their summed costs, the agreement as Kendall's rank correlation tau. Who
-climbed was chosen by the lower rung, which makes tau smaller than it is over all trials, so a rung is not left out for
-a small tau, but for one that is below zero by more than its standard error without any correlation,
-sqrt(2 (2n + 5) / (9n (n - 1))) (Kendall 1938, "A New Measure of Rank Correlation").
+finished both rungs: c / C as the ratio of their summed costs, over all folds of each rung, the agreement as Kendall's rank
+correlation tau. Who climbed was chosen by the lower rung, which makes tau smaller than it is over all trials, so a rung is not
+left out for a small tau, but for one that is below zero by more than `RANKS_ERRORS` times its standard error without any
+correlation, sqrt(2 (2n + 5) / (9n (n - 1))) (Kendall 1938, "A New Measure of Rank Correlation"). So many, because it is looked
+at again with every trial that climbs, and no trial comes back to a rung that was left out by chance.
+
+A rung costs nothing where the next one that is climbed has the same fraction: its folds count there.
+What a slot evaluates first is not counted: imports and compilations that are done once would make the lowest rung dear.
 
 A rung is trusted until enough is known of it. A resumed study learns the choice anew from its record.
 """
@@ -29,6 +33,8 @@ FEWEST_COSTS = 3
 FEWEST_RANKS = 10
 #: The latest trials whose rankings are compared.
 RANKS_POOL = 100
+#: Standard errors below zero at which two rankings contradict each other.
+RANKS_ERRORS = 2.0
 
 
 class Finished(NamedTuple):
@@ -39,13 +45,18 @@ class Finished(NamedTuple):
     seconds: float
     #: Higher is better.
     score: float
+    #: Whether the seconds are what such evaluations take: none of them was the first of its slot.
+    typical: bool = True
 
 
 class _Pairs:
     """The trials that finished two rungs."""
 
-    def __init__(self) -> None:
-        self._count = 0
+    def __init__(self, lower_folds: int, upper_folds: int) -> None:
+        self._lower_folds = lower_folds
+        self._upper_folds = upper_folds
+        #: Those whose costs are compared.
+        self._costs = 0
         self._lower_seconds = 0.0
         self._upper_seconds = 0.0
         self._scores: deque[tuple[float, float]] = deque()
@@ -53,9 +64,10 @@ class _Pairs:
         self._agreement = 0
 
     def add(self, lower: Finished, upper: Finished) -> None:
-        self._count += 1
-        self._lower_seconds += lower.seconds + OVERHEAD_SECONDS
-        self._upper_seconds += upper.seconds + OVERHEAD_SECONDS
+        if lower.typical and upper.typical:
+            self._costs += 1
+            self._lower_seconds += self._lower_folds * (lower.seconds + OVERHEAD_SECONDS)
+            self._upper_seconds += self._upper_folds * (upper.seconds + OVERHEAD_SECONDS)
         if len(self._scores) == RANKS_POOL:
             oldest = self._scores.popleft()
             self._agreement -= sum(_agreement(oldest, other) for other in self._scores)
@@ -66,16 +78,16 @@ class _Pairs:
     @property
     def cost_ratio(self) -> float | None:
         """Cost on the lower rung over the cost on the upper one; None until enough is known."""
-        return self._lower_seconds / self._upper_seconds if self._count >= FEWEST_COSTS else None
+        return self._lower_seconds / self._upper_seconds if self._costs >= FEWEST_COSTS else None
 
     @property
     def ranks_disagree(self) -> bool:
-        """Whether tau is below zero by more than its standard error; not until enough is known."""
+        """Whether tau is below zero by more than `RANKS_ERRORS` standard errors; not until enough is known."""
         count = len(self._scores)
         if count < FEWEST_RANKS:
             return False
         tau = self._agreement / (count * (count - 1) / 2)
-        return tau < -math.sqrt(2 * (2 * count + 5) / (9 * count * (count - 1)))
+        return tau < -RANKS_ERRORS * math.sqrt(2 * (2 * count + 5) / (9 * count * (count - 1)))
 
 
 def _agreement(one: tuple[float, float], other: tuple[float, float]) -> int:
@@ -98,7 +110,11 @@ class RungChoice:
         full = ladder.rungs[-1].fraction
         #: The lowest rung that has all rows.
         self._lowest_full = next(rung for rung, entry in enumerate(ladder.rungs) if entry.fraction == full)
-        self._pairs = {(lower, upper): _Pairs() for upper in range(self._lowest_full + 1) for lower in range(upper)}
+        self._pairs = {
+            (lower, upper): _Pairs(ladder.rungs[lower].folds, ladder.rungs[upper].folds)
+            for upper in range(self._lowest_full + 1)
+            for lower in range(upper)
+        }
         self._climbed = tuple(range(len(ladder.rungs)))
 
     @property
@@ -131,11 +147,17 @@ class RungChoice:
     def _choose(self) -> None:
         chosen = list(range(self._lowest_full, len(self._ladder.rungs)))
         for rung in reversed(range(self._lowest_full)):
-            ratio = self._cost_ratio(rung, chosen[0])
-            saves = ratio is None or ratio <= 1 - 1 / self._eta
-            if saves and not self._pairs[rung, chosen[0]].ranks_disagree:
+            if self._pays(rung, chosen[0]):
                 chosen.insert(0, rung)
         self._climbed = tuple(chosen)
+
+    def _pays(self, rung: int, upper: int) -> bool:
+        """Whether `rung` is worth climbing on the way to `upper`."""
+        if self._ladder.rungs[rung].fraction == self._ladder.rungs[upper].fraction:
+            return True
+        ratio = self._cost_ratio(rung, upper)
+        saves = ratio is None or ratio <= 1 - 1 / self._eta
+        return saves and not self._pairs[rung, upper].ranks_disagree
 
     def _cost_ratio(self, lower: int, upper: int) -> float | None:
         """Of the trials that finished both rungs; where they are few, by way of the rungs between."""

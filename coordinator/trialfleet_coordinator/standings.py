@@ -6,7 +6,7 @@ the samplers' view of it all. A resumed study has the same standings, in whateve
 of which a rung's choice looks at the latest are then the latest by number.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from trialfleet_coordinator.commands import Observation
@@ -14,7 +14,7 @@ from trialfleet_coordinator.promotion import Halving, Racing, Verdict, beyond_th
 from trialfleet_coordinator.rung_choice import Finished, RungChoice
 from trialfleet_coordinator.trial import Phase, Trial
 from trialfleet_shared.ladder import Ladder
-from trialfleet_shared.messages import Outcome
+from trialfleet_shared.messages import EvaluationKey, EvaluationResult, Outcome
 from trialfleet_shared.settings import EfficiencyConfig
 
 
@@ -56,6 +56,9 @@ class Standings:
         #: The best trial so far, complete or not.
         self._leader: int | None = None
         self._rung_mix = [0] * len(ladder.rungs)
+        #: What each slot, given as (worker, slot), evaluated first.
+        self._first_of: dict[tuple[str, int], EvaluationKey] = {}
+        self._firsts: set[EvaluationKey] = set()
 
     # What happened to a trial
 
@@ -64,8 +67,22 @@ class Standings:
         self.trials.append(trial)
         self._rung_mix[trial.rung] += 1
 
-    def restore(self, trials: Iterable[Trial]) -> None:
+    def hear(self, result: EvaluationResult) -> None:
+        """An evaluation was answered."""
+        if result.slot is not None and (slot := (result.worker, result.slot)) not in self._first_of:
+            self._first_of[slot] = result.key
+            self._firsts.add(result.key)
+
+    def restore(self, trials: Sequence[Trial]) -> None:
         """They come from an earlier session, and stand as they stood there."""
+        earliest: dict[tuple[str, int], EvaluationResult] = {}
+        for result in (result for trial in trials for result in trial.results):
+            if result.slot is not None:
+                first = earliest.setdefault((result.worker, result.slot), result)
+                if (result.started_at or 0.0) < (first.started_at or 0.0):
+                    earliest[result.worker, result.slot] = result
+        for result in earliest.values():
+            self.hear(result)
         finished: list[tuple[int, Finished]] = []
         for trial in trials:
             self.add(trial)
@@ -218,12 +235,14 @@ class Standings:
     def _mark(self, trial: Trial, rung: int, values: list[float]) -> Finished:
         rungs = self._ladder.rungs
         fraction = rungs[rung].fraction
-        seconds = [
-            result.wall_seconds
+        measured = [
+            result
             for result in trial.results
             # Not what came later, of more folds or of the test: a mark stays what it was when it was made.
             if 0 <= result.fold < rungs[rung].folds
             and rungs[result.rung].fraction == fraction
             and result.outcome is Outcome.OK
         ]
-        return Finished(rung, mean(seconds), self.score(mean(values)))
+        seconds = mean([result.wall_seconds for result in measured])
+        typical = not any(result.key in self._firsts for result in measured)
+        return Finished(rung, seconds, self.score(mean(values)), typical)

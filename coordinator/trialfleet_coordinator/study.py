@@ -198,6 +198,7 @@ class StudyState:
             self._on_value(trial)
         elif result.outcome is Outcome.PRUNED:
             self._decide(trial, Phase.PRUNED, trial.value, "objective")
+            self._observe(trial, trial.rung, None, pruned=True)
         else:
             often = f"{CRASHES} times, the last time: " if result.outcome is Outcome.CRASH else ""
             self._fail(trial, f"{result.outcome.value}: {often}{reason_of(result)}")

@@ -1,5 +1,6 @@
 """What a study decides, one rule at a time."""
 
+import itertools
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -51,6 +52,8 @@ class Bench:
         #: Of an evaluation; so slow that nothing is kept ahead of the slots.
         self.seconds: Callable[[Evaluation], float] = lambda evaluation: 1000 * evaluation.fraction
         self.drawn = 0
+        #: When evaluations of known slots start: one after the other.
+        self.clock = itertools.count(1.0)
         self.in_flight: list[Evaluation] = []
         self.commands: list[Command] = []
         self.happen(FleetChanged(slots))
@@ -70,7 +73,7 @@ class Bench:
                     events.insert(0, TrialsDrawn(draws))
             self.state.validate()
 
-    def answer(self, value: float | None, outcome: Outcome = Outcome.OK) -> Evaluation:
+    def answer(self, value: float | None, outcome: Outcome = Outcome.OK, *, slot: int | None = None) -> Evaluation:
         """Answer the evaluation that is in flight the longest."""
         evaluation = self.in_flight.pop(0)
         self.happen(
@@ -85,6 +88,8 @@ class Bench:
                     error=None if outcome is Outcome.OK else "because",
                     wall_seconds=self.seconds(evaluation),
                     cpu_seconds=self.seconds(evaluation),
+                    slot=slot,
+                    started_at=None if slot is None else next(self.clock),
                 )
             )
         )
@@ -186,6 +191,28 @@ def test_what_later_folds_cost_changes_no_choice_when_a_study_is_resumed() -> No
     assert bench.resumed().standings.choice.left_out == (0,)
 
 
+def test_what_each_slot_takes_for_its_first_evaluation_leaves_no_rung_out() -> None:
+    slots = 8
+    bench = Bench(THREE_RUNGS, Budget(trials=40), slots=slots)
+    bench.seconds = lambda evaluation: evaluation.fraction + 100.0 * (evaluation.trial < slots and evaluation.rung == 0)
+    for slot in range(slots):
+        bench.answer(trial_number(bench.in_flight[0]), slot=slot)
+    while bench.in_flight:
+        bench.answer(-trial_number(bench.in_flight[0]), slot=0)
+    assert bench.state.standings.choice.left_out == ()
+    assert bench.resumed().standings.choice.left_out == ()
+
+
+@pytest.mark.parametrize("budget", [Budget(seconds=60.0), Budget(trials=1000, cpu_seconds=60.0)])
+def test_a_study_that_may_end_with_its_time_promotes_early_in_any_case(budget: Budget) -> None:
+    bench = Bench(THREE_RUNGS, budget, config=EfficiencyConfig(adaptive_trial_allocation=False))
+    bench.seconds = lambda evaluation: evaluation.fraction
+    reached = 0
+    for _ in range(40):
+        reached = max(reached, bench.answer(trial_number(bench.in_flight[0])).rung)
+    assert reached == 2
+
+
 def test_without_adaptive_allocation_new_trials_come_before_promotions() -> None:
     order = []
     bench = Bench(THREE_RUNGS, Budget(trials=9), config=EfficiencyConfig(adaptive_trial_allocation=False))
@@ -242,6 +269,14 @@ def test_a_failed_evaluation_fails_its_trial_and_the_study_goes_on() -> None:
     assert bench.state.tally.decided[TrialState.FAIL] == 1
     assert bench.reasons()[1] == "error: because"
     assert bench.state.ended is Ended.TRIALS
+
+
+def test_the_sampler_hears_of_trials_that_their_objective_prunes() -> None:
+    bench = Bench(THREE_RUNGS, Budget(trials=3))
+    bench.answer(None, Outcome.PRUNED)
+    told = [command.observation for command in bench.of(Observe)]
+    assert [(one.trial, one.value, one.pruned) for one in told] == [(0, None, True)]
+    assert bench.resumed().standings.observations() == told
 
 
 def test_a_study_whose_first_trials_all_fail_stops_and_says_why() -> None:
@@ -482,6 +517,16 @@ def test_a_straggler_that_crashes_leaves_it_to_its_copy() -> None:
     assert [(one.trial, one.attempt) for one in bench.in_flight] == [(11, 0), (11, 1)]
     bench.happen(EvaluationFinished(EvaluationResult(11, 0, 0, 1, Outcome.OK, value=5.0)))
     assert bench.state.trials[11].value == 5.0
+
+
+@pytest.mark.parametrize("outcome", [Outcome.TIMEOUT, Outcome.MEMORY])
+def test_a_straggler_that_meets_its_limits_leaves_it_to_its_copy(outcome: Outcome) -> None:
+    bench = straggling()
+    bench.happen(TimePassed(100.0))
+    bench.happen(EvaluationFinished(EvaluationResult(11, 0, 0, 0, outcome, error="too much")))
+    assert bench.state.tally.discarded == {"late": 1}
+    bench.happen(EvaluationFinished(EvaluationResult(11, 0, 0, 1, outcome, error="too much")))
+    assert bench.reasons()[11] == f"{outcome.value}: too much"
 
 
 @pytest.mark.parametrize(("slots", "cause"), [(1, None), (4, "somebody says so")])
