@@ -10,6 +10,8 @@ from trialfleet_shared.space import Params
 _ENCODER = msgspec.json.Encoder(order="sorted")
 #: Bytes of a result key: 16 bytes make a collision among 10^9 entries less likely than 10^-20.
 KEY_BYTES = 16
+#: Part of every result key: goes up when a key comes to mean another evaluation, so that older entries answer nothing.
+_KEYS = 2
 
 
 def digest_bytes(*parts: bytes) -> str:
@@ -27,7 +29,11 @@ def digest_json(value: Any) -> str:
 
 
 def canonical_params(params: Params) -> bytes:
-    """`params` as canonical JSON: keys sorted, 1.0 written as 1 (and -0.0 as 0), True kept apart from 1."""
+    """`params` as canonical JSON: keys sorted, 1.0 written as 1 (and -0.0 as 0), True kept apart from 1.
+
+    It tells which draws are the same point of a space. What an objective makes of a point may depend on the type too:
+    see `result_key`.
+    """
     return _ENCODER.encode(
         {
             name: int(value) if isinstance(value, float) and value.is_integer() else value
@@ -45,9 +51,9 @@ def result_key(*, objective: str, data: str, fraction: float, fold: int, seed: i
         fraction: share of the training rows.
         fold: index of the fold.
         seed: the study's evaluation seed.
-        params: the trial's parameters.
+        params: the trial's parameters; 1, 1.0 and True are different ones.
     """
     state = hashlib.blake2b(digest_size=KEY_BYTES)
-    state.update(f"{objective}\0{data}\0{fraction!r}\0{fold}\0{seed}\0".encode())
-    state.update(canonical_params(params))
+    state.update(f"{_KEYS}\0{objective}\0{data}\0{fraction!r}\0{fold}\0{seed}\0".encode())
+    state.update(_ENCODER.encode(params))
     return state.digest()

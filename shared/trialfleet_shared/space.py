@@ -40,7 +40,9 @@ class Float(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="float"
     when: dict[str, list[Scalar]] = {}
 
     def __post_init__(self) -> None:
-        """Raise ValueError when no value lies in the range."""
+        """Take whole numbers for real ones. Raise ValueError when no value lies in the range."""
+        for name in ("min", "max", "step"):
+            _make_real(self, name)
         if not (math.isfinite(self.min) and math.isfinite(self.max)):
             raise ValueError(f"min = {self.min} and max = {self.max} must be finite")
         _check_range(self.min, self.max, self.step, log=self.log)
@@ -283,6 +285,16 @@ class FunctionSpace:
 def same_scalar(left: Scalar, right: Scalar) -> bool:
     """Equality that keeps True apart from 1 and lets 1 equal 1.0, as JSON numbers do."""
     return isinstance(left, bool) == isinstance(right, bool) and left == right
+
+
+def _make_real(distribution: Float, name: str) -> None:
+    """Have a whole number of the struct as a real one: values drawn from a range are of its numbers' type."""
+    number = getattr(distribution, name)
+    if isinstance(number, int):
+        try:
+            msgspec.structs.force_setattr(distribution, name, float(number))
+        except OverflowError:
+            raise ValueError(f"{name} has {number.bit_length()} bits, beyond any real number") from None
 
 
 def _check_names(names: Collection[str]) -> None:

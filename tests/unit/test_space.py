@@ -137,9 +137,24 @@ def test_every_part_of_a_result_key_counts() -> None:
     assert len(keys) == 1 + len(changes)
 
 
+def test_a_result_is_of_params_of_its_types() -> None:
+    """One feature per split is not all of them: scikit-learn takes max_features = 1 and 1.0 for that."""
+    base: dict[str, Any] = {"objective": "o", "data": "d", "fraction": 0.5, "fold": 0, "seed": 0}
+    keys = {result_key(**base, params={"x": value}) for value in (1, 1.0, True, "1", 0, 0.0, False, None)}
+    assert len(keys) == 8
+    assert result_key(**base, params={"a": 1, "b": 2.0}) == result_key(**base, params={"b": 2.0, "a": 1})
+
+
+def test_real_numbers_are_real_numbers_however_their_range_is_written() -> None:
+    written = Float(0, 8, step=4)
+    assert [type(number) for number in (written.min, written.max, written.step)] == [float, float, float]
+    assert written == Float(0.0, 8.0, step=4.0)
+
+
 @pytest.mark.parametrize(
     ("build", "words"),
     [
+        (lambda: Float(0, 10**400), "max has 1329 bits, beyond any real number"),
         (lambda: Float(-1e308, 1e308), "is wider than any number"),
         (lambda: Float(-1e308, 1e308, step=1.0), "is wider than any number"),
         (lambda: Float(0.0, 1e308, step=1e-300), "is too small for the range"),

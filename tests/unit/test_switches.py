@@ -177,6 +177,19 @@ def test_caching_answers_repeated_evaluations(optimize: Optimize) -> None:
     }
 
 
+def kind_of_number(params: dict[str, Any]) -> float:
+    return 1.0 if isinstance(params["x"], int) else 2.0
+
+
+def test_a_real_number_is_not_answered_with_the_result_of_the_equal_whole_one(optimize: Optimize) -> None:
+    whole = optimize(kind_of_number, settings={}, trials=1, space={"x": {"type": "int", "min": 1, "max": 1}})
+    real = optimize(kind_of_number, settings={}, trials=1, space={"x": {"type": "float", "min": 1, "max": 1}})
+    again = optimize(kind_of_number, settings={}, trials=1, space={"x": {"type": "float", "min": 1, "max": 1}})
+
+    assert (whole["best_value"], real["best_value"], again["best_value"]) == (1.0, 2.0, 2.0)
+    assert (real["cache_stats"]["hits"], again["cache_stats"]["hits"]) == (0, 1)
+
+
 def test_the_cache_keeps_as_many_results_as_it_may(optimize: Optimize) -> None:
     assert optimize(value, settings={"cache_size": 5})["cache_stats"]["entries"] == 5
 
