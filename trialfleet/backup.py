@@ -8,6 +8,7 @@ A backup is a folder that appears when it is whole. The roster is copied first: 
 caught up by the coordinator; one that says more is not.
 """
 
+import errno
 import hashlib
 import os
 import shutil
@@ -63,37 +64,58 @@ def back_up(home: Home, target: Path, *, now: float) -> Manifest:
         ConfigurationError: there is something at `target`, or nothing to copy.
         StoreError: the store is damaged, or the copy can not be written.
     """
-    if target.exists():
-        raise ConfigurationError(f"{target} is there; a backup is a new folder")
     if not (home.path / _STORE).exists():
         raise ConfigurationError(f"{home.path} has no studies")
-    part = target.with_name(f"{target.name}.part")
+    parent = target.absolute().parent
     try:
-        shutil.rmtree(part, ignore_errors=True)
-        make_private_folder(part / _STORE.parent)
-        make_private_folder(part / _ROSTER)
-        for file in sorted((home.path / _ROSTER).glob("*.json")):
-            with suppress(FileNotFoundError):  # deleted just now
-                _copy(file, part / _ROSTER / file.name)
-        tables = StudyTables(home.store)
+        if target.exists():
+            raise _taken(target)
+        make_private_folder(parent)
+        part = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=parent))
         try:
-            tables.environment.copy(part / _STORE.parent)
+            manifest = _write(home, part, now)
+            _appear(part, target)
         finally:
-            tables.environment.close()
-        (part / _STORE).chmod(0o600)
-        manifest = Manifest(
-            FORMAT, now, _whole_studies(part / _STORE), {str(name): kept for name, kept in _files(part)}
-        )
-        with open(part / _MANIFEST, "wb", opener=private) as out:
-            out.write(msgspec.json.format(msgspec.json.encode(manifest), indent=2))
-        for path in part.rglob("*"):
-            _sync(path)
-        part.rename(target)
-        _sync(target.absolute().parent)
+            shutil.rmtree(part, ignore_errors=True)
+        _sync(parent)
     except OSError as error:
         raise StoreError(f"{target} can not be written: {error.strerror or error}") from error
+    return manifest
+
+
+def _appear(part: Path, target: Path) -> None:
+    """Have a folder be at the target. Raises ConfigurationError, when something has come to be there meanwhile, and OSError."""
+    try:
+        part.rename(target)
+    except OSError as error:
+        if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+            raise _taken(target) from error
+        raise
+
+
+def _taken(target: Path) -> ConfigurationError:
+    return ConfigurationError(f"{target} is there; a backup is a new folder")
+
+
+def _write(home: Home, folder: Path, now: float) -> Manifest:
+    """Copy the home's studies to a folder, which is empty. Raises OSError, and StoreError as `back_up`."""
+    make_private_folder(folder / _STORE.parent)
+    make_private_folder(folder / _ROSTER)
+    for file in sorted((home.path / _ROSTER).glob("*.json")):
+        with suppress(FileNotFoundError):  # deleted just now
+            _copy(file, folder / _ROSTER / file.name)
+    tables = StudyTables(home.store)
+    try:
+        tables.environment.copy(folder / _STORE.parent)
     finally:
-        shutil.rmtree(part, ignore_errors=True)
+        tables.environment.close()
+    (folder / _STORE).chmod(0o600)
+    studies = _whole_studies(folder / _STORE)
+    manifest = Manifest(FORMAT, now, studies, {str(name): kept for name, kept in _files(folder)})
+    with open(folder / _MANIFEST, "wb", opener=private) as out:
+        out.write(msgspec.json.format(msgspec.json.encode(manifest), indent=2))
+    for path in (folder, *folder.rglob("*")):
+        _sync(path)
     return manifest
 
 

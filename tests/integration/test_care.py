@@ -212,7 +212,7 @@ def test_a_restore_takes_away_what_one_that_was_killed_has_left(home: Home, tmp_
 def test_a_backup_among_what_it_would_replace_is_not_restored(home: Home, at_once: None) -> None:
     source = home.path / "coordinator" / "studies" / "backup"
     back_up(home, source, now=0.0)
-    with pytest.raises(ConfigurationError, match="is in .*studies, which is replaced; move it out"):
+    with pytest.raises(ConfigurationError, match=f"is in {source.parent}, which is replaced; move it out"):
         restore(home, source, force=True)
     assert (source / "backup.json").exists()
 
@@ -249,7 +249,37 @@ def test_what_can_not_be_backed_up_or_restored_is_told(home: Home, tmp_path: Pat
     change(home.store, "trials", place=0, work="flip")
     with pytest.raises(StoreError, match="study 'other' is damaged, and can not be backed up"):
         back_up(home, tmp_path / "backup", now=0.0)
-    assert not list(tmp_path.glob("backup*"))
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match=r"backup can not be written: .*file is no folder"):
+        back_up(home, tmp_path / "file" / "backup", now=0.0)
+    assert {path.name for path in tmp_path.iterdir()} == {"home", "file"}
+
+
+def test_a_backup_touches_nothing_beside_it(home: Home, tmp_path: Path, at_once: None) -> None:
+    own = tmp_path / "backup.part"
+    own.mkdir()
+    (own / "notes").write_text("mine")
+    back_up(home, tmp_path / "backup", now=0.0)
+    assert (own / "notes").read_text() == "mine"
+    assert {path.name for path in tmp_path.iterdir()} == {"home", "backup", "backup.part"}
+
+
+def test_of_two_backups_to_one_target_the_second_is_refused(
+    home: Home, tmp_path: Path, at_once: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "backup"
+    look = backup.apart
+
+    def look_while_another_is_made(work: str, *arguments: str) -> Any:
+        monkeypatch.setattr(backup, "apart", look)
+        back_up(home, target, now=1.0)
+        return look(work, *arguments)
+
+    monkeypatch.setattr(backup, "apart", look_while_another_is_made)
+    with pytest.raises(ConfigurationError, match="is there; a backup is a new folder"):
+        back_up(home, target, now=2.0)
+    assert restore(Home(tmp_path / "new"), target, force=False).made_at == 1.0
+    assert {path.name for path in tmp_path.iterdir()} == {"home", "backup", "new"}
 
 
 def test_a_running_study_is_looked_at_and_backed_up(tmp_path: Path, at_once: None) -> None:
