@@ -18,7 +18,16 @@ from trialfleet_coordinator.budget import Budget
 from trialfleet_shared.errors import ConfigurationError
 from trialfleet_shared.messages import Count, DataSpec, Name, Resampling
 from trialfleet_shared.settings import EfficiencyConfig, Mode, layered
-from trialfleet_shared.space import Categorical, Distribution, Float, FunctionSpace, Int, SearchSpace, Space
+from trialfleet_shared.space import (
+    Categorical,
+    Distribution,
+    Float,
+    FunctionSpace,
+    Int,
+    SearchSpace,
+    Space,
+    check_choices,
+)
 from trialfleet_shared.tables import Setting, field_types, nearest, read_table, read_value, show
 from trialfleet_workers.digests import code_digest
 from trialfleet_workers.objective import load_function
@@ -228,6 +237,11 @@ def _distribution(values: object, where: str, key: str) -> Distribution:
     kind = rest.pop("type")
     if not isinstance(kind, str) or kind not in _DISTRIBUTIONS:
         raise ConfigurationError(f"{where}: {key}.type = {show(kind)}: allowed are {', '.join(_DISTRIBUTIONS)}")
+    if kind == "categorical" and isinstance(rest.get("choices"), list | tuple):
+        try:
+            check_choices(rest["choices"])
+        except ValueError as error:
+            raise ConfigurationError(f"{where}: {key}: {error}") from error
     return read_table(_DISTRIBUTIONS[kind], rest, where, prefix=f"{key}.")
 
 

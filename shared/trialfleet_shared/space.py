@@ -6,7 +6,8 @@ Distributions are written as in the guide: `{"type": "float", "min": 0, "max": 1
 """
 
 import math
-from collections.abc import Callable, Collection, Mapping
+import reprlib
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Protocol
 
 import msgspec
@@ -121,9 +122,10 @@ class Categorical(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="
     when: dict[str, list[Scalar]] = {}
 
     def __post_init__(self) -> None:
-        """Raise ValueError when there is nothing to choose, a choice stands twice, or one is too large to travel."""
+        """Raise ValueError when there is nothing to choose, a choice stands twice, or one can not travel."""
         if not self.choices:
             raise ValueError("choices must not be empty")
+        check_choices(self.choices)
         for index, choice in enumerate(self.choices):
             if isinstance(choice, int):
                 _check_whole(choice)
@@ -280,6 +282,16 @@ class FunctionSpace:
     def cardinality(self) -> int | None:
         """Not known without running every branch."""
         return None
+
+
+def check_choices(choices: Iterable[object]) -> None:
+    """Raise ValueError for a choice that is no scalar; the message says what to do instead."""
+    for choice in choices:
+        if not isinstance(choice, Scalar):
+            raise ValueError(  # noqa: TRY004  # as of all that a distribution is not
+                f"the choice {reprlib.repr(choice)} is of type {type(choice).__name__}; allowed are texts, numbers, "
+                "booleans and None: choose among texts, and let the objective look up what each stands for"
+            )
 
 
 def same_scalar(left: Scalar, right: Scalar) -> bool:

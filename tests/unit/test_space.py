@@ -2,6 +2,7 @@
 
 import math
 import random
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -165,3 +166,10 @@ def test_real_numbers_are_real_numbers_however_their_range_is_written() -> None:
 def test_a_range_whose_values_can_not_be_counted_is_refused(build: Callable[[], Float], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         build()
+
+
+@pytest.mark.parametrize("choice", [(50, 50), [50], b"a", {"depth": 1}, {50}, 1j])
+def test_a_choice_that_is_no_scalar_is_refused_and_the_way_out_told(choice: Any) -> None:
+    words = rf"the choice {re.escape(repr(choice))} is of type {type(choice).__name__}; allowed are texts, .* look up"
+    with pytest.raises(ValueError, match=words):
+        Categorical(["a", choice])

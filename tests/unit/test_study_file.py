@@ -213,6 +213,10 @@ MISTAKES = {
         STUDY + "[space.x]\ntype = 'categorical'\nchoices = [1, 1]",
         "space.x: choices must be different, 1 stands twice",
     ),
+    "a choice that is a list": (
+        STUDY + "[space.x]\ntype = 'categorical'\nchoices = [[50], [50, 50]]",
+        "space.x: the choice [50] is of type list; allowed are texts, numbers, booleans and None: choose among texts,",
+    ),
     "unknown parent": (
         STUDY + SPACE + "when = { y = [1] }",
         "space.x.when names 'y'; allowed are the parameters above it: none",
