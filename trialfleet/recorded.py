@@ -17,7 +17,7 @@ from trialfleet_coordinator.runs import Run, runs_of
 from trialfleet_coordinator.study import StudyState
 from trialfleet_shared.adapters.lmdb_results import LmdbResultCache
 from trialfleet_shared.clock import SystemClock
-from trialfleet_shared.errors import UnknownStudyError
+from trialfleet_shared.errors import StoreError, UnknownStudyError
 from trialfleet_shared.settings import EfficiencyConfig
 from trialfleet_shared.tables import nearest
 
@@ -72,28 +72,30 @@ def delete_study(home: Home, name: str) -> None:
 
 
 def studies(home: Home) -> list[StudySummary]:
-    """All studies of the home's store, oldest first."""
-    summaries = []
+    """All studies of the home's store, oldest first; of one that can not be read, why."""
     with open_store(home) as store:
-        for name in store.names():
-            record = load_record(store, name)
-            state = recorded_state(record)
-            best = state.best
-            summaries.append(
-                StudySummary(
-                    study=name,
-                    direction=record.definition.direction,
-                    trials=len(state.trials),
-                    complete=state.tally.decided[TrialState.COMPLETE],
-                    pruned=state.tally.decided[TrialState.PRUNED],
-                    failed=state.tally.decided[TrialState.FAIL],
-                    undecided=sum(not trial.decided for trial in state.trials),
-                    best_value=best.value if best else None,
-                    best_is_complete=best.complete if best else False,
-                    elapsed_seconds=record.elapsed,
-                )
-            )
-    return summaries
+        return [_summary(store, name) for name in store.names()]
+
+
+def _summary(store: LmdbStudyStore, name: str) -> StudySummary:
+    try:
+        record = load_record(store, name)
+    except StoreError as error:
+        return StudySummary(study=name, trouble=str(error))
+    state = recorded_state(record)
+    best = state.best
+    return StudySummary(
+        study=name,
+        direction=record.definition.direction,
+        trials=len(state.trials),
+        complete=state.tally.decided[TrialState.COMPLETE],
+        pruned=state.tally.decided[TrialState.PRUNED],
+        failed=state.tally.decided[TrialState.FAIL],
+        undecided=sum(not trial.decided for trial in state.trials),
+        best_value=best.value if best else None,
+        best_is_complete=best.complete if best else False,
+        elapsed_seconds=record.elapsed,
+    )
 
 
 def decided_trials(home: Home, study: str) -> tuple[str, dict[int, TrialState]]:

@@ -31,15 +31,17 @@ class StudySummary(msgspec.Struct, frozen=True, kw_only=True):
     """One line of `trialfleet studies`."""
 
     study: str
-    direction: str
-    trials: int
-    complete: int
-    pruned: int
-    failed: int
-    undecided: int
-    best_value: float | None
-    best_is_complete: bool
-    elapsed_seconds: float
+    direction: str = ""
+    trials: int = 0
+    complete: int = 0
+    pruned: int = 0
+    failed: int = 0
+    undecided: int = 0
+    best_value: float | None = None
+    best_is_complete: bool = False
+    elapsed_seconds: float = 0.0
+    #: Why it can not be read, and nothing else is known of it; empty when it can.
+    trouble: str = ""
 
 
 def report_document(report: StudyReport, cache: CacheFigures, home: Path | None) -> dict[str, Any]:
@@ -106,6 +108,9 @@ def render_studies(studies: Sequence[StudySummary]) -> RenderableType:
     for name in ("study", "direction", "trials", "complete", "pruned", "failed", "best", "time"):
         table.add_column(name, justify="left" if name in ("study", "direction") else "right", no_wrap=True)
     for study in studies:
+        if study.trouble:
+            table.add_row(Text(study.study), "damaged")
+            continue
         best = "" if study.best_value is None else _number(study.best_value)
         table.add_row(
             Text(study.study),
@@ -114,9 +119,10 @@ def render_studies(studies: Sequence[StudySummary]) -> RenderableType:
             best if study.best_is_complete or not best else f"* {best}",
             duration(study.elapsed_seconds),
         )
-    if all(study.best_is_complete or study.best_value is None for study in studies):
-        return table
-    return Group(table, Text(_NOT_COMPLETE, style="dim"))
+    notes = [Text(study.trouble) for study in studies if study.trouble]
+    if any(study.best_value is not None and not study.best_is_complete for study in studies):
+        notes.append(Text(_NOT_COMPLETE, style="dim"))
+    return Group(table, *notes)
 
 
 def render_statuses(statuses: Sequence[StudyStatus]) -> RenderableType:

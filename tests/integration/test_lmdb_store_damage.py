@@ -10,7 +10,9 @@ from support.flipping import Died, flipped, flips, seen_by_child, write_alone
 
 from tests.integration.test_lmdb_store import DEFINITION, result, trial
 from tests.support.simulated import SimulatedClock
-from trialfleet_coordinator.adapters.lmdb_layout import LAYOUT, LAYOUT_1, unsealed
+from trialfleet.home import Home
+from trialfleet.recorded import studies
+from trialfleet_coordinator.adapters.lmdb_layout import LAYOUT, LAYOUT_1, sealed, unsealed
 from trialfleet_coordinator.adapters.lmdb_store import LmdbStudyStore
 from trialfleet_coordinator.adapters.store_care import examine_store, salvage_store
 from trialfleet_coordinator.commands import RecordDecision, RecordEvaluation, RecordTest, TrialState
@@ -109,6 +111,41 @@ def test_each_table_tells_of_its_damage(tmp_path: Path, table: str, work: str) -
     assert troubles >= 1
     examined = examine_store(tmp_path)
     assert any(each.trouble for each in examined)
+
+
+def write_unreadable(path: Path, table: str, value: bytes) -> None:
+    """Put a value that is as it was written, and means nothing, in the place of the first one."""
+    with lmdb.open(str(path), max_dbs=12) as environment:
+        database = environment.open_db(table.encode())
+        with environment.begin(write=True) as transaction:
+            key, _ = next(iter(transaction.cursor(database)))
+            transaction.put(key, sealed(table, key, value), db=database)
+
+
+#: A search space whose choices no space may have.
+ODD_SPACE = b"t" + msgspec.msgpack.encode({"x": {"type": "categorical", "choices": [[50], [50, 50]]}})
+
+
+@pytest.mark.parametrize(
+    ("table", "value"),
+    [("spaces", ODD_SPACE), ("trials", b"?"), ("attrs", msgspec.msgpack.encode(("k", "no JSON")))],
+    ids=["a space", "a trial", "the definition"],
+)
+def test_a_study_that_can_not_be_read_is_told_as_damaged_and_harms_no_other(
+    tmp_path: Path, table: str, value: bytes
+) -> None:
+    home = Home(tmp_path)
+    record_two(home.store)
+    write_unreadable(home.store, table, value)
+    store = opened(home.store)
+    with pytest.raises(StoreError, match=r"damaged: study 'other' can not be read: .* see `trialfleet doctor`"):
+        store.load("other")
+    with pytest.raises(StoreError, match="damaged: study 'other' can not be read: "):
+        store.open(OTHER)
+    store.close()
+    damaged, whole = studies(home)
+    assert (damaged.study, whole.study, whole.trouble, whole.trials) == ("other", "digits", "", 12)
+    assert "study 'other' can not be read" in damaged.trouble
 
 
 def test_what_is_whole_is_saved(tmp_path: Path) -> None:

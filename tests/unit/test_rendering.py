@@ -181,6 +181,12 @@ def test_the_list_of_studies_marks_values_that_are_not_complete() -> None:
     assert "*" not in shown(render_studies([msgspec.structs.replace(study, best_is_complete=True)]))
 
 
+def test_the_list_of_studies_tells_which_can_not_be_read() -> None:
+    listed = shown(render_studies([StudySummary(study="s", trouble="the store is damaged: s has no end")]))
+    assert re.search(r"^s +damaged *$", listed, re.MULTILINE)
+    assert "the store is damaged: s has no end" in listed
+
+
 def test_plain_lines_come_every_few_seconds_and_at_the_end() -> None:
     clock = SimulatedClock()
     console = Console(file=io.StringIO(), width=40)

@@ -92,7 +92,7 @@ class LmdbStudyStore:
         """The study called `name`, None when there is none. Reading needs no lock.
 
         Raises:
-            StoreError: the study was made by Optuna alone.
+            StoreError: the study was made by Optuna alone, or it is damaged.
         """
         with self._tables.environment.read() as transaction:
             study = self._tables.study_id(transaction, name)
@@ -114,11 +114,7 @@ class LmdbStudyStore:
     def names(self) -> list[str]:
         """The names of all studies that trialfleet made, oldest first."""
         with self._tables.environment.read() as transaction:
-            return [
-                row.name
-                for study, row in self._tables.studies(transaction)
-                if self._definition(transaction, study) is not None
-            ]
+            return [row.name for study, row in self._tables.studies(transaction) if self._is_ours(transaction, study)]
 
     def open(self, definition: StudyDefinition) -> StudyRecord:
         """Lock the study for this coordinator; create it if it is new; return what is recorded.
@@ -211,6 +207,13 @@ class LmdbStudyStore:
         value = self._tables.attr(transaction, study, SYSTEM, DEFINITION_ATTR)
         return None if value is None else msgspec.convert(value, StudyDefinition)
 
+    def _is_ours(self, transaction: Transaction, study: int) -> bool:
+        """Whether trialfleet made the study, be its definition readable or not."""
+        try:
+            return self._tables.attr(transaction, study, SYSTEM, DEFINITION_ATTR) is not None
+        except (StoreError, ValueError):
+            return True
+
     def _terms(self, transaction: Transaction, study: int) -> RecordTerms | None:
         value = self._tables.attr(transaction, study, SYSTEM, TERMS_ATTR)
         try:
@@ -219,6 +222,12 @@ class LmdbStudyStore:
             return None
 
     def _record(self, transaction: Transaction, study: int, name: str) -> StudyRecord:
+        try:
+            return self._read(transaction, study, name)
+        except (KeyError, ValueError) as error:  # as those of msgspec are
+            raise self._tables.damaged(f"study {name!r} can not be read: {error.args[0]}") from error
+
+    def _read(self, transaction: Transaction, study: int, name: str) -> StudyRecord:
         definition = self._definition(transaction, study)
         if definition is None:
             raise StoreError(f"study {name!r} in {self._path} was made by Optuna alone; use another name")
