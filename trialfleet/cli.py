@@ -5,7 +5,6 @@ configuration, 3 broker, 4 store, 128 + n when signal n ended it.
 """
 
 import logging
-import os
 import signal
 import sys
 import traceback
@@ -13,6 +12,7 @@ from collections.abc import Sequence
 
 import click
 
+from trialfleet import streams
 from trialfleet.commands.declared import care, deadletters, recorded, running, service
 from trialfleet.commands.declared.options import EPILOG, Invocation
 from trialfleet.signals import Interrupted
@@ -34,13 +34,15 @@ for _theme in (running, recorded, care, service, deadletters):
 
 def main() -> None:
     """The entry point: every way to end becomes an exit status, every error one line."""
+    streams.prepare()
     sys.exit(_status(sys.argv[1:], Invocation()))
 
 
 def _status(arguments: Sequence[str], invocation: Invocation) -> int:
     try:
         # --help, --version and workers end with a status, other commands with nothing.
-        return cli.main(list(arguments), prog_name="trialfleet", standalone_mode=False, obj=invocation) or 0
+        status = cli.main(list(arguments), prog_name="trialfleet", standalone_mode=False, obj=invocation) or 0
+        sys.stdout.flush()  # here, where an error is told
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         return error.exit_code
@@ -55,9 +57,7 @@ def _status(arguments: Sequence[str], invocation: Invocation) -> int:
     except Interrupted as interrupted:
         return interrupted.exit_status
     except BrokenPipeError:
-        # Whoever read our output has gone; nothing may be flushed to it at exit. (rich ends with the same status.)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return 1  # whoever read our output has gone (rich ends with the same status)
     except TrialfleetError as error:
         _complain(str(error), invocation)
         return error.exit_status
@@ -65,6 +65,7 @@ def _status(arguments: Sequence[str], invocation: Invocation) -> int:
         if invocation.verbose and not invocation.logs_json:
             raise
         return _unexpected(error, arguments, invocation)
+    return status
 
 
 def _unexpected(error: Exception, arguments: Sequence[str], invocation: Invocation) -> int:

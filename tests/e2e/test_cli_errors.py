@@ -168,6 +168,51 @@ def test_a_reader_that_goes_away_is_no_error(folder: Path) -> None:
     assert process.wait(PATIENCE) == 1
 
 
+def redirected(arguments: list[str], home: Path, how: str) -> "subprocess.CompletedProcess[str]":
+    """Run `trialfleet` with its streams as a shell's words say."""
+    return subprocess.run(
+        ["sh", "-c", f'exec "$@" {how}', "sh", sys.executable, "-m", "trialfleet", *arguments],
+        env=environment(home),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(("how", "words"), [(">/dev/full", "No space left on device"), (">&-", "Bad file descriptor")])
+def test_output_that_can_not_be_written(folder: Path, how: str, words: str) -> None:
+    study = folder / "study.toml"
+    study.write_text(STUDY.format(objective="works.py:train"))
+    home = folder / "home"
+
+    ran = redirected(["run", str(study)], home, how)
+    assert (ran.returncode, ran.stderr.splitlines()[-1]) == (1, f"error: standard output can not be written: {words}")
+    assert "s is finished already" in trialfleet(["run", study], home).stderr
+
+    for arguments in (
+        ["report", "s", "--json"],
+        ["studies"],
+        ["doctor"],
+        ["export", "s"],
+        ["health"],
+        ["--help"],
+    ):
+        check_one_line(redirected(arguments, home, how), 1, f"standard output can not be written: {words}\n")
+
+
+def test_streams_that_are_closed_and_not_needed(folder: Path) -> None:
+    study = folder / "study.toml"
+    study.write_text(STUDY.format(objective="works.py:train"))
+    home = folder / "home"
+
+    assert redirected(["run", str(study), "--json"], home, "2>&-").returncode == 0
+    check_one_line(redirected(["delete", "s"], home, "<&-"), 2, "nobody can be asked")
+    file = folder / "trials.csv"
+    assert redirected(["export", "s", "--output", str(file)], home, "<&- >&- 2>&-").returncode == 0
+    assert file.read_text().count("\n") == 4
+
+
 def test_help_is_quick_and_says_where_things_are_kept(folder: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "trialfleet", "run", "--help"],

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 from rich.console import Console
 
+from trialfleet.streams import output
+
 #: Columns of output that is not on a terminal.
 _FILE_WIDTH = 160
 
@@ -31,11 +33,10 @@ def results_only() -> Iterator[Console]:
     sys.stdout.flush()
     kept = os.dup(1)
     os.dup2(2, 1)
-    with os.fdopen(kept, "w", encoding=sys.stdout.encoding, errors="replace") as results:
+    with output(kept, errors="replace") as results:
         try:
             # A file or pipe has no width: tables are as wide as they are.
             yield Console(file=results, width=None if results.isatty() else _FILE_WIDTH)
         finally:
             sys.stdout.flush()
-            results.flush()
             os.dup2(kept, 1)

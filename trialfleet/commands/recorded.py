@@ -74,15 +74,14 @@ def _write(
     elif kind == "json":
         document = report_document(report, figures, None if home is None else home.path)
         text.write(msgspec.json.format(msgspec.json.encode(document), indent=2).decode() + "\n")
+    if output is None:
+        sys.stdout.write(text.getvalue())
+        return
     try:
-        if output is None:
-            sys.stdout.write(text.getvalue())
-        elif kind == "parquet":
+        if kind == "parquet":
             exporting.write_parquet(report, Path(output))
         else:
             Path(output).write_text(text.getvalue(), encoding="utf-8", newline="")
-    except BrokenPipeError:
-        raise
     except OSError as error:
         raise TrialfleetError(f"{output} can not be written: {error.strerror or error}") from error
 
