@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import pytest
 from support.simulated import SimulatedClock
 
-from trialfleet_coordinator.collecting import RegularCollection, nothing_collected
+from trialfleet.collecting import SECONDS, SHARE, RegularCollection
+from trialfleet_coordinator.collecting import nothing_collected
 
 
 class Cycle:
@@ -25,15 +26,30 @@ def _no_other_collection() -> Iterator[None]:
 def test_old_garbage_goes_whenever_it_is_time() -> None:
     clock = SimulatedClock()
     given_back: list[float] = []
-    collection = RegularCollection(clock, lambda: given_back.append(clock.now), 60.0)
+    collection = RegularCollection(clock, lambda: given_back.append(clock.now))
     begun = clock.now
     for _ in range(2):
         with nothing_collected():
             garbage = weakref.ref(Cycle())
-        clock.now += 59
+        clock.now += SECONDS - 1
         collection.tick()
         assert garbage() is not None
         clock.now += 1
         collection.tick()
         assert garbage() is None
-    assert given_back == [begun + 60, begun + 120]
+    assert given_back == [begun + SECONDS, begun + 2 * SECONDS]
+
+
+def test_collections_that_take_long_are_seldom() -> None:
+    clock = SimulatedClock()
+    ends: list[float] = []
+
+    def give_back() -> None:
+        clock.now += 2.0
+        ends.append(clock.now)
+
+    collection = RegularCollection(clock, give_back)
+    while len(ends) < 3:
+        clock.now += 1.0
+        collection.tick()
+    assert ends[2] - ends[1] == 2.0 + 2.0 / SHARE

@@ -5,6 +5,7 @@ import os
 import threading
 from pathlib import Path
 
+from trialfleet.collecting import ARENAS, RegularCollection
 from trialfleet.coordinator_files import CoordinatorFiles, check_token
 from trialfleet.environment import BROKER_URL, BROKER_URL_FILE, TOKEN, Environment
 from trialfleet.fleet_file import CoordinatorSection, load_fleet
@@ -18,27 +19,21 @@ from trialfleet_coordinator.adapters.http.application import application
 from trialfleet_coordinator.adapters.http.server import ServerTls, served
 from trialfleet_coordinator.adapters.rabbit_workers import WorkerWatch
 from trialfleet_coordinator.adapters.roster_files import RosterFiles
-from trialfleet_coordinator.collecting import RegularCollection
 from trialfleet_coordinator.daemon import Daemon
 from trialfleet_shared.clock import SystemClock
 from trialfleet_shared.errors import ConfigurationError
 from trialfleet_workers import linux
 from trialfleet_workers.allowance import Allowance
 
-#: Arenas of malloc. Each study has a thread, and with an arena for each of them a coordinator grew from 44 to 63 MiB over 160
-#: studies that were deleted again, with two from 44 to 53, most of that over the first 40.
-_ARENAS = 2
 #: Seconds between two ticks of the daemon.
 _TICK_SECONDS = 0.1
-#: Seconds between two collections of garbage. One took 33 to 107 ms; without them a coordinator grew by 20 kB a study.
-_COLLECTION_SECONDS = 60.0
 
 _LOG = logging.getLogger("trialfleet.coordinator")
 
 
 def coordinator_command(config: Path | None, environment: Environment) -> None:
     """Serve studies until a signal ends it."""
-    linux.limit_arenas(_ARENAS)
+    linux.limit_arenas(ARENAS)
     fleet = load_fleet(config)
     if environment.broker_url is None:
         raise ConfigurationError(f"a coordinator needs a broker: give --broker, {BROKER_URL} or {BROKER_URL_FILE}")
@@ -61,7 +56,7 @@ def _serve(fleet: CoordinatorSection, broker_url: str, home: Home, files: Coordi
     if fleet.tls_certificate is not None and fleet.tls_key is not None:
         tls = ServerTls(fleet.tls_certificate, fleet.tls_key, fleet.tls_client_ca)
     notifier = Notifier.from_environment(os.environ)
-    collection = RegularCollection(clock, linux.return_freed_memory, _COLLECTION_SECONDS)
+    collection = RegularCollection(clock)
     pause = threading.Event()
     with (
         StopSignals(lambda name: _LOG.info("%s: studies leave off where they are", name)) as signals,

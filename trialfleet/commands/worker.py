@@ -5,14 +5,17 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from trialfleet.collecting import ARENAS, RegularCollection
 from trialfleet.engine import cores
 from trialfleet.environment import BROKER_URL, BROKER_URL_FILE, Environment
 from trialfleet.home import Home
 from trialfleet.metrics import metrics_address, metrics_served, worker_metrics
 from trialfleet.notifying import Notifier
+from trialfleet_shared.clock import SystemClock
 from trialfleet_shared.errors import ConfigurationError
 from trialfleet_shared.messages import Heartbeat
 from trialfleet_shared.settings import layered
+from trialfleet_workers import linux
 from trialfleet_workers.adapters.actors import run_worker
 from trialfleet_workers.adapters.worker_log import WorkerLog
 from trialfleet_workers.allowance import Allowance
@@ -44,6 +47,8 @@ def worker_command(
     metrics = worker_metrics(home.data, alone=True)
     telemetry = Watchers(metrics, WorkerLog())
     notifier = Notifier.from_environment(os.environ)
+    linux.limit_arenas(ARENAS)
+    collection = RegularCollection(SystemClock())
 
     def on_heartbeat(heartbeat: Heartbeat) -> None:
         # The loop that owns the slots beats, so what is told here is about the work, not about some thread.
@@ -52,6 +57,7 @@ def worker_command(
         else:
             notifier.ready()
         notifier.alive()
+        collection.tick()
 
     with metrics_served([metrics], metrics_port, host=metrics_host):
         return run_worker(
