@@ -52,7 +52,6 @@ _STUDY = struct.Struct(">Q")
 _TRIAL = struct.Struct(">QI")
 _EVALUATION = struct.Struct(">QIII")
 _DIGEST_BYTES = 16
-_CHECKSUM = struct.Struct(">I")
 #: First byte of a space: whose distributions follow.
 _OURS, _OPTUNAS = b"t", b"o"
 
@@ -84,7 +83,7 @@ class TrialRow(msgspec.Struct, array_like=True, kw_only=True):
 
 
 class EvaluationRow(msgspec.Struct, frozen=True, array_like=True):
-    """A result that counted. Made by `of`, read by `whole`."""
+    """A result that counted. Made by `of`, read by `taken`."""
 
     #: Its place among the study's results.
     place: int
@@ -100,10 +99,14 @@ class EvaluationRow(msgspec.Struct, frozen=True, array_like=True):
         plain = msgspec.structs.replace(result, slot=None, started_at=None)
         return cls(place, plain, result.slot, result.started_at)
 
-    @property
-    def whole(self) -> EvaluationResult:
-        """The result."""
-        return msgspec.structs.replace(self.result, slot=self.slot, started_at=self.started_at)
+    def taken(self) -> EvaluationResult:
+        """The result. To be called once: it becomes the row's own, as a study may have a hundred thousand."""
+        result = self.result
+        if self.slot is not None:
+            msgspec.structs.force_setattr(result, "slot", self.slot)
+        if self.started_at is not None:
+            msgspec.structs.force_setattr(result, "started_at", self.started_at)
+        return result
 
 
 class ProgressRow(msgspec.Struct, array_like=True):
@@ -126,8 +129,12 @@ class TrialSpace:
     ) -> None:
         self._ours = ours
         self._optuna = optuna
-        #: By name, what makes a value of its internal representation.
-        self._to_external = [(name, _to_external(each)) for name, each in (ours or optuna or {}).items()]
+        distributions = ours or optuna or {}
+        self._names = tuple(distributions)
+        #: By name, what makes a value of its internal representation, where that is another.
+        self._to_external = [
+            (name, convert) for name, each in distributions.items() if (convert := _to_external(each)) is not float
+        ]
 
     @property
     def optuna(self) -> "dict[str, BaseDistribution]":
@@ -149,7 +156,10 @@ class TrialSpace:
 
     def params(self, internal: Sequence[float]) -> dict[str, Any]:
         """The values by name, given their internal representations in the order of the space."""
-        return {name: convert(value) for (name, convert), value in zip(self._to_external, internal, strict=True)}
+        params: dict[str, Any] = dict(zip(self._names, internal, strict=True))
+        for name, convert in self._to_external:
+            params[name] = convert(params[name])
+        return params
 
 
 _ENCODER = msgspec.msgpack.Encoder()
@@ -165,6 +175,11 @@ _ATTR = msgspec.msgpack.Decoder(tuple[str, str])
 def to_attrs(text: str) -> dict[str, Any]:
     """The attributes in `TrialRow.user` or `TrialRow.system`."""
     return dict(_parsed(text)) if text else {}
+
+
+def attr_of(text: str, key: str) -> Any:
+    """One of the attributes in `TrialRow.user` or `TrialRow.system`; None when it is not set."""
+    return _parsed(text).get(key) if text else None
 
 
 @lru_cache(maxsize=1024)
@@ -373,7 +388,12 @@ class StudyTables:
 
     def _get(self, transaction: Transaction, table: str, key: bytes) -> bytes | None:
         stored = transaction.get(key, db=self._db(table))
-        return None if stored is None else self._opened(table, key, stored)
+        if stored is None:
+            return None
+        value = unsealed(table, key, stored)
+        if value is None:
+            raise self._altered(table, key)
+        return value
 
     def _put(self, transaction: Transaction, table: str, key: bytes, value: bytes, *, overwrite: bool = True) -> bool:
         return transaction.put(key, sealed(table, key, value), overwrite=overwrite, db=self._db(table))
@@ -386,13 +406,13 @@ class StudyTables:
             for key, stored in cursor:
                 if not key.startswith(prefix):
                     return
-                yield key, self._opened(table, key, stored)
+                value = unsealed(table, key, stored)
+                if value is None:
+                    raise self._altered(table, key)
+                yield key, value
 
-    def _opened(self, table: str, key: bytes, stored: bytes) -> bytes:
-        value = unsealed(table, key, stored)
-        if value is None:
-            raise self.damaged(f"what stands in {table!r} under {key.hex()} is not what was written")
-        return value
+    def _altered(self, table: str, key: bytes) -> StoreError:
+        return self.damaged(f"what stands in {table!r} under {key.hex()} is not what was written")
 
 
 #: By table: the checksum of its name, which those of its values begin with.
@@ -403,14 +423,13 @@ _IDENTITY = b"identity"
 
 def sealed(table: str, key: bytes, value: bytes) -> bytes:
     """The value as it is stored: with its checksum."""
-    return value + _CHECKSUM.pack(zlib.crc32(value, zlib.crc32(key, _SEEDS[table])))
+    return value + zlib.crc32(value, zlib.crc32(key, _SEEDS[table])).to_bytes(4)
 
 
 def unsealed(table: str, key: bytes, stored: bytes) -> bytes | None:
     """The value of what is stored; None when its checksum is another."""
-    value = stored[: -_CHECKSUM.size]
-    same = stored[-_CHECKSUM.size :] == _CHECKSUM.pack(zlib.crc32(value, zlib.crc32(key, _SEEDS[table])))
-    return value if same else None
+    value = stored[:-4]
+    return value if stored[-4:] == zlib.crc32(value, zlib.crc32(key, _SEEDS[table])).to_bytes(4) else None
 
 
 def _seal_all(transaction: Transaction, databases: Mapping[str, Any]) -> None:

@@ -18,6 +18,7 @@ from trialfleet_coordinator.adapters.lmdb_layout import (
     ProgressRow,
     StudyTables,
     TrialRow,
+    attr_of,
     decode_trial,
     from_attrs,
     our_space,
@@ -232,10 +233,7 @@ class LmdbStudyStore:
         if definition is None:
             raise StoreError(f"study {name!r} in {self._path} was made by Optuna alone; use another name")
         with nothing_collected():
-            rows: dict[int, list[EvaluationRow]] = {}
-            for row in self._tables.evaluations(transaction, study):
-                rows.setdefault(row.result.trial, []).append(row)
-            results = {number: [row.whole for row in sorted(each, key=_PLACE)] for number, each in rows.items()}
+            results = self._results(transaction, study)
             trials = [
                 self._trial(transaction, study, number, decode_trial(stored), results.get(number, []))
                 for number, stored in enumerate(self._tables.stored_trials(transaction, study, 0))
@@ -253,6 +251,16 @@ class LmdbStudyStore:
             terms=self._terms(transaction, study),
         )
 
+    def _results(self, transaction: Transaction, study: int) -> dict[int, list[EvaluationResult]]:
+        """The study's results by trial, each trial's in the order they were recorded."""
+        rows: dict[int, list[EvaluationRow]] = {}
+        for row in self._tables.evaluations(transaction, study):
+            rows.setdefault(row.result.trial, []).append(row)
+        return {
+            number: [row.taken() for row in (each if len(each) == 1 else sorted(each, key=_PLACE))]
+            for number, each in rows.items()
+        }
+
     def _check(self, name: str, progress: ProgressRow, *, trials: int, results: int, tested: bool) -> None:
         """See that nothing is missing; Optuna may have added trials. Raises StoreError."""
         if results != progress.results:
@@ -267,10 +275,10 @@ class LmdbStudyStore:
         return TrialRecord(
             number=number,
             params=space.params(row.internal),
-            distributions=space.ours.copy(),
+            distributions=space.ours,
             state=_FROM_OPTUNA[row.state],
             value=row.values[0] if row.values else None,
-            reason=to_attrs(row.user).get(REASON_ATTR, ""),
+            reason=attr_of(row.user, REASON_ATTR) or "",
             results=results,
         )
 
