@@ -1,6 +1,7 @@
 """What a digest of an objective notices, and what it must not."""
 
 import functools
+import importlib
 import subprocess
 import sys
 import threading
@@ -83,6 +84,18 @@ def test_an_installed_module_counts_with_its_own_package(tmp_path: Path, monkeyp
     assert code_digest("mine_d.tuning:f", tmp_path / "elsewhere") == before
     write(site / "mine_d", helper="x = 1\n")
     assert code_digest("mine_d.tuning:f", tmp_path / "elsewhere") != before
+
+
+def test_the_packages_that_a_module_is_in_count(tmp_path: Path) -> None:
+    """Importing it runs them."""
+    write(tmp_path / "outer_d", __init__="import outer_d.used\n", used="x = 1\n")
+    write(tmp_path / "outer_d" / "inner", __init__="", tuning="def f(p): return 1\n")
+    found = {code_digest("outer_d.inner.tuning:f", tmp_path)}
+    for changed in ("outer_d/__init__", "outer_d/used", "outer_d/inner/__init__"):
+        with (tmp_path / f"{changed}.py").open("a") as file:
+            file.write("changed = True\n")
+        found.add(code_digest("outer_d.inner.tuning:f", tmp_path))
+    assert len(found) == 4
 
 
 def test_a_helper_with_a_syntax_error_counts_by_its_bytes(tmp_path: Path) -> None:
@@ -255,6 +268,78 @@ def test_values_that_can_not_be_pickled_and_cycles_do_no_harm() -> None:
     assert function_digest(closing_over([threading.Lock(), cycle])) == function_digest(
         closing_over([threading.Lock(), cycle])
     )
+
+
+def test_which_of_the_values_that_were_met_before_is_used_counts() -> None:
+    """A table of metrics, and the one of them that was chosen."""
+    for chosen in ([helper, uses_helper], [Model(1), Model(2)], [[1], [2]]):
+        first, second = (function_digest(closing_over((chosen, one))) for one in chosen)
+        assert first != second
+
+
+def imports_where_used(params: dict[str, Any]) -> float:
+    from lazy_d.part import score  # type: ignore[import-not-found]  # made below
+
+    return float(score(params))
+
+
+def gives_one_that_imports() -> Callable[..., Any]:
+    def scores(params: dict[str, Any]) -> float:
+        import lazy_d.part
+
+        return float(lazy_d.part.score(params))
+
+    return scores
+
+
+def has_many_names() -> Callable[..., Any]:
+    """More than an instruction's operand has room for."""
+    names = "".join(f"    params.name{number}\n" for number in range(300))
+    made: dict[str, Any] = {"__name__": __name__}
+    exec(f"def function(params):\n{names}    from lazy_d.part import score\n", made)  # no source to look at
+    return made["function"]  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    "function", [imports_where_used, gives_one_that_imports(), gives_one_that_imports, has_many_names()]
+)
+def test_what_a_function_imports_when_it_is_called_counts(
+    function: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, deep_d="x = 1\n")
+    write(tmp_path / "lazy_d", __init__="", part="from deep_d import x\ndef score(params): return x\n", unused="")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found = [function_digest(function)]
+    for changed in ("lazy_d/unused", "lazy_d/__init__", "lazy_d/part", "deep_d"):
+        with (tmp_path / f"{changed}.py").open("a") as file:
+            file.write("changed = True\n")
+        found.append(function_digest(function))
+    assert found[0] == found[1]
+    assert len(set(found)) == 4
+    assert "lazy_d" not in sys.modules, "nothing is run"
+
+
+def uses_a_submodule(params: dict[str, Any]) -> float:
+    return float(within_d.sub.score(params))  # type: ignore[name-defined]  # noqa: F821  # made below
+
+
+def test_a_module_within_a_package_counts_where_the_package_alone_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`import package.module` gives a function the package."""
+    write(tmp_path / "within_d", __init__="", sub="def score(params): return 1\n", unused="")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setitem(globals(), "within_d", importlib.import_module("within_d"))
+    found = [function_digest(uses_a_submodule)]
+    importlib.import_module("within_d.sub")
+    found.append(function_digest(uses_a_submodule))
+    write(tmp_path / "within_d", unused="x = 2\n")
+    found.append(function_digest(uses_a_submodule))
+    assert len(set(found)) == 1, "what is loaded meanwhile, or not used, changes nothing"
+    write(tmp_path / "within_d", sub="def score(params): return 2\n")
+    assert function_digest(uses_a_submodule) != found[0]
+    for name in ("within_d.sub", "within_d"):
+        monkeypatch.delitem(sys.modules, name)
 
 
 def test_builtins_and_partial_calls_have_digests() -> None:

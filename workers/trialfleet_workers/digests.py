@@ -1,12 +1,14 @@
 """Digests of objectives' code, so that a result cache, a resumed study and a worker notice when it changed.
 
 What counts is the function's name and the source of its file and of the local modules that file imports, found without
-running anything; of functions in memory, also the values they close over, and the functions and classes of the user's
-that they use. What does not count: installed packages, modules imported by computed names, files that the code reads,
-and, in memory, the insides of objects that can not be pickled.
+running anything; of functions in memory, also the values they close over, and the functions, classes and modules of the
+user's that they use or import. What does not count: installed packages, modules imported by computed names or from
+folders that the code itself puts on `sys.path`, files that the code reads, and, in memory, the insides of objects that
+can not be pickled.
 """
 
 import ast
+import dis
 import hashlib
 import inspect
 import io
@@ -14,7 +16,7 @@ import sys
 import threading
 import types
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 from importlib.machinery import PathFinder
 from pathlib import Path
@@ -35,8 +37,9 @@ _PARSING = threading.Lock()
 def code_digest(reference: str, base: Path) -> str:
     """Digest of the objective's name, its file, and the local modules it imports.
 
-    Local are modules in the file's folder or below `base`; for an installed module, its own top-level package. The same
-    files give the same digest on every machine, wherever the folders are.
+    Local are modules in the file's folder or below `base`; for an installed module, its own top-level package. A module's
+    packages count with it: importing it runs them. The same files give the same digest on every machine, wherever the
+    folders are.
 
     Args:
         reference: "package.module:function" or "file.py:function".
@@ -59,12 +62,13 @@ def code_digest(reference: str, base: Path) -> str:
             raise ObjectiveError(f"{reference!r}: there is no module {place!r}")
         path = found
         top = place.partition(".")[0]
-        root = path.parents[place.count(".") + (path.name == "__init__.py")]
+        root = _root(place, path)
         sources = _Sources([base]) if root == base else _Sources([base, root], only=top)
     try:
         sources.add(name, path)
     except SyntaxError as error:
         raise ObjectiveError(f"{reference!r}: syntax error in {path}, line {error.lineno}: {error.msg}") from error
+    sources.add_imported(name.rpartition(".")[0])
     return digest_bytes(f"{name}:{attribute}".encode(), *sources.parts())
 
 
@@ -103,9 +107,18 @@ class _Sources:
         with _PARSING:
             tree = ast.parse(source)
         for imported in _imports(tree, package):
-            self._add_imported(imported)
+            self.add_imported(imported)
 
-    def _add_imported(self, name: str) -> None:
+    def add_used(self, name: str, attributes: Collection[str]) -> None:
+        """Add a module as `add_imported` does, and those within it that these names, used of it, may stand for."""
+        self.add_imported(name)
+        for attribute in attributes:
+            within = f"{name}.{attribute}"
+            if self._find(within.split(".")) is not None:
+                self.add_used(within, attributes)
+
+    def add_imported(self, name: str) -> None:
+        """Add a module that may be imported by this name, the packages it is in, and those that they import."""
         parts = name.split(".")
         for end in range(1, len(parts) + 1):
             module = ".".join(parts[:end])
@@ -134,12 +147,17 @@ def _imports(tree: ast.AST, package: str) -> Iterator[str]:
             for alias in node.names:
                 yield alias.name
         elif isinstance(node, ast.ImportFrom):
-            module = node.module or ""
-            if node.level:
-                parents = package.split(".")
-                module = ".".join([*parents[: len(parents) - node.level + 1], *([module] if module else [])])
+            module = _absolute(node.module or "", node.level, package)
             for alias in node.names:
                 yield f"{module}.{alias.name}" if module else alias.name
+
+
+def _absolute(module: str, level: int, package: str) -> str:
+    """The dotted name of what a module of `package` imports from, with so many dots before its name."""
+    if not level:
+        return module
+    parents = package.split(".")
+    return ".".join([*parents[: len(parents) - level + 1], *([module] if module else [])])
 
 
 def find_module(name: str, folders: list[str]) -> Path | None:
@@ -158,6 +176,11 @@ def find_module(name: str, folders: list[str]) -> Path | None:
             return None
         found = PathFinder.find_spec(f"{found.name}.{part}", list(found.submodule_search_locations or []))
     return Path(found.origin).resolve() if found is not None and found.origin and found.has_location else None
+
+
+def _root(name: str, path: Path) -> Path:
+    """The folder that the top-level package of a module is in."""
+    return path.parents[name.count(".") + (path.name == "__init__.py")]
 
 
 #: What `repr` tells alike in every process.
@@ -185,10 +208,10 @@ class _Values:
     """A digest over Python values, each visited once.
 
     Args:
-        seen: values by their `id` that were visited elsewhere.
+        seen: values that were visited elsewhere, by their `id`, each with its number.
     """
 
-    def __init__(self, seen: Mapping[int, Any] = MappingProxyType({})) -> None:
+    def __init__(self, seen: Mapping[int, tuple[int, Any]] = MappingProxyType({})) -> None:
         self._state = hashlib.blake2b(digest_size=16)
         self._seen = dict(seen)
         #: Functions and classes to visit yet: they use each other in chains that are longer than a stack is deep.
@@ -222,9 +245,9 @@ class _Values:
             self._put(type(value).__name__, repr(value))
             return
         if id(value) in self._seen:
-            self._put("seen")
+            self._put("seen", str(self._seen[id(value)][0]))
             return
-        self._seen[id(value)] = value  # kept alive, so that its id stays its own
+        self._seen[id(value)] = len(self._seen), value  # kept alive, so that its id stays its own
         for kind, add in self._kinds.items():
             if isinstance(value, kind):
                 add(value)
@@ -287,15 +310,34 @@ class _Values:
         self._add_code(function.__code__)
         self.add(function.__defaults__)
         self.add(function.__kwdefaults__)
+        used: list[Any] = []
         for cell in function.__closure__ or ():
             try:
-                self.add(cell.cell_contents)
+                used.append(cell.cell_contents)
             except ValueError:  # not filled yet
-                self._put("empty")
-        for name in sorted(_names(function.__code__)):
+                used.append("empty")
+            self.add(used[-1])
+        names = sorted(_names(function.__code__))
+        for name in names:
             if name in function.__globals__:
                 self._put(name)
-                self.add(function.__globals__[name])
+                used.append(function.__globals__[name])
+                self.add(used[-1])
+        modules = {value.__name__ for value in used if isinstance(value, types.ModuleType)}
+        modules.update(_imported(function.__code__, function.__globals__.get("__package__") or ""))
+        for module in sorted(modules):
+            self._add_used(module, names)
+
+    def _add_used(self, module: str, names: Collection[str]) -> None:
+        """Feed the source of a module, and of those within it that a function that uses these names may use of it.
+
+        Found without importing anything: what is loaded by then differs from one call to the next.
+        """
+        path = find_module(module, [])
+        if path is not None and _is_users(module, path):
+            sources = _Sources([_root(module, path)])
+            sources.add_used(module, names)
+            self._put(*sources.parts())
 
     def _add_code(self, code: types.CodeType) -> None:
         self._put("code", code.co_code, *code.co_names)
@@ -307,9 +349,9 @@ class _Values:
         file = getattr(module, "__file__", None)
         if file is not None and file.endswith(".py") and is_local(module.__name__):
             path = Path(file).resolve()
-            root = path.parents[module.__name__.count(".") + (path.name == "__init__.py")]
-            sources = _Sources([root])
+            sources = _Sources([_root(module.__name__, path)])
             sources.add(module.__name__, path)
+            sources.add_imported(module.__name__.rpartition(".")[0])
             self._put(*sources.parts())
 
     def _add_object(self, value: Any) -> None:
@@ -332,6 +374,22 @@ def _names(code: types.CodeType) -> set[str]:
     return set(code.co_names).union(*map(_names, nested))
 
 
+def _imported(code: types.CodeType, package: str) -> Iterator[str]:
+    """Dotted names of all that a code object and those nested in it may import, as `_imports` tells them."""
+    operands: list[Any] = []
+    for instruction in dis.get_instructions(code):
+        if instruction.opname == "IMPORT_NAME":
+            level, names = operands[-2:]
+            module = _absolute(instruction.argval, level, package)
+            yield from (f"{module}.{name}" if module else name for name in names or ())
+            yield module
+        if instruction.opname != "EXTENDED_ARG":
+            operands.append(instruction.argval)
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _imported(constant, package)
+
+
 def _source(thing: Any) -> str:
     try:
         with _PARSING:
@@ -347,5 +405,8 @@ def is_local(module: str | None) -> bool:
     file = getattr(sys.modules.get(module), "__file__", None)
     if file is None:
         return module not in sys.builtin_module_names and module not in sys.stdlib_module_names
-    parts = Path(file).parts
-    return module.partition(".")[0] not in sys.stdlib_module_names and not any(part in parts for part in INSTALLED)
+    return _is_users(module, Path(file))
+
+
+def _is_users(module: str, file: Path) -> bool:
+    return module.partition(".")[0] not in sys.stdlib_module_names and not any(part in file.parts for part in INSTALLED)
