@@ -6,6 +6,7 @@ process or the machine a study has each commit whole or not at all.
 
 import secrets
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from operator import attrgetter
 from pathlib import Path
 
@@ -41,7 +42,7 @@ from trialfleet_shared.adapters.lmdb_environment import Transaction
 from trialfleet_shared.clock import Clock
 from trialfleet_shared.errors import StoreError, StudyChangedError
 from trialfleet_shared.messages import EvaluationResult
-from trialfleet_shared.space import Categorical
+from trialfleet_shared.space import Categorical, Distribution
 
 #: Attributes as Optuna's users see them: the study's definition and terms (system), its score on the test part (user) …
 DEFINITION_ATTR = "trialfleet:definition"
@@ -294,6 +295,8 @@ class _Commit:
         self._count = tables.count_trials(transaction, study)
         self._progress = tables.progress(transaction, study)
         self._rows: dict[int, TrialRow] = {}
+        #: Digests of spaces, by the identity of the distributions: trials that were drawn together share theirs.
+        self._spaces: dict[int, tuple[dict[str, Distribution], bytes]] = {}
 
     def write(self, record: Record) -> None:
         """Take one record in. Raises StoreError when it does not follow from what is recorded."""
@@ -336,10 +339,17 @@ class _Commit:
         self._rows[record.number] = TrialRow(
             state=OPTUNA_STATES[TrialState.RUNNING],
             started=self._now,
-            space=self._tables.put_space(self._transaction, self._study, our_space(record.distributions)),
+            space=self._space(record.distributions),
             internal=_internal(record),
         )
         self._count += 1
+
+    def _space(self, distributions: dict[str, Distribution]) -> bytes:
+        known = self._spaces.get(id(distributions))
+        if known is None:
+            digest = self._tables.put_space(self._transaction, self._study, our_space(distributions))
+            known = self._spaces[id(distributions)] = distributions, digest
+        return known[1]
 
     def _decide(self, record: RecordDecision) -> None:
         row = self._unfinished(record.trial)
@@ -352,14 +362,12 @@ class _Commit:
         # As in Optuna, a failed trial has no value; a pruned one has the last it is known by, if any.
         row.values = None if record.value is None or record.state is TrialState.FAIL else [record.value]
         results = [each.result for each in self._tables.evaluations(self._transaction, self._study, record.trial)]
-        row.user = from_attrs(
-            {
-                **to_attrs(row.user),
-                REASON_ATTR: record.reason,
-                "rung": max((result.rung for result in results), default=0),
-                "evaluations": len(results),
-                "cached": sum(result.cached for result in results),
-            }
+        row.user = _with_decision(
+            row.user,
+            record.reason,
+            rung=max([result.rung for result in results], default=0),
+            evaluations=len(results),
+            cached=sum([result.cached for result in results]),
         )
 
     def _known(self, number: int) -> None:
@@ -375,6 +383,13 @@ class _Commit:
         if _FROM_OPTUNA[row.state].decided:
             raise StoreError(f"trial {number} is decided already: {_FROM_OPTUNA[row.state].value}")
         return row
+
+
+@lru_cache(maxsize=1024)
+def _with_decision(user: str, reason: str, *, rung: int, evaluations: int, cached: int) -> str:
+    """A trial's attributes once it is decided. Most trials of a study have one of a few texts."""
+    known = to_attrs(user)
+    return from_attrs({**known, REASON_ATTR: reason, "rung": rung, "evaluations": evaluations, "cached": cached})
 
 
 def _internal(record: RecordTrial) -> list[float]:
