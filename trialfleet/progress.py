@@ -71,7 +71,7 @@ class PlainView:
 
     def _draw(self, progress: Progress) -> None:
         line = ", ".join(f"{name} {value}" for name, value in facts(progress))
-        self._console.print(f"{progress.study}: {line}", soft_wrap=True, markup=False, highlight=False)
+        self._console.print(Text(f"{progress.study}: {line}"), soft_wrap=True)
 
 
 class LiveView:

@@ -16,7 +16,8 @@ from tests.integration.test_lmdb_store_damage import change
 from tests.support.simulated import SimulatedClock
 from trialfleet import backup, doctor, examination
 from trialfleet.backup import back_up, restore
-from trialfleet.commands.care import doctor_command
+from trialfleet.commands.care import backup_command, doctor_command
+from trialfleet.commands.report import studies_command
 from trialfleet.coordinator_files import CoordinatorFiles
 from trialfleet.doctor import examine
 from trialfleet.environment import read_environment
@@ -325,3 +326,25 @@ def test_the_doctors_word_is_its_exit_status(home: Home, at_once: None, capfd: p
     assert (looked.returncode, "5 of 6 are damaged" in looked.stderr) == (1, True), looked.stderr
     assert doctor_command(environment, repair=True, as_json=True) == 0
     assert {item["state"] for item in document(capfd.readouterr().out)["items"]} == {"ok", "repaired"}
+
+
+def test_names_and_paths_are_shown_as_they_are(
+    tmp_path: Path, at_once: None, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Also those that the library for tables would take for a style or an emoji."""
+    home = Home(tmp_path / "h[/q]:key:")
+    environment = read_environment({"TRIALFLEET_HOME": str(home.path)})
+    studies_command(environment, as_json=False)
+    assert f"There are no studies in {home.path} yet." in capfd.readouterr().out
+    names = ["a[/b]", "xgb[depth=3]", ":key:"]
+    for name in names:
+        store = opened(home)
+        store.open(msgspec.structs.replace(DEFINITION, name=name))
+        store.close()
+    home.path.chmod(0o700)
+    assert doctor_command(environment, repair=False, as_json=False) == 0
+    rows = [line.split() for line in capfd.readouterr().out.splitlines()]
+    assert [row[1] for row in rows if row[0] == "study"] == names
+    target = tmp_path / "b[/q]:key:"
+    backup_command(environment, target, as_json=False)
+    assert capfd.readouterr().err == f"3 studies of {home.path} are in {target}\n"

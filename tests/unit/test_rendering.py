@@ -26,7 +26,7 @@ from trialfleet_shared.ladder import Ladder, Rung
 
 LADDER = Ladder((Rung(0.1, 1), Rung(1.0, 1), Rung(1.0, 5)))
 PROGRESS = Progress(
-    study="s[bold]",
+    study="s[bold]:key:",
     direction="maximize",
     ladder=LADDER,
     elapsed_seconds=75.0,
@@ -203,9 +203,9 @@ def test_plain_lines_come_every_few_seconds_and_at_the_end() -> None:
     lines = console.file.getvalue().splitlines()
     assert len(lines) == 11
     assert lines[0] == (
-        "s[bold]: trials 6 of 100 decided (2 complete, 3 pruned, 1 failed), 6 undecided, evaluations 20 (4 from the cache), "
-        "best 0.91 (trial 7), rungs 8 at 10% / 4 at 100% x 5 folds, slots 2 (4 in flight), speed 0.5 trials/s, "
-        "time 1:15, 3:08 left"
+        "s[bold]:key:: trials 6 of 100 decided (2 complete, 3 pruned, 1 failed), 6 undecided, "
+        "evaluations 20 (4 from the cache), best 0.91 (trial 7), rungs 8 at 10% / 4 at 100% x 5 folds, "
+        "slots 2 (4 in flight), speed 0.5 trials/s, time 1:15, 3:08 left"
     )
     assert "98 of 100 decided (94 complete, 3 pruned, 1 failed), evaluations" in lines[-1]
 

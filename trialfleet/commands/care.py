@@ -4,6 +4,7 @@ from pathlib import Path
 
 import msgspec
 from rich.table import Table
+from rich.text import Text
 
 from trialfleet.backup import Manifest, back_up, restore
 from trialfleet.commands.output import error_console, results_only, say
@@ -26,7 +27,7 @@ def doctor_command(environment: Environment, *, repair: bool, as_json: bool) -> 
         else:
             table = Table("what", "name", "state", "detail", box=None, header_style="bold")
             for item in items:
-                table.add_row(item.kind, item.name, item.state, item.detail)
+                table.add_row(*map(Text, (item.kind, item.name, item.state, item.detail)))
             results.print(table)
     if damaged:
         say(

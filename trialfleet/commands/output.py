@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.text import Text
 
 from trialfleet.streams import output
 
@@ -20,7 +21,7 @@ def error_console() -> Console:
 
 def say(console: Console, remark: str) -> None:
     """Print one line as it is."""
-    console.print(remark, soft_wrap=True, markup=False, highlight=False)
+    console.print(Text(remark), soft_wrap=True)
 
 
 @contextmanager

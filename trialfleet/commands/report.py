@@ -51,4 +51,4 @@ def studies_command(environment: Environment, *, as_json: bool) -> None:
         elif summaries:
             results.print(render_studies(summaries))
         else:
-            results.print(f"There are no studies in {environment.home} yet.", highlight=False)
+            say(results, f"There are no studies in {environment.home} yet.")
