@@ -210,6 +210,48 @@ def test_functions_in_memory_differ_by_what_they_close_over() -> None:
     assert digests == [function_digest(closing_over(value)) for value in values]
 
 
+class Slotted:
+    __slots__ = ("__depth",)
+
+    def __init__(self, depth: int) -> None:
+        self.__depth = depth
+
+    def score(self, params: dict[str, Any]) -> float:
+        return float(params["x"]) * self.__depth
+
+
+class Kept(dict[str, int]):
+    def score(self, params: dict[str, Any]) -> float:
+        return float(params["x"]) * self["depth"]
+
+
+@pytest.mark.parametrize(
+    "make", [Model, Slotted, lambda depth: Kept(depth=depth)], ids=["attributes", "slots", "items"]
+)
+def test_methods_differ_by_what_their_objects_hold(make: Callable[[int], Any]) -> None:
+    digests = [function_digest(make(depth).score) for depth in (1, 2, 2)]
+    assert digests[0] != digests[1] == digests[2]
+
+
+def uses_a_setting(params: dict[str, Any]) -> float:
+    return float(params["x"]) * settings_d.SCALE  # type: ignore[name-defined,no-any-return]  # noqa: F821  # made below
+
+
+def test_settings_of_modules_that_are_changed_after_their_import_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, settings_d="SCALE, OTHER = 1.0, 1.0\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    settings = importlib.import_module("settings_d")
+    monkeypatch.setitem(globals(), "settings_d", settings)
+    found = [function_digest(uses_a_setting)]
+    for name in ("OTHER", "SCALE"):
+        monkeypatch.setattr(settings, name, 50.0)
+        found.append(function_digest(uses_a_setting))
+    assert found[0] == found[1] != found[2]
+    monkeypatch.delitem(sys.modules, "settings_d")
+
+
 def test_lambdas_of_one_line_differ() -> None:
     one, two = (lambda params: 1), (lambda params: 2)
     assert function_digest(one) != function_digest(two)

@@ -280,7 +280,7 @@ class _Values:
         owner = value.__self__
         self._put("method")
         self.add(value.__func__)
-        self.add(owner if isinstance(owner, type) else [type(owner), getattr(owner, "__dict__", None)])
+        self.add(owner if isinstance(owner, type) else [type(owner), *_state(owner)])
 
     def _add_partial(self, value: partial[Any]) -> None:
         self._put("partial")
@@ -323,10 +323,20 @@ class _Values:
                 self._put(name)
                 used.append(function.__globals__[name])
                 self.add(used[-1])
-        modules = {value.__name__ for value in used if isinstance(value, types.ModuleType)}
-        modules.update(_imported(function.__code__, function.__globals__.get("__package__") or ""))
-        for module in sorted(modules):
-            self._add_used(module, names)
+        modules = [value for value in used if isinstance(value, types.ModuleType)]
+        for module in modules:
+            self._add_settings(module, names)
+        may_use = {module.__name__ for module in modules}
+        may_use.update(_imported(function.__code__, function.__globals__.get("__package__") or ""))
+        for name in sorted(may_use):
+            self._add_used(name, names)
+
+    def _add_settings(self, module: types.ModuleType, names: Collection[str]) -> None:
+        """Feed what a module has under these names now: its source tells what they were at first."""
+        if is_local(module.__name__):
+            for name in names:
+                if not name.startswith("__") and isinstance(setting := getattr(module, name, ...), _PLAIN):
+                    self._put(name, repr(setting))
 
     def _add_used(self, module: str, names: Collection[str]) -> None:
         """Feed the source of a module, and of those within it that a function that uses these names may use of it.
@@ -366,6 +376,19 @@ class _Values:
             self._put(out.getvalue())
         except Exception:  # noqa: BLE001  # a lock, a socket, a model with either: its type has to do
             self._put("not picklable")
+
+
+def _state(owner: Any) -> Iterator[Any]:
+    """What an object holds: in its attributes, its slots, and, where it is a container, as such."""
+    yield getattr(owner, "__dict__", None)
+    for kind in type(owner).__mro__:
+        slots = vars(kind).get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            private = name.startswith("__") and not name.endswith("__")
+            yield getattr(owner, f"_{kind.__name__.lstrip('_')}{name}" if private else name, None)
+    for container in (dict, list, tuple, set, frozenset):
+        if isinstance(owner, container):
+            yield container(owner)
 
 
 def _names(code: types.CodeType) -> set[str]:
