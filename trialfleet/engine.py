@@ -168,7 +168,7 @@ def open_study(
         store = LmdbStudyStore(store_path or home.store, clock=SystemClock())
         stack.callback(store.close)
         if warm_start is not None:
-            _start_warm(sampler, home, warm_start)
+            _start_warm(sampler, plan.definition, home, warm_start)
         record = store.open(plan.definition)
         cache = _cache(request.config, home)
         if cache is not None:
@@ -357,14 +357,17 @@ def make_sampler(request: StudyRequest) -> StudySampler:
     return OptunaSampler(request.sampler, request.space, maximize=maximize, seed=request.seed)
 
 
-def _start_warm(sampler: StudySampler, home: Home, name: str) -> None:
-    """Have the sampler learn from a study of the home's store."""
+def _start_warm(sampler: StudySampler, new: StudyDefinition, home: Home, name: str) -> None:
+    """Have the sampler of the new study learn from a study of the home's store."""
     if not isinstance(sampler, TpeSampler):
         raise ConfigurationError('a warm start needs study.sampler = "tpe" and efficiency.enable_smart_sampling')
     with open_store(home) as store:
-        earlier = load_record(store, name)
-    maximize = earlier.definition.direction == "maximize"
-    learn_from(sampler, recorded_state(earlier).standings.observations(), maximize=maximize)
+        record = load_record(store, name)
+    earlier = record.definition
+    # Values of the same function: what the new study says of them holds. Those of another one may be losses here, gains there.
+    direction = new.direction if new.objective_digest == earlier.objective_digest else earlier.direction
+    observations = recorded_state(record).standings.observations()
+    learn_from(sampler, observations, maximize=direction == "maximize", turned=direction != earlier.direction)
 
 
 def _cache(config: EfficiencyConfig, home: Home) -> LmdbResultCache | None:

@@ -218,6 +218,35 @@ def test_a_study_learns_from_another(home: Path) -> None:
     assert distance(warm) < distance(cold) / 2
 
 
+def loss(params: dict[str, Any]) -> float:
+    return float(abs(params["x"] - 0.77))
+
+
+def gain(params: dict[str, Any]) -> float:
+    return -float(abs(params["x"] - 0.77))
+
+
+@pytest.mark.parametrize(
+    ("earlier", "direction", "new", "new_direction"),
+    [
+        (loss, "maximize", loss, "minimize"),  # the direction was wrong, and is corrected
+        (loss, "minimize", gain, "maximize"),  # another function, whose good trials are the same
+    ],
+    ids=["same objective", "another objective"],
+)
+def test_a_study_learns_what_is_good_from_one_of_the_other_direction(
+    earlier: Any, direction: Any, new: Any, new_direction: Any, home: Path
+) -> None:
+    tried = trialfleet.optimize(earlier, X, 40, direction=direction, patience=0, study_name="earlier", home=home)[
+        "results"
+    ]
+
+    found = trialfleet.optimize(new, X, 5, direction=new_direction, home=home, warm_start="earlier")
+
+    best = sorted((trial["params"]["x"] for trial in tried), key=lambda x: abs(x - 0.77))[:5]
+    assert [trial["params"]["x"] for trial in found["results"]] == best
+
+
 def test_the_event_loop_stays_free_and_studies_run_beside_each_other(home: Path) -> None:
     async def run() -> tuple[list[trialfleet.OptimizationResult], int]:
         ticks = 0

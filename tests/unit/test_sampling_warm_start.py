@@ -77,6 +77,15 @@ def test_the_earlier_studys_direction_counts() -> None:
     assert sampler.ask(range(1))[0].params == {"x": 0.8}
 
 
+def test_a_study_that_went_the_wrong_way_is_read_the_other_way_on_its_lowest_rung() -> None:
+    """The trials that were worst climbed; one that failed up there is no good either way."""
+    low = observe([{"x": value} for value in (0.1, 0.2, 0.3, 0.8, 0.9, 1.0)], values=[1, 2, 3, 8, 9, 0])
+    climbed = [low[place]._replace(rung=1, value=value) for place, value in ((3, 0.5), (4, 0.4), (5, None))]
+    sampler = new(SearchSpace({"x": Float(0, 1)}))
+    assert warm_start(sampler, [*low, *climbed], maximize=False, turned=True) == 5
+    assert [draw.params["x"] for draw in sampler.ask(range(FIRST_TRIED))] == [0.1, 0.2, 0.3, 0.8, 0.9]
+
+
 def test_points_drawn_before_a_resumption_are_not_tried_again() -> None:
     sampler = new(SearchSpace({"x": Float(0, 1)}))
     warm_start(sampler, observe([{"x": 0.25}, {"x": 0.5}, {"x": 0.75}]), maximize=False)

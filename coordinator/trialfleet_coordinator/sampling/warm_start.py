@@ -2,10 +2,14 @@
 
 A trial fits when the new space, drawn with the trial's values, takes every one of them. Values of the objective are not
 taken over, because the two studies may differ in data or objective: what counts is the trials' order among themselves.
+
+Which of them were good, the earlier study's direction says, unless the objective is the same function and the new study's
+direction another one: then the earlier one had it the wrong way round (`turned`). Its higher rungs have the worst trials, so
+all are compared on the lowest rung that each finished.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from trialfleet_coordinator.commands import Observation
 from trialfleet_coordinator.events import Draw
@@ -17,13 +21,16 @@ from trialfleet_shared.fingerprint import canonical_params
 from trialfleet_shared.space import Categorical, Distribution, Float, Int, Params, Scalar, Space
 
 
-def warm_start(sampler: TpeSampler, observations: Sequence[Observation], *, maximize: bool) -> int:
+def warm_start(
+    sampler: TpeSampler, observations: Sequence[Observation], *, maximize: bool, turned: bool = False
+) -> int:
     """Seed a sampler, before it is restored or asked.
 
     Args:
         sampler: of the new study.
         observations: of the earlier study.
-        maximize: whether higher values were better in the earlier study.
+        maximize: whether higher ones of its values are better.
+        turned: whether it took the lower ones for better then, or the other way round.
 
     Returns:
         How many different points it learnt from.
@@ -33,7 +40,7 @@ def warm_start(sampler: TpeSampler, observations: Sequence[Observation], *, maxi
     """
     ranking = Ranking(maximize=maximize)
     trials = {observation.trial: observation for observation in observations}
-    ranking.observe(observations)
+    ranking.observe(_lowest(observations) if turned else observations)
     draws: dict[bytes, Draw] = {}
     misfits: Counter[str] = Counter()
     for number in ranking.at(range(ranking.scored)):
@@ -51,6 +58,16 @@ def warm_start(sampler: TpeSampler, observations: Sequence[Observation], *, maxi
         )
     sampler.learn_from(list(draws.values()))
     return len(draws)
+
+
+def _lowest(observations: Iterable[Observation]) -> Iterable[Observation]:
+    """Of each trial, what it did on the lowest rung; that it failed, if it did."""
+    lowest: dict[int, Observation] = {}
+    for observation in observations:
+        known = lowest.setdefault(observation.trial, observation)
+        if known.value is not None and (observation.value is None or observation.rung < known.rung):
+            lowest[observation.trial] = observation
+    return lowest.values()
 
 
 class _MisfitError(Exception):
