@@ -383,7 +383,9 @@ def _space(search_space: SearchSpaceLike) -> Space:
     if isinstance(search_space, Mapping):
         return read_space(search_space, "search_space", prefix="")
     if callable(search_space):
-        return FunctionSpace(search_space, digest=function_digest(search_space))
+        space = FunctionSpace(search_space, digest=function_digest(search_space), name="search_space")
+        space.check()
+        return space
     raise ConfigurationError(f"search_space = {search_space!r}: expected a mapping, or a function of a trial")
 
 

@@ -313,9 +313,12 @@ def _space(tables: Mapping[str, Any], reference: str | None, where: str, base: P
     if "space" in tables:
         raise ConfigurationError(f"{where}: study.space = {show(reference)}: [space.NAME] stands there too; keep one")
     try:
-        return FunctionSpace(load_function(reference, base, own=own), digest=code_digest(reference, base))
+        function, digest = load_function(reference, base, own=own), code_digest(reference, base)
     except ConfigurationError as error:
         raise ConfigurationError(f"{where}: study.space: {error}") from error
+    space = FunctionSpace(function, digest=digest, name=f"{where}: study.space = {show(reference)}")
+    space.check()
+    return space
 
 
 def check_finite(value: float | None, key: str) -> None:

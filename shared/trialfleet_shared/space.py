@@ -7,7 +7,9 @@ Distributions are written as in the guide: `{"type": "float", "min": 0, "max": 1
 
 import math
 import reprlib
+import traceback
 from collections.abc import Callable, Collection, Iterable, Mapping
+from types import TracebackType
 from typing import Any, Protocol
 
 import msgspec
@@ -233,6 +235,8 @@ class SpaceTrial:
     def __init__(self, suggest: Suggest) -> None:
         self._suggest = suggest
         self.params: Params = {}
+        #: What `suggest` raised, which is no error of the function that was given this trial.
+        self.raised: Exception | None = None
 
     def suggest_float(
         self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
@@ -250,7 +254,11 @@ class SpaceTrial:
 
     def _value(self, name: str, distribution: Distribution) -> Scalar:
         if name not in self.params:
-            self.params[name] = self._suggest(name, distribution)
+            try:
+                self.params[name] = self._suggest(name, distribution)
+            except Exception as error:
+                self.raised = error
+                raise
         return self.params[name]
 
 
@@ -258,20 +266,39 @@ class FunctionSpace:
     """A space written as `space(trial)` with `trial.suggest_*`; branches make parameters conditional.
 
     Args:
-        function: called once per draw in the coordinator; it must depend on the suggested values only.
+        function: called once per draw in the coordinator, and by `check`; it must depend on the suggested values only.
         digest: identifies the function's code, so that a changed space is noticed when a study is resumed.
+        name: what errors call it.
     """
 
-    def __init__(self, function: Callable[[SpaceTrial], object], *, digest: str) -> None:
+    def __init__(
+        self, function: Callable[[SpaceTrial], object], *, digest: str, name: str = "the space function"
+    ) -> None:
         self._function = function
         self._digest = digest
+        self._name = name
+
+    def check(self) -> None:
+        """Draw the first value of everything. Raises ConfigurationError, as `draw`."""
+        self.draw(lambda _, one: one.choices[0] if isinstance(one, Categorical) else one.min)
 
     def draw(self, suggest: Suggest) -> Params:
-        """Run the function on a trial whose suggestions come from `suggest`."""
+        """Run the function on a trial whose suggestions come from `suggest`.
+
+        Raises:
+            ConfigurationError: the function raised, or suggested nothing, or too much to travel.
+        """
         trial = SpaceTrial(suggest)
-        self._function(trial)
+        try:
+            self._function(trial)
+        except Exception as error:
+            if error is trial.raised:
+                raise
+            raise ConfigurationError(
+                f"{self._name} raised {type(error).__name__}: {error}{_place(error.__traceback__)}"
+            ) from error
         if not trial.params:
-            raise ConfigurationError("the space function suggested no parameter")
+            raise ConfigurationError(f"{self._name} suggested no parameter")
         _check_names(trial.params)
         return trial.params
 
@@ -282,6 +309,13 @@ class FunctionSpace:
     def cardinality(self) -> int | None:
         """Not known without running every branch."""
         return None
+
+
+def _place(trace: TracebackType | None) -> str:
+    """Where the function was that raised: in its own file, whatever it called there."""
+    frames = [frame for frame in traceback.extract_tb(trace) if frame.filename != __file__]
+    own = [frame for frame in frames if frame.filename == frames[0].filename]
+    return f", in {own[-1].filename}, line {own[-1].lineno}" if own else ""
 
 
 def check_choices(choices: Iterable[object]) -> None:

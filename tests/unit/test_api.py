@@ -340,6 +340,10 @@ def test_a_study_whose_first_trials_all_fail_raises(home: Path) -> None:
         ({"target_value": math.nan}, "target_value = nan: a finite number is needed"),
         ({"objective_function": 3}, "objective_function = 3: expected a function"),
         ({"search_space": 3}, "search_space = 3: expected a mapping, or a function of a trial"),
+        (
+            {"search_space": lambda trial: trial.suggest_uniform("x", 0, 1)},
+            "search_space raised AttributeError: 'SpaceTrial'",
+        ),
         ({"search_space": {}}, "search_space: the search space is empty; give at least one parameter"),
         (
             {"search_space": {"x": {"type": "float", "min": 2, "max": 1}}},

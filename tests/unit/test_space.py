@@ -111,6 +111,48 @@ def test_a_function_space_draws_what_its_branches_suggest() -> None:
     assert {tuple(params) for params in drawn} == {("kernel", "depth"), ("kernel", "gamma", "depth")}
 
 
+def lookup(trial: SpaceTrial) -> None:
+    trial.suggest_float("x", 0, 1)
+    {}["oops"]
+
+
+def inverted(trial: SpaceTrial) -> None:
+    trial.suggest_float("x", 1, 0)
+
+
+def of_another_version(trial: Any) -> None:
+    trial.suggest_uniform("x", 0, 1)
+
+
+def positional(trial: Any) -> None:
+    trial.suggest_int("x", 0, 10, 1)
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        (lookup, "KeyError: 'oops'"),
+        (inverted, "ValueError: min = 1.0 is above max = 0.0; min <= max is needed"),
+        (of_another_version, "AttributeError: 'SpaceTrial' object has no attribute 'suggest_uniform'"),
+        (positional, "TypeError: SpaceTrial.suggest_int() takes 4 positional arguments but 5 were given"),
+    ],
+)
+def test_what_a_space_function_raises_is_told_with_its_place(function: Any, words: str) -> None:
+    space = FunctionSpace(function, digest="", name="study.space")
+    line = function.__code__.co_firstlineno + (2 if function is lookup else 1)
+    with pytest.raises(ConfigurationError) as caught:
+        space.check()
+    assert str(caught.value) == f"study.space raised {words}, in {__file__}, line {line}"
+
+
+def test_what_a_sampler_raises_is_no_error_of_the_space_function() -> None:
+    def suggest(_name: str, _distribution: Distribution) -> Scalar:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        FunctionSpace(lookup, digest="").draw(suggest)
+
+
 def test_digests_do_not_depend_on_the_order_of_keys_nor_on_how_a_number_is_written() -> None:
     assert canonical_params({"b": 1.0, "a": -0.0}) == canonical_params({"a": 0, "b": 1})
     assert canonical_params({"a": True}) != canonical_params({"a": 1})

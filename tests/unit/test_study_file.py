@@ -132,6 +132,20 @@ def test_a_space_can_be_a_function(tmp_path: Path) -> None:
     assert study.space.draw(lambda name, distribution: {"k": "a", "n": 2}[name]) == {"k": "a", "n": 2}
 
 
+def test_a_space_function_that_raises_is_named_before_anything_is_run(tmp_path: Path) -> None:
+    (tmp_path / "space_that_raises_test.py").write_text("def space(trial):\n    trial.suggest_float('x', 1, 0)\n")
+    path = write(tmp_path, STUDY + "space = 'space_that_raises_test.py:space'")
+
+    with pytest.raises(ConfigurationError) as caught:
+        load_study(path)
+
+    file = tmp_path / "space_that_raises_test.py"
+    assert str(caught.value) == (
+        f'{path}: study.space = "space_that_raises_test.py:space" raised ValueError: '
+        f"min = 1.0 is above max = 0.0; min <= max is needed, in {file}, line 2"
+    )
+
+
 MISTAKES = {
     "not TOML": ("[study", "Expected ']' at the end of a table declaration (at end of document)"),
     "unknown table": (STUDY + "[spaces.x]\n", "spaces: unknown table or key; did you mean 'space'?"),
