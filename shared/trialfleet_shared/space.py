@@ -22,6 +22,9 @@ NAME_CHARACTERS = 500
 TEXT_CHARACTERS = 10_000
 #: Whole numbers that every reader of JSON here takes: those of 64 bits.
 WHOLE_MIN, WHOLE_MAX = -(2**63), 2**63 - 1
+#: Whole numbers that a range reaches at most. What was drawn is stored as Optuna stores it, as a real number: they hold
+#: these exactly.
+EXACT_MIN, EXACT_MAX = -(2**53), 2**53
 #: Most points of a grid of real numbers: they are counted in floats.
 MOST_GRID_POINTS = 2**53
 #: A parameter's value, as it travels in JSON.
@@ -94,9 +97,12 @@ class Int(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="int", ta
     when: dict[str, list[Scalar]] = {}
 
     def __post_init__(self) -> None:
-        """Raise ValueError when no value lies in the range, or one is too large to travel."""
-        for end in (self.min, self.max):
-            _check_whole(end)
+        """Raise ValueError when no value lies in the range, or one is too large to be stored."""
+        for name, end in (("min", self.min), ("max", self.max)):
+            if not EXACT_MIN <= end <= EXACT_MAX:
+                raise ValueError(
+                    f"{name} = {end}; allowed are whole numbers from -2**53 to 2**53, which studies hold exactly"
+                )
         _check_range(self.min, self.max, self.step, log=self.log and self.step != 1)
         if self.log and self.min < 1:
             raise ValueError(f"log needs min >= 1, got min = {self.min}")

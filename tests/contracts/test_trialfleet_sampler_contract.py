@@ -132,3 +132,30 @@ def test_trials_running_elsewhere_count_as_pending() -> None:
     assert len(set(values)) == 20
     known = study.sampler._known[study]
     assert len(known.estimator._pending) == 20
+
+
+RANGES: dict[str, Callable[[optuna.Trial], float]] = {
+    "whole numbers of 65 bits": lambda trial: trial.suggest_int("x", 0, 2**64),
+    "all whole numbers of 64 bits": lambda trial: trial.suggest_int("x", -(2**63), 2**63 - 1),
+    "whole numbers of 64 bits by their size": lambda trial: trial.suggest_int("x", 1, 2**64, log=True),
+    "nearly all real numbers": lambda trial: trial.suggest_float("x", -1.7e308, 1.7e308),
+    "a grid that can not be counted": lambda trial: trial.suggest_float("x", 0, 1e17, step=1.0),
+}
+
+
+@pytest.mark.parametrize("suggest", RANGES.values(), ids=RANGES)
+def test_ranges_that_we_have_no_model_of_are_drawn_from_beside_others(suggest: Callable[[optuna.Trial], float]) -> None:
+    runs = []
+    for _ in range(2):
+        study = optuna.create_study(sampler=TrialfleetSampler(seed=0))
+        study.optimize(lambda trial: 0 * suggest(trial) + abs(trial.suggest_float("y", 0, 1) - 0.3), n_trials=40)
+        runs.append([trial.params for trial in study.trials])
+    assert runs[0] == runs[1]
+    assert len({params["x"] for params in runs[0]}) > 20
+    assert sum(abs(params["y"] - 0.3) < 0.1 for params in runs[0][20:]) > 5
+
+
+def test_a_range_that_we_have_no_model_of_may_be_the_only_one() -> None:
+    study = optuna.create_study(sampler=TrialfleetSampler(seed=0))
+    study.optimize(lambda trial: trial.suggest_int("x", 0, 2**64) / 2**64, n_trials=40)
+    assert len({trial.params["x"] for trial in study.trials}) == 40

@@ -208,11 +208,11 @@ def test_the_largest_space_travels() -> None:
     """What a space may hold, a message may: bounds of both are the same."""
     space = SearchSpace(
         {
-            **{f"{i:0{NAME_CHARACTERS}}": Int(WHOLE_MIN, WHOLE_MAX) for i in range(MOST_PARAMETERS - 1)},
+            **{f"{i:0{NAME_CHARACTERS}}": Categorical([WHOLE_MIN, WHOLE_MAX]) for i in range(MOST_PARAMETERS - 1)},
             "text": Categorical(["x" * TEXT_CHARACTERS, "y"]),
         }
     )
-    params = space.draw(lambda _, one: one.choices[0] if isinstance(one, Categorical) else WHOLE_MAX)
+    params = space.draw(lambda _, one: one.choices[0])  # type: ignore[union-attr]  # all have choices
     batch = EvaluationBatch(StudySpec("s", "o.py:f", ""), (Evaluation(0, 0, 0, 1.0, params),))
     assert decode(encode(batch)) == batch
 

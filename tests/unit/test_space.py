@@ -57,6 +57,11 @@ def test_a_step_that_divides_reaches_the_end_in_spite_of_rounding() -> None:
         ({"type": "int", "min": 3, "max": 1}, r"min = 3 is above max = 1"),
         ({"type": "int", "min": 0, "max": 9, "log": True}, r"log needs min >= 1"),
         ({"type": "int", "min": 1, "max": 9, "log": True, "step": 2}, r"exclude each other"),
+        (
+            {"type": "int", "min": 0, "max": 2**53 + 1},
+            r"max = 9007199254740993; allowed are whole numbers from -2\*\*53 to 2\*\*53",
+        ),
+        ({"type": "int", "min": -(2**63), "max": 0}, r"min = -9223372036854775808; allowed are"),
         ({"type": "categorical", "choices": []}, r"choices must not be empty"),
         ({"type": "categorical", "choices": ["a", "a"]}, r"'a' stands twice"),
         ({"type": "floot", "min": 0, "max": 1}, r"Invalid value 'floot'"),

@@ -3,9 +3,11 @@
     study = optuna.create_study(sampler=TrialfleetSampler(seed=0))
 
 It learns from a study's trials as they come instead of fitting all of them anew for each. Every parameter is drawn from
-its own density. Trials that run already count as pending, so that `n_jobs` and several processes do not all try the same.
+its own density; ranges that only Optuna has, such as whole numbers beyond 2**53, are drawn from uniformly. Trials that
+run already count as pending, so that `n_jobs` and several processes do not all try the same.
 """
 
+import math
 import sys
 import threading
 import weakref
@@ -13,8 +15,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from optuna.distributions import BaseDistribution, CategoricalDistribution
-from optuna.samplers import BaseSampler
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.samplers import BaseSampler, RandomSampler
 from optuna.search_space import IntersectionSearchSpace
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
@@ -67,14 +69,15 @@ class TrialfleetSampler(BaseSampler):
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """Values for the parameters that all trials have."""
-        if not search_space:
+        """Values for the parameters that all trials have, but for those without a model, which Optuna asks for alone."""
+        space = _modelled(search_space)
+        if not space:
             return {}
         with self._lock:
             known = self._study(study)
             known.read(study)
-            params = self._draw(known, {name: _positions(one) for name, one in search_space.items()})
-            known.estimator.add(trial.number, params, {name: _positions(one) for name, one in search_space.items()})
+            params = self._draw(known, space)
+            known.estimator.add(trial.number, params, space)
         return {name: _external(search_space[name], value) for name, value in params.items()}
 
     def sample_independent(
@@ -82,11 +85,21 @@ class TrialfleetSampler(BaseSampler):
     ) -> Any:
         """Draw one parameter. Raises ValueError for a study with several objectives."""
         self._raise_error_if_multi_objective(study)
+        ours = _positions(param_distribution)
         with self._lock:
+            if ours is None:
+                return self._uniform(study, trial, param_name, param_distribution)
             known = self._study(study)
             known.read(study, asking=trial.number)
-            params = self._draw(known, {param_name: _positions(param_distribution)})
+            params = self._draw(known, {param_name: ours})
         return _external(param_distribution, params[param_name])
+
+    def _uniform(self, study: Study, trial: FrozenTrial, name: str, distribution: BaseDistribution) -> Any:
+        if isinstance(distribution, FloatDistribution) and not math.isfinite(distribution.high - distribution.low):
+            share = self._generator.random()  # Optuna's samplers do not draw from these either
+            return (1 - share) * distribution.low + share * distribution.high
+        drawing = RandomSampler(seed=int(self._generator.integers(2**32)))
+        return drawing.sample_independent(study, trial, name, distribution)
 
     def _study(self, study: Study) -> "_KnownStudy":
         if study not in self._known:
@@ -141,11 +154,22 @@ class _KnownStudy:
         self.estimator.observe([Observation(trial.number, params, distributions, rung, value)])
 
 
-def _positions(distribution: BaseDistribution) -> Distribution:
-    """Our distribution of a parameter; choices, which may be any objects in Optuna, are their positions."""
+def _positions(distribution: BaseDistribution) -> Distribution | None:
+    """Our distribution of a parameter; choices, which may be any objects in Optuna, are their positions.
+
+    None for a range that Optuna has and we do not.
+    """
     if isinstance(distribution, CategoricalDistribution):
         return Categorical(list(range(len(distribution.choices))))
-    return from_optuna(distribution)
+    try:
+        return from_optuna(distribution)
+    except ValueError:
+        return None
+
+
+def _modelled(distributions: Mapping[str, BaseDistribution]) -> dict[str, Distribution]:
+    """Our distributions of the parameters that we have one of."""
+    return {name: ours for name, one in distributions.items() if (ours := _positions(one)) is not None}
 
 
 def _external(distribution: BaseDistribution, value: Any) -> Any:
@@ -154,8 +178,10 @@ def _external(distribution: BaseDistribution, value: Any) -> Any:
 
 def _ours(trial: FrozenTrial) -> tuple[Params, dict[str, Distribution]]:
     given: Mapping[str, BaseDistribution] = trial.distributions
+    space = _modelled(given)
     params = {
         name: int(given[name].to_internal_repr(value)) if isinstance(given[name], CategoricalDistribution) else value
         for name, value in trial.params.items()
+        if name in space
     }
-    return params, {name: _positions(one) for name, one in given.items()}
+    return params, space
