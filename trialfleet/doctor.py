@@ -7,7 +7,9 @@ read, is mended only while nobody uses it.
 
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -18,8 +20,9 @@ from trialfleet.examination import apart
 from trialfleet.home import Home
 from trialfleet_coordinator.adapters.roster_files import read_entry
 from trialfleet_shared.adapters.lmdb_environment import exclusive
-from trialfleet_shared.errors import StoreError
+from trialfleet_shared.errors import StoreError, StoreUnavailableError
 
+Kind = Literal["files", "study", "store", "results", "data", "roster"]
 #: What is said of a study that was.
 _LEFT_OUT = "; left out of the store"
 #: Modes that let others in.
@@ -29,38 +32,75 @@ _OTHERS = 0o077
 class Item(msgspec.Struct, frozen=True):
     """One thing that was looked at."""
 
-    kind: Literal["files", "study", "store", "results", "data", "roster"]
+    kind: Kind
     name: str
-    state: Literal["ok", "damaged", "repaired"]
+    #: "unreadable": nothing is known of it.
+    state: Literal["ok", "damaged", "repaired", "unreadable"]
     #: What is wrong, or was done; for a thing that is whole, how large it is.
     detail: str = ""
 
 
 def examine(home: Home, *, repair: bool) -> Iterator[Item]:
     """Look at everything in the home, thing by thing."""
-    yield _files(home, repair=repair)
-    yield from _store(home, repair=repair)
-    yield from _roster(CoordinatorFiles(home.path).studies, repair=repair)
-    yield from _results(home.results, repair=repair)
-    yield from _data(home.data, repair=repair)
+    roster = CoordinatorFiles(home.path).studies
+    looks: Sequence[tuple[Kind, Path, Iterator[Item]]] = (
+        ("files", home.path, _files(home, repair=repair)),
+        ("store", home.store, _store(home, repair=repair)),
+        ("roster", roster, _roster(roster, repair=repair)),
+        ("results", home.results, _results(home.results, repair=repair)),
+        ("data", home.data, _data(home.data, repair=repair)),
+    )
+    for kind, path, items in looks:
+        try:
+            yield from items
+        except (OSError, StoreUnavailableError) as error:
+            yield Item(kind, str(path), "unreadable", _words(error))
 
 
-def _files(home: Home, *, repair: bool) -> Item:
+def _words(error: Exception) -> str:
+    return (isinstance(error, OSError) and error.strerror) or str(error)
+
+
+def _not_repaired(error: Exception) -> str:
+    return f"; not repaired: {_words(error)}"
+
+
+def _attempt(repair: Callable[[], object]) -> str:
+    """Repair something; what is to be said, after what is wrong with it, when that can not be done."""
+    try:
+        repair()
+    except OSError as error:
+        return _not_repaired(error)
+    return ""
+
+
+def _mended(*, repair: bool, failed: str) -> Literal["damaged", "repaired"]:
+    return "repaired" if repair and not failed else "damaged"
+
+
+def _files(home: Home, *, repair: bool) -> Iterator[Item]:
     """Whether others can read or enter anything."""
-    found = 0
+    found, failed = 0, ""
     for path in (home.path, *home.path.rglob("*")):
         try:
             mode = path.lstat().st_mode
             if stat.S_ISLNK(mode) or not mode & _OTHERS:
                 continue
             found += 1
-            if repair:
-                path.chmod(stat.S_IMODE(mode) & ~_OTHERS)
         except FileNotFoundError:  # a study runs, and is done with it
             continue
+        if repair:
+            try:
+                path.chmod(stat.S_IMODE(mode) & ~_OTHERS)
+            except FileNotFoundError:  # as above
+                continue
+            except OSError as error:
+                failed = _not_repaired(error)
     if not found:
-        return Item("files", str(home.path), "ok", "for their user alone")
-    return Item("files", str(home.path), "repaired" if repair else "damaged", f"{found} are open to other users")
+        yield Item("files", str(home.path), "ok", "for their user alone")
+    else:
+        state = _mended(repair=repair, failed=failed)
+        yield Item("files", str(home.path), state, f"{found} are open to other users{failed}")
 
 
 def _store(home: Home, *, repair: bool) -> Iterator[Item]:
@@ -68,6 +108,8 @@ def _store(home: Home, *, repair: bool) -> Iterator[Item]:
         return
     try:
         studies = apart("store", str(home.store))
+    except StoreUnavailableError:
+        raise
     except StoreError as error:
         yield Item("store", str(home.store), "damaged", f"{error}; restore a backup")
         return
@@ -85,7 +127,7 @@ def _without(store: Path) -> str:
     try:
         return f"{_LEFT_OUT}; the whole file is kept as {_salvage(store)}"
     except StoreError as error:
-        return f"; not repaired: {error}"
+        return _not_repaired(error)
 
 
 def _salvage(store: Path) -> Path:
@@ -119,9 +161,11 @@ def _roster(folder: Path, *, repair: bool) -> Iterator[Item]:
         try:
             entry = read_entry(path)
         except StoreError as error:
-            if repair:
-                path.rename(path.with_suffix(".damaged"))
-            yield Item("roster", path.name, "repaired" if repair else "damaged", str(error))
+            if isinstance(error.__cause__, OSError):
+                yield Item("roster", path.name, "unreadable", str(error))
+                continue
+            failed = _attempt(partial(path.rename, path.with_suffix(".damaged"))) if repair else ""
+            yield Item("roster", path.name, _mended(repair=repair, failed=failed), f"{error}{failed}")
         else:
             yield Item("roster", entry.study, "ok", entry.state.value)
 
@@ -131,6 +175,8 @@ def _results(path: Path, *, repair: bool) -> Iterator[Item]:
         return
     try:
         count, damaged = apart("results", str(path), "repair" if repair else "look")
+    except StoreUnavailableError:
+        raise
     except StoreError as error:
         if repair:
             try:
@@ -138,7 +184,7 @@ def _results(path: Path, *, repair: bool) -> Iterator[Item]:
                     for name in ("data.mdb", "lock.mdb"):
                         (path / name).unlink(missing_ok=True)
             except (StoreError, OSError) as why:
-                yield Item("results", str(path), "damaged", f"{error}; not repaired: {why}")
+                yield Item("results", str(path), "damaged", f"{error}{_not_repaired(why)}")
                 return
         yield Item("results", str(path), "repaired" if repair else "damaged", str(error))
         return
@@ -152,17 +198,24 @@ def _results(path: Path, *, repair: bool) -> Iterator[Item]:
 def _data(folder: Path, *, repair: bool) -> Iterator[Item]:
     from trialfleet_workers.adapters.checksums import damage, sums_file  # noqa: PLC0415  # with data alone
 
+    def remove(data: Path) -> None:
+        # Whoever has it open goes on reading what is open; whoever wants it next imports it.
+        data.unlink(missing_ok=True)
+        sums_file(data).unlink(missing_ok=True)
+
     for path in sorted(folder.glob("*.mdb")):
         try:
-            trouble = damage(path)
-            if trouble and repair:
-                # Whoever has it open goes on reading what is open; whoever wants it next imports it.
-                path.unlink()
-                sums_file(path).unlink(missing_ok=True)
-            size = f"{path.stat().st_size} bytes" if not trouble else ""
+            for file in (path, sums_file(path)):
+                with suppress(FileNotFoundError), file.open("rb"):
+                    pass  # it may be read: what is said of it below is said of what it holds
+            trouble, size = damage(path), path.stat().st_size
         except FileNotFoundError:  # imported again just now
             continue
-        if trouble:
-            yield Item("data", path.stem, "repaired" if repair else "damaged", trouble)
-        else:
-            yield Item("data", path.stem, "ok", size)
+        except OSError as error:
+            yield Item("data", path.stem, "unreadable", _words(error))
+            continue
+        if not trouble:
+            yield Item("data", path.stem, "ok", f"{size} bytes")
+            continue
+        failed = _attempt(partial(remove, path)) if repair else ""
+        yield Item("data", path.stem, _mended(repair=repair, failed=failed), f"{trouble}{failed}")

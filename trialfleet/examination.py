@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from trialfleet_shared.errors import StoreError, TrialfleetError
+from trialfleet_shared.errors import StoreError, StoreUnavailableError, TrialfleetError
 
 
 class _Answer(msgspec.Struct, frozen=True):
@@ -17,10 +17,17 @@ class _Answer(msgspec.Struct, frozen=True):
 
     found: Any = None
     error: str = ""
+    #: Whether the error says nothing of what was to be read.
+    unavailable: bool = False
 
 
 def apart(work: str, *arguments: str) -> Any:
-    """What one of the functions below found. Raises StoreError, also where the process was ended by a signal."""
+    """What one of the functions below found.
+
+    Raises:
+        StoreUnavailableError: it can not be opened as things are.
+        StoreError: it is damaged; also where the process was ended by a signal.
+    """
     code = "from trialfleet.examination import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", code, work, *arguments], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False
@@ -32,7 +39,7 @@ def apart(work: str, *arguments: str) -> Any:
     except (msgspec.MsgspecError, UnicodeDecodeError):
         raise StoreError(f"the process that read it ended with status {done.returncode}") from None
     if answer.error:
-        raise StoreError(answer.error)
+        raise StoreUnavailableError(answer.error) if answer.unavailable else StoreError(answer.error)
     return answer.found
 
 
@@ -66,5 +73,5 @@ def main() -> None:
     try:
         answer = _Answer(found=WORK[sys.argv[1]](*sys.argv[2:]))
     except TrialfleetError as error:
-        answer = _Answer(error=str(error))
+        answer = _Answer(error=str(error), unavailable=isinstance(error, StoreUnavailableError))
     sys.stdout.buffer.write(b"\n" + msgspec.json.encode(answer))

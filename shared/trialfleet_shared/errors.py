@@ -78,5 +78,9 @@ class StoreError(TrialfleetError):
     exit_status = 4
 
 
+class StoreUnavailableError(StoreError):
+    """The store can not be opened by this user, by this version, or at this moment; nothing says that it is damaged."""
+
+
 class StudyLockedError(StoreError):
     """Another coordinator is running this study."""

@@ -1,10 +1,15 @@
 """`doctor`, `backup` and `restore` on homes that are whole, damaged, or in use."""
 
+import errno
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from support import commands
 from support.commands import document, start_trialfleet, trialfleet
 from support.flipping import flipped
 from support.waiting import wait_until
@@ -348,3 +353,70 @@ def test_names_and_paths_are_shown_as_they_are(
     target = tmp_path / "b[/q]:key:"
     backup_command(environment, target, as_json=False)
     assert capfd.readouterr().err == f"3 studies of {home.path} are in {target}\n"
+
+
+def beyond_reach(home: Home, arguments: list[str], how: str) -> "subprocess.CompletedProcess[str]":
+    """Run `trialfleet` on a home that can only be read ("read-only"), or as one without root's rights ("plain")."""
+    program = [sys.executable, "-m", "trialfleet", *arguments]
+    if how == "read-only":
+        mount = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" || exit 77; exec "$@"'
+        program = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount, str(home.path), *program]
+    else:
+        program = ["unshare", "--user", *program]
+    done = subprocess.run(program, env=commands.environment(home.path), capture_output=True, text=True, check=False)
+    if done.returncode == 77 or done.stderr.startswith("unshare:"):
+        pytest.skip("this machine lets nobody have a user namespace")
+    return done
+
+
+def test_what_can_only_be_read_is_not_called_damaged(home: Home) -> None:
+    (home.store / "data.mdb").chmod(0o644)
+    done = beyond_reach(home, ["doctor", "--repair", "--json"], "read-only")
+    assert done.returncode == 1
+    looked = document(done.stdout)
+    assert not looked["whole"]
+    told = {item["kind"]: (item["state"], item["detail"]) for item in looked["items"]}
+    unreadable = {kind: detail for kind, (state, detail) in told.items() if state == "unreadable"}
+    assert list(unreadable) == ["store", "results"]
+    for detail in unreadable.values():
+        assert "can not be opened: Read-only file system; to read it, its lock files are written" in detail
+    assert told["files"] == ("damaged", "1 are open to other users; not repaired: Read-only file system")
+    assert {told["roster"][0], told["data"][0]} == {"ok"}
+    assert "1 of 5 are damaged\n2 of 5 could not be read, so nothing is known of them\n" in done.stderr
+    done = beyond_reach(home, ["studies"], "read-only")
+    assert (done.returncode, done.stdout) == (4, "")
+    assert "can not be opened: Read-only file system; to read it, its lock files are written" in done.stderr
+
+
+def test_what_may_not_be_read_is_not_called_damaged_nor_removed(home: Home) -> None:
+    locked = [home.store, *home.data.glob("*.mdb"), *(home.path / "coordinator" / "studies").glob("*.json")]
+    for path in locked:
+        path.chmod(0)
+    done = beyond_reach(home, ["doctor", "--repair", "--json"], "plain")
+    items = document(done.stdout)["items"]
+    assert [(item["kind"], item["state"]) for item in items] == [
+        ("files", "ok"),
+        ("store", "unreadable"),
+        ("roster", "unreadable"),
+        ("results", "ok"),
+        ("data", "unreadable"),
+    ]
+    assert all("Permission denied" in item["detail"] for item in items if item["state"] == "unreadable")
+    for path in locked:
+        path.chmod(0o700)
+    assert states(home) == {}
+
+
+@pytest.mark.parametrize("kind", ["roster", "data"])
+def test_what_can_not_be_repaired_is_told_with_the_reason(
+    home: Home, at_once: None, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    damage_all(home)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Path, "rename" if kind == "roster" else "unlink", refuse)
+    item = next(item for item in examine(home, repair=True) if item.kind == kind)
+    assert item.state == "damaged"
+    assert item.detail.endswith("; not repaired: Read-only file system")

@@ -20,9 +20,13 @@ def doctor_command(environment: Environment, *, repair: bool, as_json: bool) -> 
     home = Home(environment.home)
     with results_only() as results:
         items = list(examine(home, repair=repair))
-        damaged = sum(item.state == "damaged" for item in items)
+        damaged, unreadable = (sum(item.state == state for item in items) for state in ("damaged", "unreadable"))
         if as_json:
-            document = {"home": str(home.path), "whole": not damaged, "items": msgspec.to_builtins(items)}
+            document = {
+                "home": str(home.path),
+                "whole": not damaged and not unreadable,
+                "items": msgspec.to_builtins(items),
+            }
             print_json(results, document)
         else:
             table = Table("what", "name", "state", "detail", box=None, header_style="bold")
@@ -34,7 +38,9 @@ def doctor_command(environment: Environment, *, repair: bool, as_json: bool) -> 
             error_console(),
             f"{damaged} of {len(items)} are damaged" + ("" if repair else "; --repair mends what it can"),
         )
-    return 1 if damaged else 0
+    if unreadable:
+        say(error_console(), f"{unreadable} of {len(items)} could not be read, so nothing is known of them")
+    return 1 if damaged or unreadable else 0
 
 
 def backup_command(environment: Environment, target: Path, *, as_json: bool) -> None:

@@ -26,7 +26,7 @@ import lmdb
 
 from trialfleet_shared.adapters.lmdb_session import BOOT_ID, Session
 from trialfleet_shared.adapters.private_files import make_private_folder
-from trialfleet_shared.errors import StoreError
+from trialfleet_shared.errors import StoreError, StoreUnavailableError
 
 #: Reader slots of an environment: processes that may read at the same moment.
 MAX_READERS = 1024
@@ -35,6 +35,8 @@ _META = "meta"
 
 #: How a full disk shows: LMDB reports a write that was cut short as EIO.
 _DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
+#: How it shows that the files are not for this user to use, which says nothing of what they hold.
+_FORBIDDEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 #: A transaction that returns keys and values as bytes. (Quoted: LMDB's own class takes no parameters at run time.)
 Transaction: TypeAlias = "lmdb.Transaction[bytes]"
 _Result = TypeVar("_Result")
@@ -80,7 +82,8 @@ class LmdbEnvironment:
         earlier: by layout, how an environment of an earlier one becomes one of this, in the transaction that opens it.
 
     Raises:
-        StoreError: the folder can not be used, or holds something else or something newer.
+        StoreUnavailableError: the folder is not for this user, holds something else or something newer, or is being repaired.
+        StoreError: it can not be used for another reason.
     """
 
     def __init__(
@@ -239,8 +242,8 @@ class LmdbEnvironment:
         elif found != self._layout.encode():
             raise self._other_layout(found.decode(errors="replace"))
 
-    def _other_layout(self, found: str) -> StoreError:
-        return StoreError(
+    def _other_layout(self, found: str) -> StoreUnavailableError:
+        return StoreUnavailableError(
             f"{self.path} holds '{found}'; this trialfleet reads and writes '{self._layout}'. "
             "Name another folder, or use the trialfleet that made this one"
         )
@@ -269,7 +272,12 @@ class LmdbEnvironment:
 
     def _error(self, error: lmdb.Error | OSError) -> StoreError:
         if isinstance(error, BlockingIOError):
-            return StoreError(f"{self.path} is being repaired or restored; try again when that has ended")
+            return StoreUnavailableError(f"{self.path} is being repaired or restored; try again when that has ended")
+        number = error.code if isinstance(error, lmdb.Error) else error.errno
+        if number in _FORBIDDEN:
+            return StoreUnavailableError(
+                f"{self.path} can not be opened: {os.strerror(number)}; to read it, its lock files are written"
+            )
         if isinstance(error, lmdb.Error) and error.code in _DISK_ERRORS:
             return StoreError(f"{self.path}: the disk is full or fails ({error}); nothing of the last write was kept")
         return StoreError(f"{self.path} can not be read or written: {error}")

@@ -13,7 +13,9 @@ from trialfleet.commands.declared.options import EPILOG, begin, home_option, jso
 @home_option
 @verbose_option
 def doctor(*, repair: bool, as_json: bool, home: Path | None, verbose: bool) -> int:
-    """Look whether everything in the home is as it was written: exit status 0 when it is, 1 when something is damaged.
+    """Look whether everything in the home is as it was written: exit status 0 when it is, 1 when not.
+
+    1 also when something can not be read, for want of permission say: that is told apart from damage.
 
     It may be run while studies run.
     """
