@@ -9,6 +9,7 @@ import math
 import reprlib
 import traceback
 from collections.abc import Callable, Collection, Iterable, Mapping
+from decimal import Decimal
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -25,8 +26,6 @@ WHOLE_MIN, WHOLE_MAX = -(2**63), 2**63 - 1
 #: Whole numbers that a range reaches at most. What was drawn is stored as Optuna stores it, as a real number: they hold
 #: these exactly.
 EXACT_MIN, EXACT_MAX = -(2**53), 2**53
-#: Most points of a grid of real numbers: they are counted in floats.
-MOST_GRID_POINTS = 2**53
 #: A parameter's value, as it travels in JSON.
 Scalar = None | bool | int | float | str
 #: One trial's parameter values by name, inactive parameters left out.
@@ -51,12 +50,18 @@ class Float(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="float"
             _make_real(self, name)
         if not (math.isfinite(self.min) and math.isfinite(self.max)):
             raise ValueError(f"min = {self.min} and max = {self.max} must be finite")
+        if self.step is not None and not math.isfinite(self.step):
+            raise ValueError(f"step = {self.step} must be finite")
         _check_range(self.min, self.max, self.step, log=self.log)
         width = self.max - self.min
         if not math.isfinite(width):
             raise ValueError(f"the range from min = {self.min} to max = {self.max} is wider than any number")
-        if self.step is not None and not width / self.step <= MOST_GRID_POINTS:
-            raise ValueError(f"step = {self.step} is too small for the range from min = {self.min} to max = {self.max}")
+        # Rounded to floats, points are different ones where a step is two of the floats' own.
+        if self.step is not None and not self.step >= 2 * math.ulp(max(abs(self.min), abs(self.max))):
+            raise ValueError(
+                f"step = {self.step} is too small for the range from min = {self.min} to max = {self.max}: real numbers "
+                "of that size do not tell its points apart"
+            )
 
     @property
     def high(self) -> float:
@@ -72,10 +77,10 @@ class Float(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="float"
         return math.floor((self.max - self.min) / self.step + 1e-8) + 1
 
     def at(self, index: int) -> float:
-        """Grid point `index`, rounded so that equal points are equal floats (0.58, not 0.5800000000000001)."""
+        """Grid point `index`, computed as it is written: equal points are equal floats (0.58, not 0.5800000000000001)."""
         assert self.step is not None
-        # The sum of two large numbers that nearly cancel may lie beyond the end by a rounding error.
-        return min(max(float(f"{self.min + index * self.step:.12g}"), self.min), self.max)
+        # The last one may lie beyond the end by a rounding error of `cardinality`.
+        return min(float(_as_written(self.min) + index * _as_written(self.step)), self.max)
 
     def contains(self, value: Scalar) -> bool:
         """Whether `value` can be drawn."""
@@ -84,7 +89,7 @@ class Float(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="float"
         if self.step is None:
             return True
         index = (value - self.min) / self.step
-        return abs(index - round(index)) < 1e-6
+        return abs(index - round(index)) < 1e-6 or value == self.at(round(index))
 
 
 class Int(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="int", tag_field="type"):
@@ -339,10 +344,14 @@ def same_scalar(left: Scalar, right: Scalar) -> bool:
     return isinstance(left, bool) == isinstance(right, bool) and left == right
 
 
+def _as_written(number: float) -> Decimal:
+    return Decimal(repr(number))
+
+
 def _make_real(distribution: Float, name: str) -> None:
-    """Have a whole number of the struct as a real one: values drawn from a range are of its numbers' type."""
+    """Have a number of the struct as a real one, be it a whole one or numpy's: drawn values are of its numbers' type."""
     number = getattr(distribution, name)
-    if isinstance(number, int):
+    if number is not None:
         try:
             msgspec.structs.force_setattr(distribution, name, float(number))
         except OverflowError:

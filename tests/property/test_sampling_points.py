@@ -1,10 +1,11 @@
 """Any space: what is drawn belongs to it, no point comes twice, and what is enumerated is all there is."""
 
+import math
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from trialfleet_coordinator.commands import Observation
@@ -48,6 +49,29 @@ def ints(draw: st.DrawFn) -> Int:
 
 choices = st.lists(st.none() | st.booleans() | st.text(max_size=3), min_size=1, max_size=6, unique_by=repr)
 distributions: st.SearchStrategy[Distribution] = floats() | ints() | choices.map(Categorical)
+
+
+@st.composite
+def grids(draw: st.DrawFn) -> Float:
+    """Grids at any height, down to the finest that real numbers tell apart."""
+    low = draw(st.floats(-1e18, 1e18))
+    points = draw(st.integers(2, 1000))
+    step = draw(st.floats(2.0, 1e6)) * math.ulp(low)
+    high = low + points * step
+    assume(step >= 2 * math.ulp(max(abs(low), abs(high))))
+    return Float(low, high, step=step)
+
+
+@given(grids(), st.integers(0, 10**6), shares)
+def test_points_of_a_grid_are_apart_and_belong_to_it(grid: Float, number: int, share: float) -> None:
+    points = grid.cardinality()
+    assert points is not None
+    index = number % (points - 1)
+    assert grid.min <= grid.at(index) < grid.at(index + 1) <= grid.max
+    assert grid.contains(grid.at(index))
+    assert grid.contains(uniform_value(grid, share))
+    axes = NumberAxes([grid])
+    assert all(grid.contains(value) for value in axes.values(np.array([share]), 0))
 
 
 @given(distributions, shares)

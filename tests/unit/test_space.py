@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 
 from trialfleet_shared.errors import ConfigurationError
@@ -194,19 +195,42 @@ def test_a_result_is_of_params_of_its_types() -> None:
 
 
 def test_real_numbers_are_real_numbers_however_their_range_is_written() -> None:
-    written = Float(0, 8, step=4)
-    assert [type(number) for number in (written.min, written.max, written.step)] == [float, float, float]
-    assert written == Float(0.0, 8.0, step=4.0)
+    for written in (Float(0, 8, step=4), Float(np.float64(0), np.float64(8), step=np.float64(4))):
+        assert [type(number) for number in (written.min, written.max, written.step)] == [float, float, float]
+        assert written == Float(0.0, 8.0, step=4.0)
+        assert written.at(1) == 4.0
+
+
+@pytest.mark.parametrize(
+    ("grid", "points"),
+    [
+        (Float(1e12, 1e12 + 100, step=0.5), 201),
+        (Float(1.7e15, 1.7e15 + 1000, step=10), 101),
+        (Float(-1e9, -1e9 + 1, step=1e-3), 1001),
+        (Float(0.0, 1e-9, step=1e-13), 10_001),
+        (Float(1.0, 1.0 + 2**-40, step=2**-50), 1025),
+    ],
+)
+def test_points_of_a_fine_grid_are_different_numbers_and_belong_to_it(grid: Float, points: int) -> None:
+    drawn = [grid.at(index) for index in range(points)]
+    assert grid.cardinality() == points
+    assert drawn == sorted(set(drawn))
+    assert drawn[-1] == grid.high == grid.max
+    assert all(grid.contains(value) for value in drawn)
+    between = (drawn[0] + drawn[1]) / 2
+    assert between in drawn or not grid.contains(between)
 
 
 @pytest.mark.parametrize(
     ("build", "words"),
     [
+        (lambda: Float(1e17, 1e17 + 100, step=8.0), "8.0 is too small for the range .*: real numbers of that size"),
         (lambda: Float(0, 10**400), "max has 1329 bits, beyond any real number"),
         (lambda: Float(-1e308, 1e308), "is wider than any number"),
         (lambda: Float(-1e308, 1e308, step=1.0), "is wider than any number"),
         (lambda: Float(0.0, 1e308, step=1e-300), "is too small for the range"),
-        (lambda: Float(0.0, 1.0, step=math.nan), "is too small for the range"),
+        (lambda: Float(0.0, 1.0, step=math.nan), "step = nan must be finite"),
+        (lambda: Float(1.0, 1.0, step=math.inf), "step = inf must be finite"),
         (lambda: Float(0.0, 1e17, step=1.0), "is too small for the range"),
     ],
 )
