@@ -9,6 +9,7 @@ import itertools
 import msgspec
 
 from trialfleet_shared.errors import ConfigurationError
+from trialfleet_shared.tables import check_fields
 
 #: A rung below another must save at least this factor of the rows to be worth its own decision.
 SMALLEST_STEP = 1.5
@@ -24,6 +25,7 @@ class Rung(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         """Raise ValueError outside the ranges."""
+        check_fields(self)
         if not 0 < self.fraction <= 1:
             raise ValueError(f"fraction = {self.fraction} must be above 0 and at most 1")
         if self.folds < 1:

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from trialfleet_shared.space import MOST_PARAMETERS, NAME_CHARACTERS, TEXT_CHARACTERS, WHOLE_MAX, WHOLE_MIN
+from trialfleet_shared.tables import check_fields
 
 #: 2: results tell when and in which slot an evaluation ran.
 SCHEMA_VERSION = 2
@@ -62,7 +63,8 @@ class Resampling(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     test_fraction: Annotated[float, Meta(ge=0, lt=1)] = 0.0
 
     def __post_init__(self) -> None:
-        """Raise ValueError when kind and folds do not go together."""
+        """Raise ValueError outside the ranges, and when kind and folds do not go together."""
+        check_fields(self)
         if self.kind == "holdout" and self.folds != 1:
             raise ValueError(f"folds = {self.folds} does not go with kind = 'holdout'; allowed is 1")
         if self.kind in ("kfold", "stratified", "grouped") and self.folds < 2:

@@ -13,7 +13,7 @@ import msgspec
 from trialfleet_shared.errors import ConfigurationError
 from trialfleet_shared.ladder import Ladder, Rung, build_ladder
 from trialfleet_shared.messages import MOST_IN_BATCH
-from trialfleet_shared.tables import Setting, field_types, nearest, read_value, show
+from trialfleet_shared.tables import Setting, check_fields, field_types, nearest, read_value, show
 
 #: Preset of settings.
 Mode = Literal["fast", "balanced", "thorough"]
@@ -97,8 +97,9 @@ class EfficiencyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
     def __post_init__(self) -> None:
         """Check every type and range; see the class docstring."""
-        for name, kind in field_types(type(self)).items():
-            value = read_value(kind, getattr(self, name), name)
+        check_fields(self)
+        for name in self.__struct_fields__:
+            value = getattr(self, name)
             allowed = out_of_range(name, value)
             if allowed is not None:
                 raise ConfigurationError(f"{name} = {show(value)}: {allowed}")

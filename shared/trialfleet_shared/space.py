@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import msgspec
 
 from trialfleet_shared.errors import ConfigurationError
+from trialfleet_shared.tables import check_fields, plain
 
 #: Most parameters of a space, longest name and longest text among the values, in characters: what messages may carry.
 MOST_PARAMETERS = 1000
@@ -46,8 +47,7 @@ class Float(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="float"
 
     def __post_init__(self) -> None:
         """Take whole numbers for real ones. Raise ValueError when no value lies in the range."""
-        for name in ("min", "max", "step"):
-            _make_real(self, name)
+        check_fields(self)
         if not (math.isfinite(self.min) and math.isfinite(self.max)):
             raise ValueError(f"min = {self.min} and max = {self.max} must be finite")
         if self.step is not None and not math.isfinite(self.step):
@@ -103,6 +103,7 @@ class Int(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="int", ta
 
     def __post_init__(self) -> None:
         """Raise ValueError when no value lies in the range, or one is too large to be stored."""
+        check_fields(self)
         for name, end in (("min", self.min), ("max", self.max)):
             if not EXACT_MIN <= end <= EXACT_MAX:
                 raise ValueError(
@@ -136,9 +137,12 @@ class Categorical(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="
 
     def __post_init__(self) -> None:
         """Raise ValueError when there is nothing to choose, a choice stands twice, or one can not travel."""
+        msgspec.structs.force_setattr(self, "choices", plain(self.choices))
+        if isinstance(self.choices, list | tuple):
+            check_choices(self.choices)
+        check_fields(self)
         if not self.choices:
             raise ValueError("choices must not be empty")
-        check_choices(self.choices)
         for index, choice in enumerate(self.choices):
             if isinstance(choice, int):
                 _check_whole(choice)
@@ -346,16 +350,6 @@ def same_scalar(left: Scalar, right: Scalar) -> bool:
 
 def _as_written(number: float) -> Decimal:
     return Decimal(repr(number))
-
-
-def _make_real(distribution: Float, name: str) -> None:
-    """Have a number of the struct as a real one, be it a whole one or numpy's: drawn values are of its numbers' type."""
-    number = getattr(distribution, name)
-    if number is not None:
-        try:
-            msgspec.structs.force_setattr(distribution, name, float(number))
-        except OverflowError:
-            raise ValueError(f"{name} has {number.bit_length()} bits, beyond any real number") from None
 
 
 def _check_names(names: Collection[str]) -> None:

@@ -56,9 +56,42 @@ def read_value(kind: Any, value: object, key: str, *, is_text: bool = False) -> 
         ConfigurationError: it is not one; the message names the key, the value and what is allowed.
     """
     try:
-        return msgspec.convert(value, kind, strict=not is_text)
+        return msgspec.convert(plain(value), kind, strict=not is_text)
     except (msgspec.ValidationError, OverflowError) as error:
         raise ConfigurationError(f"{key} = {show(value)}: {_allowed(kind, error)}") from error
+
+
+def plain(value: Any) -> Any:
+    """`value` with Python's own numbers, booleans and lists in the place of numpy's and their like."""
+    if callable(tolist := getattr(value, "tolist", None)):
+        return tolist()
+    if type(value) in (list, tuple):
+        return type(value)(map(plain, value))
+    if type(value) is dict:
+        return {key: plain(item) for key, item in value.items()}
+    return value
+
+
+def check_fields(struct: msgspec.Struct) -> None:
+    """Have each field hold a value of its type, for a `__post_init__`: Python itself lets everything pass.
+
+    Raises:
+        ConfigurationError: see `read_value`.
+    """
+    defaults = _defaults(type(struct))
+    for name, kind in field_types(type(struct)).items():
+        value = getattr(struct, name)
+        # Reading takes microseconds, and a space function makes distributions for every point that is weighed up.
+        if type(value) is not kind and not (type(value) is type(defaults[name]) and value == defaults[name]):
+            msgspec.structs.force_setattr(struct, name, read_value(kind, value, name))
+
+
+@functools.cache
+def _defaults(table: type[msgspec.Struct]) -> Mapping[str, Any]:
+    """The default of each field of `table`; of one that is required, what no value is."""
+    factories = {field.name: field.default_factory for field in msgspec.structs.fields(table)}
+    made = {name: factory() for name, factory in factories.items() if callable(factory)}
+    return MappingProxyType({field.name: field.default for field in msgspec.structs.fields(table)} | made)
 
 
 def read_table(table: type[Table], values: object, where: str, *, prefix: str = "") -> Table:

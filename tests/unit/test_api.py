@@ -154,6 +154,26 @@ def test_direction_and_target(home: Path) -> None:
     assert found["report"].ended == "target"
 
 
+def test_every_number_may_be_one_of_numpys(home: Path) -> None:
+    found = trialfleet.optimize(
+        score_data,
+        {"x": trialfleet.Float(np.float64(0), np.float32(1)), "n": trialfleet.Categorical(list(np.array([1, 2])))},
+        np.int64(3),  # type: ignore[arg-type]  # as the others here
+        np.float64(60.0),
+        data=(np.zeros((40, 1)), np.arange(40) % 2),
+        resampling=Resampling("kfold", folds=np.int64(2), valid_fraction=np.float32(0.5)),  # type: ignore[arg-type]
+        target_value=np.float64(2.0),
+        seed=np.int64(4),
+        patience=np.int64(0),
+        config=EfficiencyConfig(cache_size=np.int64(9), subsample_fraction=np.float32(0.5)),  # type: ignore[arg-type]
+        study_name="kept",
+        home=home,
+    )
+    assert len(found["results"]) == 3
+    assert {type(trial["params"]["n"]) for trial in found["results"]} == {int}
+    assert [summary.complete for summary in studies(Home(home))] == [found["report"].complete]
+
+
 def test_a_mode_gives_up_when_nothing_better_comes_unless_told_not_to(home: Path) -> None:
     config = EfficiencyConfig(early_stopping_patience=20, max_workers=1)
 
