@@ -32,7 +32,7 @@ from trialfleet_shared.errors import ConfigurationError, StudyFailedError
 from trialfleet_shared.messages import DataSpec, Resampling
 from trialfleet_shared.settings import EfficiencyConfig
 from trialfleet_shared.space import Distribution, FunctionSpace, Space, SpaceTrial
-from trialfleet_shared.tables import field_types, read_table, read_value
+from trialfleet_shared.tables import field_types, read_table, read_value, show
 from trialfleet_workers.digests import function_digest
 from trialfleet_workers.objective import MEMORY_PREFIX
 
@@ -170,7 +170,7 @@ class EfficiencyOptimizer:
         url: str | None = None,
         token: str | None = None,
     ) -> None:
-        self.config = config or EfficiencyConfig()
+        self.config = EfficiencyConfig() if config is None else config
         self._home = home
         self._url = url
         self._token = token
@@ -278,7 +278,12 @@ class _Run:
         self._warm_start = options.get("warm_start")
         self._show_progress = options.get("show_progress", False)
         self._request = _request(
-            objective_function, search_space, n_trials, timeout_seconds, config or EfficiencyConfig(), options
+            objective_function,
+            search_space,
+            n_trials,
+            timeout_seconds,
+            EfficiencyConfig() if config is None else config,
+            options,
         )
 
     def __call__(self, check: Callable[[], None]) -> OptimizationResult:
@@ -335,12 +340,17 @@ def _request(
 ) -> StudyRequest:
     if not callable(function):
         raise ConfigurationError(f"objective_function = {function!r}: expected a function")
+    if not isinstance(config, EfficiencyConfig):
+        raise ConfigurationError(
+            f"config = {show(config)}: expected an EfficiencyConfig; "
+            "EfficiencyConfig(max_workers=1) or EfficiencyConfig.fast(), say"
+        )
     if n_trials is None and timeout_seconds is None and options.get("cpu_seconds") is None:
         raise ConfigurationError("n_trials, timeout_seconds and cpu_seconds are missing; give at least one of them")
     name = getattr(function, "__name__", type(function).__name__)
     seed = options.get("seed")
     given = {
-        "name": options.get("study_name") or name,
+        "name": name if options.get("study_name") is None else options.get("study_name"),
         "direction": options.get("direction", "maximize"),
         "trials": n_trials,
         "seconds": timeout_seconds,
