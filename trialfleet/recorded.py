@@ -21,8 +21,6 @@ from trialfleet_shared.errors import StoreError, UnknownStudyError
 from trialfleet_shared.settings import EfficiencyConfig
 from trialfleet_shared.tables import nearest
 
-_DEFAULTS = EfficiencyConfig()
-
 
 @contextmanager
 def open_store(home: Home) -> Iterator[LmdbStudyStore]:
@@ -52,7 +50,7 @@ def recorded_report(home: Home, name: str) -> tuple[StudyReport, CacheFigures]:
     if all(trial.state.decided for trial in record.trials):
         state.handle(TimePassed(record.elapsed))  # which may have ended it
     report = build_report(state, study=name, elapsed_seconds=record.elapsed)
-    return report, cache_figures_of(report)
+    return report, cache_figures_of(report, config=None if record.terms is None else record.terms.config)
 
 
 def recorded_runs(home: Home, name: str) -> list[Run]:
@@ -116,14 +114,14 @@ def recorded_state(record: StudyRecord) -> StudyState:
 
 
 def cache_figures_of(
-    report: StudyReport, cache: LmdbResultCache | None = None, config: EfficiencyConfig = _DEFAULTS
+    report: StudyReport, cache: LmdbResultCache | None = None, config: EfficiencyConfig | None = None
 ) -> CacheFigures:
-    """How a study used the result cache; without a cache, as far as its report tells."""
+    """How a study used the result cache; without a cache and settings, as far as its report tells."""
     return CacheFigures(
-        enabled=config.enable_caching,
+        enabled=None if config is None else config.enable_caching,
         hits=report.cached,
         misses=report.evaluations - report.cached,
         hit_rate=report.efficiency_metrics.cache_hit_rate,
         entries=None if cache is None else cache.stats().entries,
-        cache_size=None if cache is None else config.cache_size,
+        cache_size=None if cache is None or config is None else config.cache_size,
     )

@@ -17,12 +17,13 @@ from trialfleet_coordinator.serving import ServiceState, StudyStatus
 class CacheFigures(msgspec.Struct, frozen=True, kw_only=True):
     """The result cache, as a study used it."""
 
-    enabled: bool
+    #: None: nobody here knows, as of a coordinator's study.
+    enabled: bool | None
     #: Evaluations of the study that a cache answered, and the others.
     hits: int
     misses: int
     hit_rate: float
-    #: Entries it holds now, and at most; None when it is off.
+    #: Entries it holds now, and at most; None when it is off, or the study is only looked at.
     entries: int | None
     cache_size: int | None
 
@@ -196,7 +197,7 @@ def _efficiency(metrics: EfficiencyMetrics, report: StudyReport, cache: CacheFig
     table.add_row("total time", duration(metrics.total_time_seconds))
     table.add_row("time per trial", _seconds(metrics.avg_trial_time_seconds))
     share = f"{metrics.cache_hit_rate:.1%} ({report.cached} of {report.evaluations} evaluations)"
-    table.add_row("cache hit rate", share if cache.enabled else f"{share}; the cache is off")
+    table.add_row("cache hit rate", f"{share}; the cache is off" if cache.enabled is False else share)
     table.add_row("parallel efficiency", told(metrics.parallel_efficiency, "{:.1%}"))
     table.add_row("memory", told(metrics.memory_usage_mb, "{:.0f} MB"))
     table.add_row("speed-up *", f"{metrics.speedup_factor:.2f} x")

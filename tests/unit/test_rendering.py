@@ -11,6 +11,7 @@ from support.fake_workshop import a_status
 from support.simulated import SimulatedClock
 
 from trialfleet.progress import PLAIN_SECONDS, PlainView, done_share, duration, facts, progress_view, rung_name
+from trialfleet.recorded import cache_figures_of
 from trialfleet.rendering import (
     CacheFigures,
     StudySummary,
@@ -134,6 +135,15 @@ def test_a_value_that_is_not_complete_is_marked() -> None:
     assert "best so far *" in text
     assert "* not measured on all rows and all folds yet" in text
     assert "test part" not in text
+
+
+@pytest.mark.parametrize(("enabled", "told"), [(True, False), (False, True), (None, False)])
+def test_that_the_cache_was_off_is_told_where_it_is_known(enabled: bool | None, told: bool) -> None:
+    cache = msgspec.structs.replace(CACHE, enabled=enabled)
+
+    assert ("the cache is off" in shown(render_report(REPORT, cache, None))) == told
+    assert report_document(REPORT, cache, None)["cache_stats"]["enabled"] is enabled
+    assert cache_figures_of(REPORT).enabled is None
 
 
 def test_a_report_without_values() -> None:

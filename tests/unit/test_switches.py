@@ -14,6 +14,8 @@ import pytest
 
 import trialfleet
 from trialfleet import EfficiencyConfig, OptimizationResult
+from trialfleet.home import Home
+from trialfleet.recorded import recorded_report
 from trialfleet_shared.ladder import Rung
 from trialfleet_shared.messages import Evaluation
 from trialfleet_workers.local import LocalFleet
@@ -175,6 +177,13 @@ def test_caching_answers_repeated_evaluations(optimize: Optimize) -> None:
         "entries": None,
         "cache_size": None,
     }
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_a_recorded_study_tells_whether_its_cache_was_on(optimize: Optimize, tmp_path: Path, enabled: bool) -> None:
+    optimize(value, settings={"enable_caching": enabled, "use_process_pool": False}, trials=2, study_name="s")
+    _, figures = recorded_report(Home(tmp_path / "home"), "s")
+    assert (figures.enabled, figures.hits, figures.misses) == (enabled, 0, 2)
 
 
 def kind_of_number(params: dict[str, Any]) -> float:
