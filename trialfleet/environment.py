@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from trialfleet.paths import named_path
 from trialfleet.study_file import StudySection
 from trialfleet.tls import CA_FILE, CERTIFICATE_FILE, KEY_FILE
 from trialfleet_shared.errors import ConfigurationError
@@ -64,7 +65,8 @@ def read_environment(variables: Mapping[str, str]) -> Environment:
     """What `variables` say; a variable with an empty value counts as not set.
 
     Raises:
-        ConfigurationError: a variable with our prefix is unknown, or the file with a secret can not be read.
+        ConfigurationError: a variable with our prefix is unknown, the file with a secret can not be read, or the user has
+            no home folder where one is needed.
     """
     known = (*VARIABLES, HOME, BROKER_URL, BROKER_URL_FILE, URL, TOKEN, TOKEN_FILE, CA_FILE, CERTIFICATE_FILE, KEY_FILE)
     settings: dict[str, list[Setting]] = {"study": [], "efficiency": []}
@@ -89,12 +91,20 @@ def default_home(variables: Mapping[str, str]) -> Path:
     """Where studies, results and data are kept.
 
     TRIALFLEET_HOME, else below the user's folder for data by the XDG base directory specification.
+
+    Raises:
+        ConfigurationError: the user that is meant has no home folder.
     """
     if variables.get(HOME):
-        return Path(variables[HOME]).expanduser()
+        return named_path(HOME, variables[HOME])
     # The specification: a relative path is invalid and to be ignored.
     data = Path(variables.get("XDG_DATA_HOME", ""))
-    return (data if data.is_absolute() else Path.home() / ".local" / "share") / "trialfleet"
+    if not data.is_absolute():
+        try:
+            data = Path.home() / ".local" / "share"
+        except RuntimeError as error:
+            raise ConfigurationError(f"this user has no home folder; set {HOME}") from error
+    return data / "trialfleet"
 
 
 def _secret(variables: Mapping[str, str], name: str, file_name: str) -> str | None:
@@ -105,7 +115,7 @@ def _secret(variables: Mapping[str, str], name: str, file_name: str) -> str | No
     if not file:
         return value or None
     try:
-        value = Path(file).expanduser().read_text(encoding="utf-8").strip()
+        value = named_path(file_name, file).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         words = getattr(error, "strerror", None) or "it is no text"  # which would be shown, and is secret
         raise ConfigurationError(f"environment: {file_name} = {file}: {words}") from error

@@ -4,6 +4,7 @@ import ssl
 from collections.abc import Mapping
 from pathlib import Path
 
+from trialfleet.paths import named_path
 from trialfleet_shared.errors import ConfigurationError
 
 #: Certificates of the authority that the coordinator's is signed by, in place of the system's.
@@ -52,7 +53,7 @@ def check_server_files(certificate: Path, key: Path, authority: Path | None) -> 
 
 def _file(variables: Mapping[str, str], name: str) -> str | None:
     value = variables.get(name)
-    return str(Path(value).expanduser()) if value else None
+    return str(named_path(name, value)) if value else None
 
 
 def _no_password() -> str:

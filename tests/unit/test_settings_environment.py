@@ -1,12 +1,14 @@
 """The environment is read strictly."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from trialfleet.environment import VARIABLES, read_environment
 from trialfleet.study_file import StudySection
+from trialfleet.tls import client_tls
 from trialfleet_shared.errors import ConfigurationError
 from trialfleet_shared.settings import EfficiencyConfig
 
@@ -61,6 +63,30 @@ def test_home_follows_the_xdg_specification(monkeypatch: pytest.MonkeyPatch) -> 
     assert read_environment({"XDG_DATA_HOME": "/data"}).home == Path("/data/trialfleet")
     assert read_environment({"XDG_DATA_HOME": "relative"}).home == Path("/home/me/.local/share/trialfleet")
     assert read_environment({"XDG_DATA_HOME": "/data", "TRIALFLEET_HOME": "~/fleet"}).home == Path("/home/me/fleet")
+
+
+@pytest.mark.parametrize(
+    ("read", "name"),
+    [
+        (read_environment, "TRIALFLEET_HOME"),
+        (read_environment, "TRIALFLEET_BROKER_URL_FILE"),
+        (client_tls, "TRIALFLEET_CA_FILE"),
+    ],
+)
+def test_a_path_below_the_home_of_nobody_is_an_error(read: Callable[[dict[str, str]], object], name: str) -> None:
+    told = f"{name} = ~no.such.user/x: there is no home folder to put in place of ~"
+    with pytest.raises(ConfigurationError, match=re.escape(told)):
+        read({name: "~no.such.user/x"})
+
+
+def test_a_user_without_a_home_names_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def without() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", without)
+    with pytest.raises(ConfigurationError, match="this user has no home folder; set TRIALFLEET_HOME"):
+        read_environment({})
+    assert read_environment({"TRIALFLEET_HOME": "/x"}).home == Path("/x")
 
 
 def test_the_brokers_url_can_be_a_file(tmp_path: Path) -> None:
