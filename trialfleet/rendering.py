@@ -217,7 +217,7 @@ def _section(title: str, table: Table) -> list[RenderableType]:
 
 def _table() -> Table:
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")  # it may wrap: one that may not leaves a narrow terminal no place for the values
     table.add_column(overflow="fold")
     return table
 

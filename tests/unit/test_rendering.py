@@ -146,6 +146,19 @@ def test_that_the_cache_was_off_is_told_where_it_is_known(enabled: bool | None, 
     assert cache_figures_of(REPORT).enabled is None
 
 
+@pytest.mark.parametrize("width", [20, 40])
+def test_a_narrow_terminal_shows_all_values(width: int) -> None:
+    console = Console(file=io.StringIO(), width=width)
+
+    console.print(render_report(REPORT, CACHE, None))
+
+    assert isinstance(console.file, io.StringIO)
+    lines = console.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    values = {"[red]", "0.5", "0.25", "0.45", "3", "4", "1:01:40", "50.0%", "100", "MB", "1:32"}
+    assert values <= set(" ".join(lines).split())
+
+
 def test_a_report_without_values() -> None:
     report = msgspec.structs.replace(REPORT, best_params=None, best_trial=None, best_value=None, trials=())
 
