@@ -187,6 +187,14 @@ def test_labels_of_arrays_become_codes(cache: DataCache) -> None:
     assert np.array_equal(data.y == 1, data.X[:, 0] < 20)
 
 
+@pytest.mark.parametrize("kind", [np.int64, np.float64])
+def test_a_class_too_rare_for_the_folds_is_told_as_that(kind: type, cache: DataCache) -> None:
+    data = (np.zeros((40, 1)), np.array([0] * 39 + [1]).astype(kind))
+    words = r"resampling\.folds = 3, but the rarest class has 1 rows; allowed is at most that"
+    with pytest.raises(DataError, match=words):
+        cache.import_object(data, spec(target=None, resampling=Resampling("stratified", folds=3)))
+
+
 @pytest.mark.parametrize("fields", [{"resampling": Resampling(kind="stratified", folds=3)}, {"order": "stratified"}])
 def test_whole_numbers_held_as_floats_are_classes_where_strata_are_asked_for(
     fields: dict[str, Any], cache: DataCache

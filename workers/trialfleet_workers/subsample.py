@@ -28,7 +28,8 @@ from trialfleet_shared.messages import DataSpec, Resampling
 Positions = slice | NDArray[np.int64]
 Integers = NDArray[np.int64]
 
-#: A whole-number target with at most this many different values, each in at least two rows, is taken for classes.
+#: A whole-number target with at most this many different values, each in at least two rows unless strata are asked for, is
+#: taken for classes.
 MOST_CLASSES = 20
 
 
@@ -75,14 +76,14 @@ def looks_like_classes(target: NDArray[Any], *, wanted: bool = False) -> bool:
 
     Args:
         target: one number per row.
-        wanted: whether the study asks for strata; then whole numbers may be held as floats.
+        wanted: whether the study asks for strata; then whole numbers may be held as floats, and need not repeat.
     """
     if target.dtype.kind == "b":
         return True
     if target.dtype.kind not in "iu" and not (wanted and target.dtype.kind == "f" and (target == target.round()).all()):
         return False
     values, counts = np.unique(target, return_counts=True)
-    return len(values) <= MOST_CLASSES and int(counts.min()) >= 2
+    return len(values) <= MOST_CLASSES and (wanted or int(counts.min()) >= 2)
 
 
 def default_order(spec: DataSpec, *, has_classes: bool) -> str:
