@@ -21,6 +21,7 @@ from rich.console import Console
 from trialfleet.engine import OpenStudy, open_study
 from trialfleet.environment import default_home
 from trialfleet.home import Home
+from trialfleet.paths import named_path
 from trialfleet.progress import progress_view
 from trialfleet.recorded import cache_figures_of
 from trialfleet.rendering import CacheFigures, finite
@@ -273,7 +274,7 @@ class _Run:
         if unknown:
             raise TypeError(f"unexpected keyword {min(unknown)!r}; known are {', '.join(StudyOptions.__annotations__)}")
         self._function = objective_function
-        self._home = Home(default_home(os.environ) if home is None else Path(home).expanduser())
+        self._home = Home(default_home(os.environ) if home is None else named_path("home", home))
         self._store = None if options.get("study_name") is not None else scratch
         self._warm_start = options.get("warm_start")
         self._show_progress = options.get("show_progress", False)

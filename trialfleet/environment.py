@@ -96,7 +96,7 @@ def default_home(variables: Mapping[str, str]) -> Path:
         ConfigurationError: the user that is meant has no home folder.
     """
     if variables.get(HOME):
-        return named_path(HOME, variables[HOME])
+        return named_path(f"environment: {HOME}", variables[HOME])
     # The specification: a relative path is invalid and to be ignored.
     data = Path(variables.get("XDG_DATA_HOME", ""))
     if not data.is_absolute():
@@ -115,7 +115,7 @@ def _secret(variables: Mapping[str, str], name: str, file_name: str) -> str | No
     if not file:
         return value or None
     try:
-        value = named_path(file_name, file).read_text(encoding="utf-8").strip()
+        value = named_path(f"environment: {file_name}", file).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         words = getattr(error, "strerror", None) or "it is no text"  # which would be shown, and is secret
         raise ConfigurationError(f"environment: {file_name} = {file}: {words}") from error

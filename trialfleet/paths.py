@@ -1,15 +1,21 @@
-"""Paths as the environment's variables name them."""
+"""Paths as users write them."""
 
 from pathlib import Path
 
 from trialfleet_shared.errors import ConfigurationError
 
 
-def named_path(variable: str, value: str) -> Path:
-    """The path, with a home folder in place of a ~ that it begins with. Raises ConfigurationError: there is none."""
+def named_path(origin: str, value: str | Path) -> Path:
+    """The path, with a home folder in place of a ~ that it begins with.
+
+    Args:
+        origin: where it is given, for the error.
+        value: the path.
+
+    Raises:
+        ConfigurationError: there is no such home folder.
+    """
     try:
         return Path(value).expanduser()
     except RuntimeError as error:
-        raise ConfigurationError(
-            f"environment: {variable} = {value}: there is no home folder to put in place of ~"
-        ) from error
+        raise ConfigurationError(f"{origin} = {value}: there is no home folder to put in place of ~") from error

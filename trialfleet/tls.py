@@ -53,7 +53,7 @@ def check_server_files(certificate: Path, key: Path, authority: Path | None) -> 
 
 def _file(variables: Mapping[str, str], name: str) -> str | None:
     value = variables.get(name)
-    return str(named_path(name, value)) if value else None
+    return str(named_path(f"environment: {name}", value)) if value else None
 
 
 def _no_password() -> str:

@@ -356,6 +356,7 @@ def test_a_study_whose_first_trials_all_fail_raises(home: Path) -> None:
         ({"n_trials": "9"}, 'n_trials = "9": expected int, got str'),
         ({"timeout_seconds": -1.0}, "timeout_seconds = -1.0: expected float > 0.0"),
         ({"direction": "up"}, 'direction = "up": allowed are maximize, minimize'),
+        ({"home": "~nobody-at-all/x"}, "home = ~nobody-at-all/x: there is no home folder to put in place of ~"),
         ({"study_name": ""}, 'study_name = "": expected str of length >= 1'),
         ({"config": {"max_workers": 1}}, "config = {max_workers = 1}: expected an EfficiencyConfig"),
         ({"config": {}}, "config = {}: expected an EfficiencyConfig"),
@@ -380,10 +381,10 @@ def test_a_study_whose_first_trials_all_fail_raises(home: Path) -> None:
     ],
 )
 def test_bad_arguments_are_named(arguments: dict[str, Any], message: str, home: Path) -> None:
-    given: dict[str, Any] = {"objective_function": wait_a_little, "search_space": X, "n_trials": 5, **arguments}
+    given: dict[str, Any] = {"objective_function": wait_a_little, "search_space": X, "n_trials": 5, "home": home}
 
     with pytest.raises(ConfigurationError, match=f"^{re.escape(message)}") as caught:
-        trialfleet.optimize(**given, home=home)
+        trialfleet.optimize(**given | arguments)
 
     assert isinstance(caught.value, TrialfleetError)
     assert isinstance(caught.value, ValueError)
