@@ -10,6 +10,7 @@ import reprlib
 import traceback
 from collections.abc import Callable, Collection, Iterable, Mapping
 from decimal import Decimal
+from functools import lru_cache
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -257,15 +258,20 @@ class SpaceTrial:
         self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
     ) -> float:
         """A real number in [low, high]; see `Float`."""
-        return self._value(name, Float(float(low), float(high), step, log))  # type: ignore[return-value]
+        return self._value(name, _float(low, high, step, log))  # type: ignore[return-value]
 
     def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
         """A whole number in [low, high]; see `Int`."""
-        return self._value(name, Int(low, high, step, log))  # type: ignore[return-value]
+        return self._value(name, _int(low, high, step, log))  # type: ignore[return-value]
 
     def suggest_categorical(self, name: str, choices: Any) -> Scalar:
         """One of `choices`."""
-        return self._value(name, Categorical(list(choices)))
+        given = list(choices)
+        try:
+            distribution = _categorical(*given)
+        except TypeError:  # one has no hash: the constructor says what is allowed
+            distribution = Categorical(given)
+        return self._value(name, distribution)
 
     def _value(self, name: str, distribution: Distribution) -> Scalar:
         if name not in self.params:
@@ -275,6 +281,24 @@ class SpaceTrial:
                 self.raised = error
                 raise
         return self.params[name]
+
+
+# A space function asks for the same ones for each candidate of each trial; to check one takes microseconds.
+
+
+@lru_cache(maxsize=1024, typed=True)
+def _float(low: float, high: float, step: float | None, log: bool) -> Float:
+    return Float(float(low), float(high), step, log)
+
+
+@lru_cache(maxsize=1024, typed=True)
+def _int(low: int, high: int, step: int, log: bool) -> Int:
+    return Int(low, high, step, log)
+
+
+@lru_cache(maxsize=1024, typed=True)
+def _categorical(*choices: Scalar) -> Categorical:
+    return Categorical(list(choices))
 
 
 class FunctionSpace:

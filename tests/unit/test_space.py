@@ -119,6 +119,20 @@ def test_a_function_space_draws_what_its_branches_suggest() -> None:
     assert {tuple(params) for params in drawn} == {("kernel", "depth"), ("kernel", "gamma", "depth")}
 
 
+@pytest.mark.parametrize("choices", [[1, 2], [1.0, 2.0], [True, 2], ["1", "2"]])
+def test_a_space_function_has_the_choices_that_it_names_whatever_equal_ones_others_do(choices: list[Any]) -> None:
+    for first in ([1, 2], choices):
+        space = FunctionSpace(lambda trial, first=first: trial.suggest_categorical("c", iter(first)), digest="")
+        (drawn,) = space.draw(lambda _, distribution: distribution.choices[0]).values()  # type: ignore[union-attr]
+        assert type(drawn) is type(first[0])
+
+
+def test_a_space_function_may_choose_among_scalars_only() -> None:
+    space = FunctionSpace(lambda trial: trial.suggest_categorical("c", [["a"], ["b"]]), digest="")
+    with pytest.raises(ConfigurationError, match="allowed are texts, numbers, booleans and None"):
+        space.draw(lambda _, distribution: distribution.choices[0])  # type: ignore[union-attr]
+
+
 def lookup(trial: SpaceTrial) -> None:
     trial.suggest_float("x", 0, 1)
     {}["oops"]
