@@ -420,7 +420,7 @@ def _because(state: StudyState) -> str:
         case Ended.TARGET:
             return f"the target value {state.budget.target:g} is reached"
         case Ended.FAILED:
-            return f"the first {state.tally.decided[TrialState.FAIL]} trials all failed; the last: {state.tally.failures[-1]}"
+            return f"the first {state.first_failures} trials all failed; the last: {state.tally.failures[-1]}"
         case Ended.STOPPED:
             return "it was stopped; run it again to go on"
         case None:

@@ -35,7 +35,6 @@ from trialfleet_coordinator.commands import (
     RecordTest,
     RecordTrial,
     StartEvaluations,
-    TrialState,
 )
 from trialfleet_coordinator.events import (
     Draw,
@@ -338,7 +337,7 @@ class StudyState:
         self.tally.failures.append(f"trial {trial.number}: {reason}")
         self._decide(trial, Phase.FAIL, None, reason)
         self._observe(trial, trial.rung, None)
-        if self.tally.all_failed and self.tally.decided[TrialState.FAIL] >= FIRST_FAILURES:
+        if self.tally.all_failed and self.first_failures >= FIRST_FAILURES:
             self._end(Ended.FAILED)
 
     def _decide(self, trial: Trial, phase: Phase, value: float | None, reason: str) -> None:
@@ -474,6 +473,20 @@ class StudyState:
             self.pacing.observe(result.wall_seconds)
 
     # What is known
+
+    @property
+    def first_failures(self) -> int:
+        """How many trials failed before the first, by number, that did not, or is not decided; who prunes itself is left out.
+
+        Not how many failed first: to fail takes no time, and the good ones may be under way yet.
+        """
+        count = 0
+        for trial in self.trials:
+            if trial.phase is Phase.FAIL:
+                count += 1
+            elif trial.phase is not Phase.PRUNED or trial.value is not None:
+                break
+        return count
 
     @property
     def best(self) -> Best | None:

@@ -288,6 +288,18 @@ def test_a_study_whose_first_trials_all_fail_stops_and_says_why() -> None:
     assert bench.state.tally.failures[-1] == f"trial {FIRST_FAILURES - 1}: error: because"
 
 
+def test_trials_that_fail_at_once_do_not_end_a_study_while_earlier_ones_are_under_way() -> None:
+    bench = Bench(THREE_RUNGS, Budget(trials=40), slots=8)
+    for _ in range(3 * FIRST_FAILURES):
+        failing = next(each for each in bench.in_flight if each.trial > 0)
+        bench.in_flight.remove(failing)
+        bench.happen(EvaluationFinished(EvaluationResult(*failing.key, 0, Outcome.ERROR, error="not here")))
+    assert bench.state.ended is None
+    first = next(each for each in bench.in_flight if each.trial == 0)
+    bench.happen(EvaluationFinished(EvaluationResult(*first.key, 0, Outcome.ERROR, error="nor here")))
+    assert bench.state.ended is Ended.FAILED, "none of them was good"
+
+
 def test_a_short_study_without_any_value_failed_too() -> None:
     bench = Bench(THREE_RUNGS, Budget(trials=2))
     while not bench.state.finished:
