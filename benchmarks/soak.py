@@ -74,6 +74,7 @@ def run(minutes: float) -> dict[str, Any]:
             "trials": load.trials,
             "recycled": load.recycled,
             "figures": figures(times, samples),
+            "samples": {"minutes": [round(at / 60, 2) for at in times], **_columns(samples)},
         }
 
 
@@ -91,6 +92,12 @@ def figures(times: list[float], samples: list[dict[str, float]]) -> dict[str, di
             figure |= {"per_hour": growth, "per_hour_lower": lower, "per_hour_upper": upper}
         result[name] = figure
     return result
+
+
+def _columns(samples: list[dict[str, float]]) -> dict[str, list[float | None]]:
+    """The memory at each look, by process."""
+    names = sorted(name for name in samples[0] if name.startswith("memory"))
+    return {name: [None if name not in one else round(one[name], 2) for one in samples] for name in names}
 
 
 def show(results: dict[str, Any]) -> None:

@@ -6,7 +6,8 @@ import lmdb
 import numpy as np
 import scipy.stats
 
-#: Samples are averaged in so many blocks before a line is drawn through them: neighbours are not independent.
+#: A line is drawn through the medians of so many blocks of samples: neighbours are not independent, and what a study holds at its
+#: peak is no growth.
 BLOCKS = 12
 
 
@@ -35,9 +36,9 @@ def reader_slots(folder: Path) -> int:
 
 
 def slope(seconds: list[float], values: list[float]) -> tuple[float, float, float]:
-    """Growth per hour, and the ends of its 95% confidence interval, by least squares through block means."""
+    """Growth per hour, and the ends of its 95% confidence interval, by least squares through block medians."""
     times = np.array([block.mean() for block in np.array_split(np.asarray(seconds) / 3600, BLOCKS)])
-    means = np.array([block.mean() for block in np.array_split(np.asarray(values, dtype=float), BLOCKS)])
-    line = scipy.stats.linregress(times, means)
+    medians = np.array([np.median(block) for block in np.array_split(np.asarray(values, dtype=float), BLOCKS)])
+    line = scipy.stats.linregress(times, medians)
     reach = scipy.stats.t.ppf(0.975, BLOCKS - 2) * line.stderr
     return float(line.slope), float(line.slope - reach), float(line.slope + reach)
