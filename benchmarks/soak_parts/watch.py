@@ -6,8 +6,8 @@ import lmdb
 import numpy as np
 import scipy.stats
 
-#: A line is drawn through the medians of so many blocks of samples: neighbours are not independent, and what a study holds at its
-#: peak is no growth.
+#: A line is drawn through the medians of so many blocks of samples: neighbours are not independent, and what studies hold at
+#: their peaks is no growth.
 BLOCKS = 12
 
 
