@@ -17,7 +17,7 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
-from trialfleet_coordinator.report import Progress, StudyReport
+from trialfleet_coordinator.report import Progress, StudyReport, progress_of
 from trialfleet_coordinator.roster import Entry, RosterStore
 from trialfleet_coordinator.runs import Run
 from trialfleet_coordinator.serving import Readiness, ServiceState, StudyStatus, Submission, WorkerState, WorkerStatus
@@ -150,6 +150,7 @@ class Daemon:
                 state=ServiceState.QUEUED,
                 because="waits to be started",
                 submitted_at=self._clock.time(),
+                progress=known.progress if known is not None else None,
             )
             self._roster.save(entry)
             # At the end: a study that is submitted again is the newest.
@@ -358,6 +359,8 @@ class Daemon:
                 _LOG.warning("study %s: %s", entry.study, error, extra={"study": entry.study})
                 self._note(entry)
             case StudyReport() as report:
+                if entry.progress is None:
+                    entry = msgspec.structs.replace(entry, progress=progress_of(report))
                 state = ServiceState.FAILED if report.ended == "failed" else ServiceState.DONE
                 self._enter(entry, state, report.ended_because, last=report)
             case BrokerError() as error:

@@ -170,6 +170,33 @@ class StudyReport(msgspec.Struct, frozen=True, kw_only=True):
     trials: tuple[TrialSummary, ...]
 
 
+def progress_of(report: StudyReport) -> Progress:
+    """What a study came to that was found finished: it did not run, and its budget is not known here."""
+    return Progress(
+        study=report.study,
+        direction=report.direction,
+        ladder=report.ladder,
+        elapsed_seconds=report.efficiency_metrics.total_time_seconds,
+        trials=report.complete + report.pruned + report.failed + report.undecided,
+        trials_budget=None,
+        seconds_budget=None,
+        complete=report.complete,
+        pruned=report.pruned,
+        failed=report.failed,
+        cached=report.cached,
+        evaluations=report.evaluations,
+        best_value=report.best_value,
+        best_trial=report.best_trial,
+        rung_mix=tuple(sum(trial.rung == rung for trial in report.trials) for rung in range(len(report.ladder.rungs))),
+        trials_per_second=0.0,
+        seconds_left=None,
+        slots=0,
+        in_flight=0,
+        evaluation_seconds=0.0,
+        closing=report.ended,
+    )
+
+
 class BestTrial(msgspec.Struct, frozen=True, kw_only=True):
     """The best trial of a study so far; without a trial that has a value, everything is null."""
 

@@ -24,8 +24,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     ended: str = "open"
     #: What its last session measured, once it has ended by itself.
     efficiency: EfficiencyMetrics | None = None
-    #: Of the last tick of its last session; None before its end. What `Progress` gains needs defaults, for the entries
-    #: that are kept.
+    #: Of the last tick of its last session, also of an earlier submission; None before its end. What `Progress` gains needs
+    #: defaults, for the entries that are kept.
     progress: Progress | None = None
 
 

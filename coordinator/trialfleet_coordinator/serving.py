@@ -69,7 +69,7 @@ class StudyStatus(msgspec.Struct, frozen=True, kw_only=True):
     weight: float
     #: Seconds since the epoch.
     submitted_at: float
-    #: Of its latest tick; None before the first.
+    #: Of its latest tick, also of an earlier submission; None before the first.
     progress: Progress | None
 
 

@@ -75,12 +75,11 @@ def a_status(study: str, state: ServiceState, progress: Progress | None = None) 
 class FakeStudy:
     """One opening of a study; it runs until `end` says how it ends, or it is stopped."""
 
-    def __init__(self, entry: Entry, most_slots: Callable[[], int]) -> None:
+    def __init__(self, entry: Entry, most_slots: Callable[[], int], done: StudyReport | None) -> None:
         self.entry = entry
         self.most_slots = most_slots
         self.closed = threading.Event()
-        #: What `finished` answers.
-        self.done: StudyReport | None = None
+        self._done = done
         self._ends: StudyReport | Exception | None = None
         self._may_go = threading.Event()
 
@@ -90,7 +89,7 @@ class FakeStudy:
         self._may_go.set()
 
     def finished(self) -> StudyReport | None:
-        return self.done
+        return self._done
 
     def run(self, on_progress: Callable[[Progress], None], stop: Callable[[], str | None]) -> StudyReport:
         while not self._may_go.wait(0.005):
@@ -114,6 +113,8 @@ class FakeWorkshop:
         self.deleted: list[str] = []
         #: What opening a study raises, by name.
         self.failures: dict[str, Exception] = {}
+        #: The reports of studies that have nothing left to do, by name.
+        self.finished: dict[str, StudyReport] = {}
 
     def describe(self, submission: Submission) -> Described:
         name = submission.name or submission.tables["study"].get("name")
@@ -125,7 +126,7 @@ class FakeWorkshop:
     def open(self, entry: Entry, most_slots: Callable[[], int]) -> Iterator[FakeStudy]:
         if entry.study in self.failures:
             raise self.failures[entry.study]
-        study = FakeStudy(entry, most_slots)
+        study = FakeStudy(entry, most_slots, self.finished.get(entry.study))
         self.opened.append(study)
         try:
             yield study

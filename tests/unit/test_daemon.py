@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 from support.fake_workshop import FakeStudy, FakeWatch, FakeWorkshop, MemoryRoster, a_report
 from support.simulated import SimulatedClock
@@ -161,6 +162,31 @@ def test_a_full_disk_ends_neither_the_coordinator_nor_other_studies(service: Ser
     assert not other.closed.is_set()
     other.end(a_report("b", "trials"))
     service.tick_until("b", DONE)
+
+
+def test_a_study_that_is_submitted_again_shows_what_it_came_to(service: Service) -> None:
+    service.submit("a")
+    service.running("a").end(a_report("a", "trials"))
+    service.tick_until("a", DONE)
+    before = service.daemon.status("a").progress
+    assert before is not None
+    service.workshop.finished["a"] = a_report("a", "trials", "all trials are decided")
+    service.submit("a")
+    assert service.daemon.status("a").progress == before
+    service.tick_until("a", DONE)
+    assert service.daemon.status("a").progress == before
+    assert service.daemon.status("a").because == "all trials are decided"
+
+
+def test_a_study_that_somebody_else_finished_shows_what_it_came_to(service: Service) -> None:
+    report = msgspec.structs.replace(a_report("a", "trials"), complete=7, pruned=3, best_value=0.5, best_trial=2)
+    service.workshop.finished["a"] = report
+    service.submit("a")
+    service.tick_until("a", DONE)
+    progress = service.daemon.status("a").progress
+    assert progress is not None
+    assert (progress.trials, progress.decided, progress.best_value, progress.best_trial) == (10, 10, 0.5, 2)
+    assert service.roster.entries["a"].progress == progress
 
 
 def test_a_paused_study_closes_and_goes_on_when_it_is_resumed(service: Service) -> None:
