@@ -73,7 +73,7 @@ async def run_by(client: AsyncClient, submission: Submission, *, keep: bool) -> 
         keep: whether the coordinator keeps its record afterwards.
 
     Raises:
-        StudyFailedError: its first trials all failed.
+        StudyFailedError: its first trials all failed; or it is another study than the one of the name that there is.
         TrialfleetError: somebody else cancelled it; the coordinator paused it because its store failed; or as the
             coordinator answers.
     """
@@ -87,6 +87,8 @@ async def run_by(client: AsyncClient, submission: Submission, *, keep: bool) -> 
         # Also when the task is cancelled: the request that says so is made to its end.
         await asyncio.shield(_withdraw(client, submitting))
         raise
+    if status.refused:  # the report would be that of another submission
+        raise StudyFailedError(f"study {study!r} can not be run as submitted: {status.refused}")
     if status.state is not ServiceState.DONE:
         failure = StudyFailedError if status.state is ServiceState.FAILED else TrialfleetError
         raise failure(f"study {study!r} is {status.state}: {status.because}")

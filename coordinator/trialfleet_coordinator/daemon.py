@@ -151,6 +151,7 @@ class Daemon:
                 because="waits to be started",
                 submitted_at=self._clock.time(),
                 progress=known.progress if known is not None else None,
+                before=known if known is not None and known.progress is not None else None,
             )
             self._roster.save(entry)
             # At the end: a study that is submitted again is the newest.
@@ -304,6 +305,7 @@ class Daemon:
             because=because,
             ended=last.ended if last is not None else "stopped" if state.ended else "open",
             efficiency=last.efficiency_metrics if last is not None else None,
+            before=None if state.ended else entry.before,
         )
         if asked:
             self._keep(entered)
@@ -334,22 +336,27 @@ class Daemon:
 
     def _status(self, entry: Entry) -> StudyStatus:
         run = self._runs.get(entry.study)
+        because = entry.because
+        if entry.refused:
+            because += f"; what was submitted again is refused: {entry.refused}"
         return StudyStatus(
             study=entry.study,
             state=entry.state,
-            because=entry.because,
+            because=because,
             mode=entry.mode,
             direction=entry.direction,
             priority=entry.submission.priority,
             weight=entry.submission.weight,
             submitted_at=entry.submitted_at,
             progress=(run.progress if run is not None else None) or entry.progress,
+            refused=entry.refused,
         )
 
     def _conclude(self, entry: Entry, run: "_Run") -> None:
         """A study's thread has ended: what has become of the study?"""
-        if run.progress is not None:
-            entry = msgspec.structs.replace(entry, progress=run.progress)
+        entry = msgspec.structs.replace(
+            entry, progress=run.progress or entry.progress, before=None if run.opened else entry.before
+        )
         match run.outcome:
             case None | StudyReport(ended="stopped"):
                 # Abandoned or paused: the state says so; or resumed meanwhile, and then it is queued.
@@ -359,8 +366,7 @@ class Daemon:
                 _LOG.warning("study %s: %s", entry.study, error, extra={"study": entry.study})
                 self._note(entry)
             case StudyReport() as report:
-                if entry.progress is None:
-                    entry = msgspec.structs.replace(entry, progress=progress_of(report))
+                entry = msgspec.structs.replace(entry, progress=entry.progress or progress_of(report))
                 state = ServiceState.FAILED if report.ended == "failed" else ServiceState.DONE
                 self._enter(entry, state, report.ended_because, last=report)
             case BrokerError() as error:
@@ -369,6 +375,10 @@ class Daemon:
             case StoreError() as error if not isinstance(error, StudyLockedError):
                 # A full disk, most likely: an operator mends it, and resumes.
                 self._enter(entry, ServiceState.PAUSED, str(error))
+            case TrialfleetError() as error if entry.before is not None:
+                # A mistaken submission, or a foreign one of the same name, is not the end of what there is.
+                _LOG.warning("study %s is what it was: %s", entry.study, error, extra={"study": entry.study})
+                self._note(msgspec.structs.replace(entry.before, refused=str(error)))
             case TrialfleetError() as error:
                 self._enter(entry, ServiceState.FAILED, str(error))
             case error:
@@ -413,6 +423,8 @@ class _Run:
         #: Slots that it may use at this moment.
         self.slots = 0
         self.progress: Progress | None = None
+        #: Whether the study could be opened.
+        self.opened = False
         #: What came of it, once it has ended: a report, or what it failed with; None when it was abandoned.
         self.outcome: StudyReport | Exception | None = None
         self._workshop = workshop
@@ -443,6 +455,7 @@ class _Run:
     def _work(self) -> None:
         try:
             with self._workshop.open(self.entry, lambda: self.slots) as study:
+                self.opened = True
                 self._leave_if_abandoned()
                 self.outcome = study.finished() or study.run(self._on_progress, lambda: self._stop)
         except _Abandoned:

@@ -27,6 +27,10 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     #: Of the last tick of its last session, also of an earlier submission; None before its end. What `Progress` gains needs
     #: defaults, for the entries that are kept.
     progress: Progress | None = None
+    #: What it was before it was submitted again, which it is once more if that can not even be opened; None otherwise.
+    before: "Entry | None" = None
+    #: Why its latest submission could not be opened; empty when it could, or was not tried yet.
+    refused: str = ""
 
 
 class RosterStore(Protocol):

@@ -71,6 +71,8 @@ class StudyStatus(msgspec.Struct, frozen=True, kw_only=True):
     submitted_at: float
     #: Of its latest tick, also of an earlier submission; None before the first.
     progress: Progress | None
+    #: Why its latest submission came to nothing, where the study is what it was before it; else empty.
+    refused: str = ""
 
 
 class WorkerState(StrEnum):
@@ -114,6 +116,9 @@ class StudyService(Protocol):
 
     def submit(self, submission: Submission) -> StudyStatus:
         """Queue a study. One that ended may be submitted again, with a larger budget say, and goes on where it was.
+
+        Where it turns out later that what is submitted again can not be opened, as its data are others say, the study is
+        what it was before, and `StudyStatus.refused` says why.
 
         Raises:
             ConfigurationError: what is submitted is not usable; the message names the key, the value, what is allowed.

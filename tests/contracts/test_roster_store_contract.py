@@ -46,6 +46,12 @@ def test_the_last_entry_of_a_study_counts(reopen: Callable[[], RosterStore]) -> 
     assert [one.state for one in reopen().load()] == [ServiceState.DONE]
 
 
+def test_an_entry_knows_what_its_study_was_before(reopen: Callable[[], RosterStore]) -> None:
+    again = msgspec.structs.replace(entry("a"), before=entry("a", ServiceState.DONE))
+    reopen().save(again)
+    assert reopen().load() == [again]
+
+
 def test_what_was_removed_is_gone_and_may_be_removed_again(reopen: Callable[[], RosterStore]) -> None:
     reopen().save(entry("a"))
     reopen().save(entry("b"))

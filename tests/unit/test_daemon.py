@@ -16,6 +16,7 @@ from trialfleet_shared.errors import (
     DataError,
     StoreError,
     StudyBusyError,
+    StudyChangedError,
     StudyLockedError,
     UnknownStudyError,
 )
@@ -176,6 +177,50 @@ def test_a_study_that_is_submitted_again_shows_what_it_came_to(service: Service)
     service.tick_until("a", DONE)
     assert service.daemon.status("a").progress == before
     assert service.daemon.status("a").because == "all trials are decided"
+
+
+@pytest.mark.parametrize("error", [StudyChangedError("another data set"), StudyLockedError("somebody runs it")])
+def test_a_study_is_what_it_was_when_a_submission_of_its_name_can_not_be_opened(
+    service: Service, error: Exception
+) -> None:
+    service.submit("a")
+    service.running("a").end(a_report("a", "target", "the target value is reached"))
+    service.tick_until("a", DONE)
+    before, report = service.daemon.status("a"), service.daemon.report("a")
+    service.workshop.failures["a"] = error
+    service.submit("a", priority=5)
+    assert service.state("a") is QUEUED
+    service.start()  # also where another coordinator opens it
+    service.tick_until("a", DONE)
+    told = f"the target value is reached; what was submitted again is refused: {error}"
+    assert service.daemon.status("a") == msgspec.structs.replace(before, because=told, refused=str(error))
+    assert service.daemon.report("a") == report
+    del service.workshop.failures["a"]
+    service.submit("a")
+    assert service.daemon.status("a").refused == ""
+    service.running("a").end(DataError("damaged"))
+    service.tick_until("a", FAILED)
+    assert service.daemon.status("a").because == "damaged", "once it was open, its end is its own"
+
+
+def test_a_study_that_came_to_nothing_fails_again_when_it_is_submitted_again(service: Service) -> None:
+    for told in ("no such file", "no such column"):
+        service.workshop.failures["a"] = DataError(told)
+        service.submit("a")
+        service.tick_until("a", FAILED)
+        assert (service.daemon.status("a").because, service.daemon.status("a").refused) == (told, "")
+
+
+def test_a_submission_that_is_cancelled_before_it_is_opened_stays_cancelled(service: Service) -> None:
+    service.submit("a")
+    service.running("a").end(a_report("a", "trials"))
+    service.tick_until("a", DONE)
+    service.submit("a")
+    service.daemon.cancel("a")
+    service.workshop.failures["a"] = StudyChangedError("another data set")
+    service.submit("a")
+    service.tick_until("a", CANCELLED)
+    assert service.daemon.status("a").refused == "another data set"
 
 
 def test_a_study_that_somebody_else_finished_shows_what_it_came_to(service: Service) -> None:

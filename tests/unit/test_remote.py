@@ -14,7 +14,7 @@ from trialfleet.remote import run_by, submission_of
 from trialfleet.study_file import StudyRequest, read_study
 from trialfleet_coordinator.budget import Budget
 from trialfleet_coordinator.serving import ServiceState, StudyStatus, Submission
-from trialfleet_shared.errors import TrialfleetError
+from trialfleet_shared.errors import StudyFailedError, TrialfleetError
 from trialfleet_shared.settings import EfficiencyConfig
 from trialfleet_shared.space import Float, SearchSpace
 
@@ -91,3 +91,20 @@ def test_one_that_is_refused_meanwhile_needs_no_cancelling() -> None:
         return client.cancelled
 
     assert asyncio.run(scenario()) == []
+
+
+class RefusingClient(SlowClient):
+    """A coordinator's client of a study that is done, and can not be opened as it is submitted again."""
+
+    async def watch(self, study: str) -> AsyncIterator[StudyStatus]:
+        yield msgspec.structs.replace(a_status(study, ServiceState.DONE), refused="another data set")
+
+
+def test_one_that_can_not_be_opened_is_not_taken_for_the_one_that_there_is() -> None:
+    async def scenario() -> None:
+        client = RefusingClient()
+        client.answer.set()
+        await run_by(cast("AsyncClient", client), SUBMISSION, keep=True)
+
+    with pytest.raises(StudyFailedError, match="can not be run as submitted: another data set"):
+        asyncio.run(scenario())

@@ -111,11 +111,13 @@ def run_there(
 
     Raises:
         StudyFailedError: its first trials all failed.
-        TrialfleetError: it was cancelled meanwhile.
+        TrialfleetError: it was cancelled meanwhile; or it is another study than the one of the name that there is.
     """
     status = _follow(coordinator, coordinator.submit(_submission(study_file, flags, environment)).study)
     if not status.state.ended:
         return  # a signal came: the study goes on without being watched
+    if status.refused:
+        _raise_for(status)  # the report would be that of another submission
     try:
         report = coordinator.report(status.study)
     except StudyBusyError:
@@ -195,7 +197,9 @@ def _follow(client: Client, study: str) -> StudyStatus:
 
 
 def _raise_for(status: StudyStatus) -> None:
-    """Raise TrialfleetError, so that the exit status tells, when a study has ended but is not done."""
+    """Raise TrialfleetError, so that the exit status tells, when a study has ended but is not done as it was submitted."""
+    if status.refused:
+        raise StudyFailedError(f"{status.study} can not be run as submitted: {status.refused}")
     if not status.state.ended or status.state is ServiceState.DONE:
         return
     message = f"{status.study} is {status.state}: {status.because}"
