@@ -121,6 +121,27 @@ def test_secrets_stay_when_they_are_made_again(tmp_path: Path) -> None:
     assert changed == {"worker-password", "worker-broker-url", "rabbitmq-definitions"}  # salts are new each time
 
 
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
+def test_secrets_can_be_read_by_users_of_containers_and_the_folder_by_nobody_else(umask: int, tmp_path: Path) -> None:
+    subprocess.run(
+        [sys.executable, OPS / "make-secrets", tmp_path / "secrets"], check=True, capture_output=True, umask=umask
+    )
+
+    assert (tmp_path / "secrets").stat().st_mode & 0o777 == 0o700
+    modes = {file.name: oct(file.stat().st_mode & 0o777) for file in (tmp_path / "secrets").iterdir()}
+    assert modes
+    assert modes == dict.fromkeys(modes, "0o644")
+
+
+def test_no_url_ends_with_a_newline(tmp_path: Path) -> None:
+    """Kubernetes hands on a file as it is, and KEDA takes a newline for a part of the URL."""
+    subprocess.run([sys.executable, OPS / "make-secrets", tmp_path], check=True, capture_output=True)
+    urls = {file.name: file.read_text() for file in tmp_path.glob("*-url")}
+
+    assert set(urls) == {"coordinator-broker-url", "worker-broker-url", "monitor-management-url"}
+    assert all(url == url.strip() for url in urls.values())
+
+
 @pytest.mark.rabbitmq
 def test_a_study_finishes_with_a_user_for_each_role(node: OpsNode, tmp_path: Path) -> None:
     (tmp_path / "objective.py").write_text(OBJECTIVE)
@@ -253,7 +274,7 @@ def test_who_watches_may_publish_and_read_nothing(node: OpsNode, results: str) -
 @pytest.mark.rabbitmq
 def test_who_scales_sees_what_workers_hold_as_well(node: OpsNode) -> None:
     """As KEDA asks, with the URL that it is given."""
-    given = urlsplit((node.secrets / "monitor-management-url").read_text().strip())
+    given = urlsplit((node.secrets / "monitor-management-url").read_text())
     assert given.password == node.password_of("monitor")
 
     def messages() -> int:

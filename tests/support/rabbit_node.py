@@ -26,7 +26,7 @@ class OpsNode(RabbitNode):
 
     def url_of(self, user: str) -> str:
         """How a user of the definitions connects."""
-        return (self.secrets / f"{user}-broker-url").read_text().strip()
+        return (self.secrets / f"{user}-broker-url").read_text()
 
     def password_of(self, user: str) -> str:
         return (self.secrets / f"{user}-password").read_text().strip()
