@@ -57,6 +57,8 @@ def test_poison_fails_its_trial_alone_and_is_kept_for_people(rabbitmq: str, tmp_
     assert all(attempt["worker"] and attempt["at"] > 1.7e9 for attempt in letter["attempts"])
     shown = trialfleet(["deadletters", "show", letter["id"]], home, **broker)
     assert "attempt 2" in shown.stdout
+    assert "died at an unknown time" not in shown.stdout
+    assert letter["at"] > 1.7e9
     assert "{'x': 3}" in shown.stdout
     assert rabbitmq not in shown.stdout + shown.stderr
 

@@ -22,8 +22,17 @@ pytestmark = pytest.mark.rabbitmq
 
 SPEC = make_spec("objectives.py:misbehave")
 ATTEMPTS = (Attempt(0, 1e9, "one", "killed by SIGSEGV"), Attempt(1, 1e9 + 5, "two", "killed by SIGKILL"))
+#: When a coordinator gives up on evaluations, in seconds since 1970.
+NOW = 1_700_000_000.9
 #: Evaluations that somebody waits for.
 WANTED = lambda spec, evaluation: None  # noqa: E731
+
+
+class StandingClock(SystemClock):
+    """It is always the same time of day."""
+
+    def time(self) -> float:
+        return NOW
 
 
 @pytest.fixture
@@ -49,7 +58,7 @@ def dead(rabbitmq: str, channel: BlockingChannel) -> Iterator[DeadLetters]:
 @pytest.fixture
 def fleet(rabbitmq: str, channel: BlockingChannel) -> Iterator[RabbitFleet]:
     """A coordinator that waits for results."""
-    fleet = RabbitFleet(rabbitmq, address=uuid.uuid4().hex, clock=SystemClock())
+    fleet = RabbitFleet(rabbitmq, address=uuid.uuid4().hex, clock=StandingClock())
     fleet.start(SPEC)
     yield fleet
     fleet.close()
@@ -63,9 +72,9 @@ def bury(fleet: RabbitFleet, dead: DeadLetters, trial: int = 7, **params: object
     return next(letter.id for letter in dead.letters() if letter.id not in known)
 
 
-def reject(channel: BlockingChannel, body: bytes) -> None:
+def reject(channel: BlockingChannel, body: bytes, properties: pika.BasicProperties | None = None) -> None:
     """Have RabbitMQ put a message among the dead letters."""
-    channel.basic_publish("", EVALUATIONS, body, mandatory=True)
+    channel.basic_publish("", EVALUATIONS, body, properties, mandatory=True)
     wait_until(lambda: _rejected(channel), "it is rejected")
 
 
@@ -85,6 +94,7 @@ def test_an_evaluation_given_up_on_comes_with_its_history(fleet: RabbitFleet, de
     (letter,) = dead.letters()
     assert letter.id == name
     assert letter.reason == "killed its slot 2 times"
+    assert letter.at == 1_700_000_000, "AMQP's timestamps are whole seconds"
     assert letter.attempts == ATTEMPTS
     assert letter.evaluations == (make_evaluation(7, attempt=1, what="segfault"),)
     assert (letter.study, letter.objective, letter.problem) == ("suite", "objectives.py:misbehave", None)
@@ -108,6 +118,14 @@ def test_what_nobody_can_read_is_listed_too(dead: DeadLetters, channel: Blocking
     assert requeued == []
     assert all("it is no evaluation" in one.reason for one in refused)
     assert messages(channel, EVALUATIONS) == 0
+
+
+def test_a_message_died_when_rabbitmq_says_so_not_when_it_was_sent(dead: DeadLetters, channel: BlockingChannel) -> None:
+    reject(channel, b"poison", pika.BasicProperties(timestamp=1))
+    wait_until(lambda: messages(channel, DEAD) == 1, "it is there")
+    (letter,) = dead.letters()
+    assert letter.at is not None
+    assert letter.at > NOW
 
 
 def test_a_history_that_somebody_forged_is_none(dead: DeadLetters, channel: BlockingChannel) -> None:

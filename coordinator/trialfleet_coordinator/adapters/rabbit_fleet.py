@@ -54,7 +54,7 @@ class RabbitFleet(RemoteFleet):
     Args:
         url: amqp:// or amqps://.
         address: as of `RemoteFleet`.
-        clock: measures leases and outages.
+        clock: measures leases and outages, and says when something died.
         patience: seconds to wait for the broker at the start.
         grace: as of `LeaseTable`.
         outage: seconds that the broker may be out of reach later.
@@ -87,7 +87,7 @@ class _Link:
         connect: connects the thread for the first time.
         where: the broker's URL without its password.
         address: as of `RabbitFleet`.
-        clock: measures outages.
+        clock: measures outages, and says when something died.
         outage: as of `RabbitFleet`.
         telemetry: watches.
     """
@@ -114,7 +114,8 @@ class _Link:
         self._wake: Callable[[], None] | None = None
         self._stopping = False
         self._remove_queue = False
-        self._unburied: deque[tuple[bytes, dict[str, str]]] = deque()
+        #: Letters, with the time of each in seconds since 1970: the broker may be away for a while.
+        self._unburied: deque[tuple[bytes, dict[str, str], int]] = deque()
         # These belong to the thread.
         self._connections = 0
         self._look_at = 0.0
@@ -144,7 +145,7 @@ class _Link:
             extra={"study": spec.study, "trial": trial},
         )
         with self._lock:
-            self._unburied.append(bury(spec, poison))
+            self._unburied.append((*bury(spec, poison), int(self._clock.time())))
         self._rouse()
 
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
@@ -238,8 +239,8 @@ class _Link:
             self._connections, lambda body: self._broker.publish(EVALUATIONS, body), self._broker.channel.basic_ack
         )
         while self._unburied:
-            body, headers = self._unburied[0]
-            self._broker.publish(DEAD, body, headers=headers)
+            body, headers, at = self._unburied[0]
+            self._broker.publish(DEAD, body, headers=headers, timestamp=at)
             self._unburied.popleft()
 
     def _on_results(self, channel: Any, method: Any, _properties: Any, body: bytes) -> None:

@@ -2,7 +2,8 @@
 
 Two write them. RabbitMQ puts there what a consumer rejected because it can not be read, and what it delivered again and
 again to consumers that died; it says so in the header x-death. Coordinators put there the evaluations that they gave up on,
-with the reason and the history in headers of ours. A letter has no name of its own: it is called by a digest of what it says.
+with the reason and the history in headers of ours, and the time as AMQP's timestamp. A letter has no name of its own: it is
+called by a digest of what it says.
 
 RabbitMQ hands out letters only to be taken away or put back: while one looks, another one who looks finds fewer.
 """
@@ -239,7 +240,7 @@ def read(body: bytes, properties: Any) -> tuple[Letter, EvaluationBatch | None]:
     history = headers.get(HISTORY)
     letter = Letter(
         id=digest_bytes(body, str(history).encode())[:_NAME_CHARACTERS],
-        at=died.at if properties.timestamp is None else float(properties.timestamp),
+        at=_when(died.at, properties.timestamp),
         reason=without_secrets(reason) if isinstance(reason, str) else died.reason,
         queue=died.queue or EVALUATIONS,
         size_bytes=len(body),
@@ -252,6 +253,11 @@ def read(body: bytes, properties: Any) -> tuple[Letter, EvaluationBatch | None]:
         attempts=_attempts(history),
     )
     return letter, batch
+
+
+def _when(died: float | None, timestamp: int | None) -> float | None:
+    """When it died: as RabbitMQ says, else as who buried it says. Of what RabbitMQ gave up on, that is when it was sent."""
+    return float(timestamp) if died is None and timestamp is not None else died
 
 
 def _shown(evaluation: Evaluation) -> Evaluation:

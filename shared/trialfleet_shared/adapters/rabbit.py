@@ -201,9 +201,20 @@ class FleetBroker(RabbitmqBroker):
         self.stopping.set()
         self.stopped.wait(timeout)
 
-    def publish(self, queue: str, body: bytes, *, headers: Mapping[str, str] | None = None) -> None:
-        """Publish, and wait until RabbitMQ has it safe; tries once. Raises one of `BROKER_FAILURES`."""
-        properties = pika.BasicProperties(delivery_mode=pika.DeliveryMode.Persistent, headers=headers)
+    def publish(
+        self, queue: str, body: bytes, *, headers: Mapping[str, str] | None = None, timestamp: int | None = None
+    ) -> None:
+        """Publish, and wait until RabbitMQ has it safe; tries once. Raises one of `BROKER_FAILURES`.
+
+        Args:
+            queue: where to.
+            body: what.
+            headers: what is said of it.
+            timestamp: AMQP's, in seconds since 1970-01-01 UTC.
+        """
+        properties = pika.BasicProperties(
+            delivery_mode=pika.DeliveryMode.Persistent, headers=headers, timestamp=timestamp
+        )
         self.channel.basic_publish("", queue, body, properties, mandatory=True)
 
     def publish_results(self, address: str, batch: ResultBatch) -> bool:
