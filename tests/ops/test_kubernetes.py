@@ -1,5 +1,6 @@
 """The manifests of ops/kubernetes: by Kubernetes' own schemas, and by what trialfleet needs of them."""
 
+import math
 import re
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from support.commands import PATIENCE
 from support.deployed import OPS, check_arguments, check_variables
 
 from trialfleet.fleet_file import CoordinatorSection, load_fleet
+from trialfleet_coordinator.batching import Pacing
 from trialfleet_shared import instruments
 from trialfleet_shared.adapters.rabbit import EVALUATIONS
 
@@ -21,6 +23,8 @@ VALIDATE = Path(sysconfig.get_path("scripts")) / "kubernetes-validate"
 MANIFESTS = sorted(path.name for path in FOLDER.glob("*.yaml") if path.name != "kustomization.yaml")
 #: What kubernetes-validate has no schemas of, and only warns about.
 CUSTOM = {"ScaledObject", "TriggerAuthentication"}
+#: Of the autoscaler: a figure that is off by no more than this share changes nothing.
+TOLERANCE = 0.1
 
 
 def documents() -> list[Any]:
@@ -199,21 +203,74 @@ def test_the_scaled_object_is_one() -> None:
         assert all(isinstance(value, str) for value in trigger["metadata"].values())
 
 
+def wanted(workers: int, *, messages: int, busy: int) -> int:
+    """How many workers there are to be: the arithmetic of Kubernetes' autoscaler on an average value, of KEDA for none."""
+    spec = find("ScaledObject", "trialfleet-worker")["spec"]
+    targets = [int(one["metadata"].get("value", one["metadata"].get("threshold"))) for one in spec["triggers"]]
+    if messages == busy == 0:
+        return int(spec["minReplicaCount"])
+    asked = []
+    for figure, target in zip((messages, busy), targets, strict=True):
+        near = workers > 0 and abs(figure / (target * workers) - 1) <= TOLERANCE
+        asked.append(workers if near else math.ceil(figure / target))
+    return min(max(1, *asked), int(spec["maxReplicaCount"]))
+
+
+def slots_of_a_worker() -> int:
+    arguments = container("trialfleet-worker")["args"]
+    return int(arguments[arguments.index("--slots") + 1])
+
+
+@pytest.mark.parametrize("seconds", [0.001, 0.1, 1.0, 60.0, 3600.0])
+def test_a_fleet_grows_while_all_its_slots_are_busy(seconds: float) -> None:
+    """However long evaluations take: of slow ones none waits, as nothing is kept ahead."""
+    pacing, workers, most = Pacing(50), 1, find("ScaledObject", "trialfleet-worker")["spec"]["maxReplicaCount"]
+    for _ in range(1000):
+        pacing.observe(seconds)
+    while workers < most:
+        slots = workers * slots_of_a_worker()
+        in_flight = pacing.in_flight(slots)
+        messages = math.ceil(in_flight / pacing.batch(in_flight, slots))
+        # After ten minutes an evaluation is no message any more.
+        grown = wanted(workers, messages=0 if seconds > 600 else messages, busy=slots)
+        assert grown > workers
+        workers = grown
+
+
+def test_the_first_evaluations_start_a_worker() -> None:
+    assert wanted(0, messages=1, busy=0) == 1
+
+
+def test_what_is_left_at_the_end_does_not_keep_all() -> None:
+    for left in range(1, 100):
+        kept = wanted(50, messages=left, busy=left)
+        assert kept < 50
+        assert left <= kept * slots_of_a_worker(), "there is a slot for each"
+        assert wanted(kept, messages=left, busy=left) == kept, "and that is where it stays"
+
+
+def test_an_idle_fleet_goes_away() -> None:
+    spec = find("ScaledObject", "trialfleet-worker")["spec"]
+    assert wanted(50, messages=0, busy=0) == spec["minReplicaCount"] == 0
+
+
 def test_the_fleet_is_scaled_by_messages_and_by_busy_slots() -> None:
     messages, busy = find("ScaledObject", "trialfleet-worker")["spec"]["triggers"]
     slots = container("trialfleet-worker")["args"][2]
+    # Less than a worker has slots, by more than the autoscaler's tolerance.
+    target = str(int(slots) - 1)
 
     assert messages["type"] == "rabbitmq"
     assert messages["metadata"] == {
         "protocol": "http",  # amqp does not count what workers hold
         "queueName": EVALUATIONS,
         "mode": "QueueLength",
-        "value": slots,
+        "value": target,
     }
     assert find("TriggerAuthentication", messages["authenticationRef"]["name"])
     assert busy["type"] == "prometheus"
     assert busy["metadata"]["query"] == f"sum({instruments.WORKER_BUSY.name})"
-    assert busy["metadata"]["threshold"] == slots
+    assert busy["metadata"]["threshold"] == target
     # A slot is a core.
     assert container("trialfleet-worker")["resources"]["requests"]["cpu"] == slots
     assert "cpu" not in container("trialfleet-worker")["resources"]["limits"]
