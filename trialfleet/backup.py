@@ -25,7 +25,7 @@ from trialfleet.home import Home
 from trialfleet_coordinator.adapters.lmdb_layout import StudyTables
 from trialfleet_coordinator.adapters.lmdb_store import LmdbStudyStore
 from trialfleet_shared.adapters.lmdb_environment import exclusive
-from trialfleet_shared.adapters.private_files import make_private_folder, private
+from trialfleet_shared.adapters.private_files import make_private_folder, owned_alike, private
 from trialfleet_shared.clock import SystemClock
 from trialfleet_shared.errors import ConfigurationError, StoreError
 
@@ -104,11 +104,12 @@ def _write(home: Home, folder: Path, now: float) -> Manifest:
     for file in sorted((home.path / _ROSTER).glob("*.json")):
         with suppress(FileNotFoundError):  # deleted just now
             _copy(file, folder / _ROSTER / file.name)
-    tables = StudyTables(home.store)
-    try:
-        tables.environment.copy(folder / _STORE.parent)
-    finally:
-        tables.environment.close()
+    with owned_alike(home.path):
+        tables = StudyTables(home.store)
+        try:
+            tables.environment.copy(folder / _STORE.parent)
+        finally:
+            tables.environment.close()
     (folder / _STORE).chmod(0o600)
     studies = _whole_studies(folder / _STORE)
     manifest = Manifest(FORMAT, now, studies, {str(name): kept for name, kept in _files(folder)})
@@ -120,7 +121,7 @@ def _write(home: Home, folder: Path, now: float) -> Manifest:
 
 
 def restore(home: Home, source: Path, *, force: bool) -> Manifest:
-    """Put the backup in `source` into the home; it is there whole, or nothing has changed.
+    """Put the backup in `source` into the home, as the home's owner's; it is there whole, or nothing has changed.
 
     Args:
         home: where; nobody may use it meanwhile.
@@ -137,7 +138,7 @@ def restore(home: Home, source: Path, *, force: bool) -> Manifest:
     if source.resolve().is_relative_to(files.studies.resolve()):
         raise ConfigurationError(f"{source} is in {files.studies}, which is replaced; move it out of there")
     try:
-        with files.locked(), exclusive(home.store), _beside(home.path, keep=source) as beside:
+        with owned_alike(home.path), files.locked(), exclusive(home.store), _beside(home.path, keep=source) as beside:
             if (home.path / _STORE).exists() and not force:
                 raise ConfigurationError(f"{home.path} has studies; give --force to put the backup in their place")
             _copy(source / _STORE, beside / "data.mdb")

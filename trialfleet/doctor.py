@@ -20,6 +20,7 @@ from trialfleet.examination import apart
 from trialfleet.home import Home
 from trialfleet_coordinator.adapters.roster_files import read_entry
 from trialfleet_shared.adapters.lmdb_environment import exclusive
+from trialfleet_shared.adapters.private_files import owned_alike
 from trialfleet_shared.errors import StoreError, StoreUnavailableError
 
 Kind = Literal["files", "study", "store", "results", "data", "roster"]
@@ -41,7 +42,16 @@ class Item(msgspec.Struct, frozen=True):
 
 
 def examine(home: Home, *, repair: bool) -> Iterator[Item]:
-    """Look at everything in the home, thing by thing."""
+    """Look at everything in the home, thing by thing. What root makes there belongs to the home's owner."""
+    try:
+        with owned_alike(home.path):
+            yield from _looks(home, repair=repair)
+    except OSError as error:
+        why = f"what root has made here can not be given to the home's owner: {_words(error)}"
+        yield Item("files", str(home.path), "damaged", why)
+
+
+def _looks(home: Home, *, repair: bool) -> Iterator[Item]:
     roster = CoordinatorFiles(home.path).studies
     looks: Sequence[tuple[Kind, Path, Iterator[Item]]] = (
         ("files", home.path, _files(home, repair=repair)),

@@ -196,6 +196,46 @@ def test_a_backup_brings_back_what_was(home: Home, tmp_path: Path, at_once: None
     assert {path.name for path in home.path.iterdir()} == {"store", "results", "data", "coordinator"}
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_what_root_makes_is_the_owners_of_the_home(
+    home: Home, tmp_path: Path, at_once: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As systemd keeps a home: of a user of its own, behind a link."""
+    behind = Home(tmp_path / "link")
+    behind.path.symlink_to(home.path)
+    secret = tmp_path / "secret"
+    secret.touch()
+    (home.path / "linked").hardlink_to(secret)
+    (home.path / "pointing").symlink_to(secret)
+
+    def strangers() -> list[str]:
+        return [str(path) for path in home.path.rglob("*") if path.lstat().st_uid != 10001 and path.name != "linked"]
+
+    for path in (home.path, *home.path.rglob("*")):
+        os.chown(path, 10001, 10002, follow_symlinks=False)
+    os.chown(secret, 0, 0)
+    (home.store / "lock.mdb").unlink()
+    back_up(behind, tmp_path / "backup", now=7.0)
+    assert strangers() == []
+    restore(behind, tmp_path / "backup", force=True)
+    assert strangers() == []
+    assert (home.store / "data.mdb").stat().st_gid == 10002
+    change(home.store, "trials", place=0, work="flip")
+    assert "repaired" in states(behind, repair=True).values()
+    assert list(home.store.glob("damaged-*"))
+    assert strangers() == []
+    assert secret.stat().st_uid == 0, "neither kind of link gives away what is outside"
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    (home.store / "made").touch()
+    monkeypatch.setattr(os, "chown", refuse)
+    last = list(examine(behind, repair=False))[-1]
+    assert (last.kind, last.state) == ("files", "damaged")
+    assert last.detail == "what root has made here can not be given to the home's owner: Read-only file system"
+
+
 def test_a_backup_in_the_home_is_there_after_it_was_restored(home: Home, at_once: None) -> None:
     """Whatever it is called, even as the folder that a restore which was killed has left."""
     for name in ("restore-monday", f"{backup.BESIDE}monday"):
