@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 from support.commands import PATIENCE
-from support.deployed import OPS, ROOT, check_arguments, check_variables
+from support.deployed import OPS, ROOT, check_arguments, check_variables, named_certificates
 
 from trialfleet.fleet_file import load_fleet
 from trialfleet_shared.errors import ConfigurationError
@@ -22,6 +22,7 @@ from trialfleet_shared.errors import ConfigurationError
 DOCKERFILE = OPS / "docker" / "Dockerfile"
 LOCKS = OPS / "docker" / "locks"
 COMPOSE = OPS / "compose.yaml"
+COMPOSE_TLS = OPS / "compose.tls.yaml"
 BIN = Path(sysconfig.get_path("scripts"))
 
 
@@ -130,12 +131,12 @@ def test_the_fleet_file_is_one(tmp_path: Path) -> None:
         load_fleet(file)
 
 
-def test_the_compose_file_keeps_to_its_schema(tmp_path: Path) -> None:
+def test_the_compose_files_keep_to_their_schema(tmp_path: Path) -> None:
     checker = (BIN / "check-jsonschema", "--builtin-schema", "vendor.compose-spec")
     bad = tmp_path / "compose.yaml"
     bad.write_text(COMPOSE.read_text().replace("healthcheck:", "healthchecks:"))
 
-    assert run(*checker, COMPOSE).returncode == 0
+    assert run(*checker, COMPOSE, COMPOSE_TLS).returncode == 0
     assert run(*checker, bad).returncode != 0
 
 
@@ -188,6 +189,24 @@ def test_every_secret_is_one_that_is_made(tmp_path: Path) -> None:
         assert given == (read or given & {"rabbitmq-definitions"}), name
 
 
+def test_with_tls_every_certificate_is_where_it_is_looked_for(tmp_path: Path) -> None:
+    assert run(sys.executable, OPS / "make-secrets", tmp_path, "--tls").returncode == 0
+    described = yaml.safe_load(COMPOSE_TLS.read_text())
+    mounted = {
+        name: {f"/run/secrets/{secret}" for secret in service["secrets"]}
+        for name, service in described["services"].items()
+    }
+
+    for name in ("coordinator", "worker"):
+        assert mounted[name] == named_certificates((tmp_path / f"{name}-broker-url").read_text())
+    configuration = OPS / "rabbitmq" / "tls.conf"
+    assert mounted["rabbitmq"] == set(re.findall(r"= (/run/secrets/\S+)", configuration.read_text()))
+    (volume,) = described["services"]["rabbitmq"]["volumes"]
+    assert OPS / volume.split(":")[0] == configuration
+    assert {f"/run/secrets/{secret}" for secret in described["secrets"]} == set.union(*mounted.values())
+    assert all(one["file"] == f"${{SECRETS:-./secrets}}/{name}" for name, one in described["secrets"].items())
+
+
 def test_nothing_is_open_to_other_machines() -> None:
     for service in compose()["services"].values():
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
@@ -209,7 +228,7 @@ def test_a_worker_has_time_to_finish() -> None:
     assert compose()["services"]["worker"]["stop_grace_period"] == "1h"
 
 
-@pytest.mark.parametrize("file", ["compose.yaml", "prometheus/prometheus.yml", "kubernetes"])
+@pytest.mark.parametrize("file", ["compose.yaml", "compose.tls.yaml", "prometheus/prometheus.yml", "kubernetes"])
 def test_yaml_is_tidy(file: str) -> None:
     done = run(BIN / "yamllint", "--strict", "-c", OPS / ".yamllint", OPS / file)
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from support.commands import PATIENCE
-from support.deployed import OPS, check_arguments, check_variables
+from support.deployed import OPS, check_arguments, check_variables, named_certificates
 
 from trialfleet.fleet_file import CoordinatorSection, load_fleet
 from trialfleet_coordinator.batching import Pacing
@@ -178,6 +178,20 @@ def test_secrets_are_those_that_are_made(tmp_path: Path) -> None:
     (reference,) = find("TriggerAuthentication", "trialfleet-rabbitmq")["spec"]["secretTargetRef"]
     assert reference["key"] in created[reference["name"]]
     assert reference["parameter"] == "host"
+
+
+def test_with_tls_every_certificate_is_where_it_is_looked_for(tmp_path: Path) -> None:
+    told = (FOLDER / "kustomization.yaml").read_text()
+    (options,) = re.findall(r"make-secrets \S+ (.*--tls.*)", told)
+    subprocess.run([sys.executable, OPS / "make-secrets", tmp_path, *options.split()], check=True, capture_output=True)
+    added = re.findall(r"--from-file (\S+)", told[told.index(options) :])
+
+    for name in ("coordinator", "worker"):
+        (folder,) = (
+            one["mountPath"] for one in container(f"trialfleet-{name}")["volumeMounts"] if one["name"] == "secrets"
+        )
+        named = named_certificates((tmp_path / f"{name}-broker-url").read_text())
+        assert named == {f"{folder}/{file}" for file in added}
 
 
 def test_the_scaled_object_is_one() -> None:

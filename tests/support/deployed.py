@@ -1,8 +1,10 @@
 """What deployment files say to trialfleet, held against what trialfleet understands."""
 
+import ast
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from unittest.mock import patch
+from urllib.parse import parse_qs, urlsplit
 
 import click
 
@@ -30,3 +32,9 @@ def check_variables(variables: Mapping[str, str], folder: Path) -> None:
     secret = folder / "secret"
     secret.write_text("amqp://localhost/")
     read_environment({name: str(secret) if name.endswith("_FILE") else value for name, value in variables.items()})
+
+
+def named_certificates(url: str) -> set[str]:
+    """The files that a broker URL names."""
+    (options,) = parse_qs(urlsplit(url).query)["ssl_options"]
+    return set(ast.literal_eval(options).values())
