@@ -73,10 +73,13 @@ class RabbitNode:
             self._process = self._spawn(self._program, output)
         end = time.monotonic() + _START_SECONDS
         while not self._accepts():
-            if self._process.poll() is not None or time.monotonic() > end:
+            status = self._process.poll()
+            if status is not None or time.monotonic() > end:
                 tail = log.read_text(errors="replace")[-1500:]
                 self.stop()
-                raise BrokerError(f"the private RabbitMQ node did not start; the end of its output:\n{tail}")
+                how = f" within {_START_SECONDS:g} s" if status is None else f", and ended with status {status}"
+                said = f"the end of its output:\n{tail}" if tail else "it has said nothing"
+                raise BrokerError(f"the private RabbitMQ node did not start{how}; {said}")
             time.sleep(0.1)
 
     def stop(self) -> None:
