@@ -11,7 +11,7 @@ from trialfleet_coordinator.adapters.roster_files import RosterFiles
 from trialfleet_coordinator.budget import Budget
 from trialfleet_coordinator.commands import RecordTerms, TrialState
 from trialfleet_coordinator.events import TimePassed
-from trialfleet_coordinator.ports import StudyRecord
+from trialfleet_coordinator.ports import StudyDefinition, StudyRecord
 from trialfleet_coordinator.report import StudyReport, build_report
 from trialfleet_coordinator.runs import Run, runs_of
 from trialfleet_coordinator.study import StudyState
@@ -40,6 +40,12 @@ def load_record(store: LmdbStudyStore, name: str) -> StudyRecord:
         hint = nearest(name, names, all_of_them="there are") if names else "; there are no studies yet"
         raise UnknownStudyError(f"there is no study {name!r}{hint}")
     return record
+
+
+def recorded_definition(home: Home, name: str) -> StudyDefinition | None:
+    """What the study called `name` is; None when the home has none."""
+    with open_store(home) as store:
+        return store.definition(name)
 
 
 def recorded_report(home: Home, name: str) -> tuple[StudyReport, CacheFigures]:

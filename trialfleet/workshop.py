@@ -6,11 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from trialfleet.engine import OpenStudy, open_study
 from trialfleet.home import Home
-from trialfleet.recorded import open_store, recorded_report, recorded_runs
+from trialfleet.recorded import open_store, recorded_definition, recorded_report, recorded_runs
 from trialfleet.study_file import StudyRequest, read_study
 from trialfleet.watching import Watching
+from trialfleet_coordinator.adapters.lmdb_store import as_stored
 from trialfleet_coordinator.daemon import Described
 from trialfleet_coordinator.report import StudyReport
 from trialfleet_coordinator.roster import Entry
@@ -19,6 +22,7 @@ from trialfleet_coordinator.serving import Submission
 from trialfleet_shared.errors import ConfigurationError, StoreError, UnknownStudyError
 from trialfleet_workers.adapters.sources import is_function
 from trialfleet_workers.allowance import Allowance, require_allowed
+from trialfleet_workers.digests import code_digest
 
 
 class HomeWorkshop:
@@ -40,6 +44,7 @@ class HomeWorkshop:
     def describe(self, submission: Submission) -> Described:
         """See `Workshop.describe`."""
         request = self._request(submission)
+        self._require_same(request)
         return Described(request.name, request.mode, request.direction)
 
     @contextmanager
@@ -83,6 +88,21 @@ class HomeWorkshop:
         except StoreError as error:
             return str(error)
         return ""
+
+    def _require_same(self, request: StudyRequest) -> None:
+        """Compare the study with what is recorded of its name, but for what its data make of it: they may be far away."""
+        recorded = recorded_definition(self._home, request.name)
+        if recorded is None:
+            return
+        asked = msgspec.structs.replace(
+            recorded,
+            direction=request.direction,
+            space=request.space.describe(),
+            objective=request.objective,
+            objective_digest=code_digest(request.objective, request.base),
+            seed=request.seed,
+        )
+        recorded.require_same(as_stored(asked))
 
     def _request(self, submission: Submission) -> StudyRequest:
         base = Path(submission.base)

@@ -65,7 +65,12 @@ class Workshop(Protocol):
     """What the daemon needs done to studies; called from any thread."""
 
     def describe(self, submission: Submission) -> Described:
-        """Check a submission as far as can be done at once. Raises ConfigurationError."""
+        """Check a submission as far as can be done at once.
+
+        Raises:
+            ConfigurationError: it is not usable; StudyChangedError: a study of its name is recorded, and is another one.
+            StoreError: what is recorded can not be read.
+        """
         ...
 
     def open(self, entry: Entry, most_slots: Callable[[], int]) -> AbstractContextManager[Runnable]:

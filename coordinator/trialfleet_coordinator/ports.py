@@ -9,6 +9,7 @@ from trialfleet_coordinator.commands import Observation as Observation
 from trialfleet_coordinator.commands import Record, RecordTerms, TrialState
 from trialfleet_coordinator.events import Draw
 from trialfleet_shared.clock import Clock as Clock
+from trialfleet_shared.errors import StudyChangedError
 from trialfleet_shared.ladder import Ladder
 from trialfleet_shared.messages import EvaluationResult
 from trialfleet_shared.space import Distribution, Params
@@ -41,6 +42,15 @@ class StudyDefinition(msgspec.Struct, frozen=True):
             if getattr(self, field) != getattr(other, field):
                 changed.append(words)
         return changed
+
+    def require_same(self, other: "StudyDefinition") -> None:
+        """Raise StudyChangedError, which says what differs in `other`, if anything does."""
+        changes = self.changes(other)
+        if changes:
+            raise StudyChangedError(
+                f"study {self.name!r} exists with another {' and another '.join(changes)}; "
+                "give this one another --name, or start it from what the old one found with --fork"
+            )
 
 
 class TrialRecord(msgspec.Struct):

@@ -122,6 +122,8 @@ class StudyService(Protocol):
 
         Raises:
             ConfigurationError: what is submitted is not usable; the message names the key, the value, what is allowed.
+            StudyChangedError: a study of the name is recorded with another space, objective, direction or seed.
+            StoreError: what is recorded can not be read.
             StudyBusyError: a study of the name has not ended.
         """
         ...

@@ -40,7 +40,7 @@ from trialfleet_coordinator.commands import (
 from trialfleet_coordinator.ports import StudyDefinition, StudyRecord, TrialRecord
 from trialfleet_shared.adapters.lmdb_environment import Transaction
 from trialfleet_shared.clock import Clock
-from trialfleet_shared.errors import StoreError, StudyChangedError
+from trialfleet_shared.errors import StoreError
 from trialfleet_shared.messages import EvaluationResult
 from trialfleet_shared.space import Categorical, Distribution
 
@@ -99,6 +99,15 @@ class LmdbStudyStore:
         with self._tables.environment.read() as transaction:
             study = self._tables.study_id(transaction, name)
             return None if study is None else self._record(transaction, study, name)
+
+    def definition(self, name: str) -> StudyDefinition | None:
+        """What the study called `name` is; None when trialfleet made none. Raises StoreError when it is damaged."""
+        with self._tables.environment.read() as transaction:
+            study = self._tables.study_id(transaction, name)
+            try:
+                return None if study is None else self._definition(transaction, study)
+            except (KeyError, ValueError) as error:  # as those of msgspec are
+                raise self._unreadable(name, error) from error
 
     def identity(self, name: str) -> str | None:
         """What no other study has, be it of another store, or of the same name and deleted; None when there is no such study.
@@ -197,12 +206,7 @@ class LmdbStudyStore:
             value = msgspec.to_builtins(definition)
             self._tables.set_attr(transaction, study, SYSTEM, DEFINITION_ATTR, value)
         record = self._record(transaction, study, definition.name)
-        changes = record.definition.changes(_as_stored(definition))
-        if changes:
-            raise StudyChangedError(
-                f"study {definition.name!r} exists with another {' and another '.join(changes)}; "
-                "give this one another --name, or start it from what the old one found with --fork"
-            )
+        record.definition.require_same(as_stored(definition))
         return study, record
 
     def _definition(self, transaction: Transaction, study: int) -> StudyDefinition | None:
@@ -227,7 +231,10 @@ class LmdbStudyStore:
         try:
             return self._read(transaction, study, name)
         except (KeyError, ValueError) as error:  # as those of msgspec are
-            raise self._tables.damaged(f"study {name!r} can not be read: {error.args[0]}") from error
+            raise self._unreadable(name, error) from error
+
+    def _unreadable(self, name: str, error: Exception) -> StoreError:
+        return self._tables.damaged(f"study {name!r} can not be read: {error.args[0]}")
 
     def _read(self, transaction: Transaction, study: int, name: str) -> StudyRecord:
         definition = self._definition(transaction, study)
@@ -404,6 +411,6 @@ def _internal(record: RecordTrial) -> list[float]:
     return internal
 
 
-def _as_stored(definition: StudyDefinition) -> StudyDefinition:
+def as_stored(definition: StudyDefinition) -> StudyDefinition:
     """The definition as it comes back from the store: what JSON does not tell apart is the same."""
     return msgspec.json.decode(msgspec.json.encode(definition), type=StudyDefinition)

@@ -15,7 +15,7 @@ from trialfleet_coordinator.commands import (
     TrialState,
 )
 from trialfleet_coordinator.ports import StudyDefinition, StudyRecord, TrialRecord
-from trialfleet_shared.errors import StoreError, StudyChangedError, StudyLockedError
+from trialfleet_shared.errors import StoreError, StudyLockedError
 
 
 class MemoryStudies:
@@ -55,9 +55,7 @@ class MemoryStudyStore:
         if definition.name in self._disk.locked:
             raise StudyLockedError(f"study {definition.name!r} is being run")
         record = self._disk.studies.setdefault(definition.name, StudyRecord(definition, [], 0.0, None))
-        changes = record.definition.changes(definition)
-        if changes:
-            raise StudyChangedError(f"study {definition.name!r} exists with another {' and another '.join(changes)}")
+        record.definition.require_same(definition)
         self._open = definition.name
         self._disk.locked.add(definition.name)
         return _copy(record)

@@ -10,6 +10,7 @@ from trialfleet_shared.errors import (
     ConfigurationError,
     StoreError,
     StudyBusyError,
+    StudyChangedError,
     TrialfleetError,
     UnknownStudyError,
 )
@@ -39,6 +40,7 @@ class ProblemError(TrialfleetError):
 STATUSES: Mapping[type[TrialfleetError], http.HTTPStatus] = {
     UnknownStudyError: http.HTTPStatus.NOT_FOUND,
     StudyBusyError: http.HTTPStatus.CONFLICT,
+    StudyChangedError: http.HTTPStatus.CONFLICT,
     ConfigurationError: http.HTTPStatus.UNPROCESSABLE_ENTITY,
     StoreError: http.HTTPStatus.SERVICE_UNAVAILABLE,
 }

@@ -10,7 +10,13 @@ from msgspec import Meta
 from trialfleet_coordinator.report import BestTrial, StudyReport, TrialSummary, best_of
 from trialfleet_coordinator.runs import Run
 from trialfleet_coordinator.serving import StudyService, StudyStatus, Submission, WorkerStatus
-from trialfleet_shared.errors import ConfigurationError, StudyBusyError, TrialfleetError, UnknownStudyError
+from trialfleet_shared.errors import (
+    ConfigurationError,
+    StudyBusyError,
+    StudyChangedError,
+    TrialfleetError,
+    UnknownStudyError,
+)
 
 #: Where this version of the API is.
 PREFIX = "/api/v1"
@@ -101,7 +107,7 @@ ROUTES: Sequence[Route] = (
         StudyStatus,
         _submit,
         http.HTTPStatus.CREATED,
-        (ConfigurationError, StudyBusyError),
+        (ConfigurationError, StudyBusyError, StudyChangedError),
         takes_body=True,
     ),
     Route(

@@ -1,0 +1,69 @@
+"""What a coordinator checks of a submission before it is queued, against what its home has recorded."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trialfleet.engine import open_study
+from trialfleet.home import Home
+from trialfleet.study_file import read_study
+from trialfleet.watching import Watching
+from trialfleet.workshop import HomeWorkshop
+from trialfleet_coordinator.serving import Submission
+from trialfleet_shared.errors import StudyChangedError
+from trialfleet_workers.allowance import Allowance
+
+OBJECTIVE = "def evaluate(params):\n    return params['x']\n"
+
+
+def tables(**study: Any) -> dict[str, Any]:
+    """A study file's tables; the objective is asked in this process, so that opening the study starts no other."""
+    return {
+        "study": {"name": "a", "objective": "objective.py:evaluate", "trials": 4, "seed": 5, **study},
+        "efficiency": {"use_process_pool": False},
+        "space": {"x": {"type": "float", "min": 0.0, "max": 1.0}},
+    }
+
+
+@pytest.fixture
+def describe(tmp_path: Path) -> Callable[[dict[str, Any]], str]:
+    """Describes a submission to a coordinator whose home has the study of `tables()`; its name."""
+    (tmp_path / "objective.py").write_text(OBJECTIVE)
+    home = Home(tmp_path / "home")
+    with open_study(read_study(tables(), "here", tmp_path), home):
+        pass
+    workshop = HomeWorkshop(home, "amqp://nowhere", Allowance((tmp_path,)), Watching())
+    return lambda asked: workshop.describe(Submission(tables=asked, base=str(tmp_path))).study
+
+
+def test_a_study_goes_on_with_another_budget(describe: Callable[[dict[str, Any]], str]) -> None:
+    assert describe(tables(trials=60, patience=0)) == "a"
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"seed": 6}, "another seed;"),
+        ({"direction": "minimize", "seed": 6}, "another direction and another seed;"),
+        ({"objective": "objective.py:other"}, "another objective and another objective's code;"),
+    ],
+)
+def test_another_study_of_the_name_is_refused(
+    describe: Callable[[dict[str, Any]], str], changed: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(StudyChangedError, match=f"study 'a' exists with {told}"):
+        describe(tables(**changed))
+    assert describe(tables(name="b", **changed)) == "b"
+
+
+def test_another_space_is_refused(describe: Callable[[dict[str, Any]], str]) -> None:
+    with pytest.raises(StudyChangedError, match="another search space;"):
+        describe({**tables(), "space": {"x": {"type": "float", "min": 0.0, "max": 2.0}}})
+
+
+def test_other_code_is_refused(describe: Callable[[dict[str, Any]], str], tmp_path: Path) -> None:
+    (tmp_path / "objective.py").write_text(OBJECTIVE.replace("params['x']", "-params['x']"))
+    with pytest.raises(StudyChangedError, match="another objective's code;"):
+        describe(tables())
