@@ -49,20 +49,25 @@ class StopSignals(_Signals):
     def __init__(self, on_first: Callable[[str], None]) -> None:
         super().__init__()
         self._on_first = on_first
-        self._first: str | None = None
+        self._first: signal.Signals | None = None
         self._told = False
+
+    @property
+    def exit_status(self) -> int:
+        """What a process returns that the first signal ended, as shells do; 0: no signal came."""
+        return 0 if self._first is None else 128 + self._first
 
     def cause(self) -> str | None:
         """Why to stop, the first signal's name; None: no signal came."""
         if self._first is not None and not self._told:
             self._told = True
-            self._on_first(self._first)
-        return self._first
+            self._on_first(self._first.name)
+        return None if self._first is None else self._first.name
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         if self._first is not None:
             raise Interrupted(number)
-        self._first = signal.Signals(number).name
+        self._first = signal.Signals(number)
 
 
 class EndSignals(_Signals):

@@ -174,7 +174,7 @@ def test_the_first_signal_finishes_what_is_in_flight_and_the_same_command_goes_o
     os.killpg(process.pid, signal.SIGINT)  # Ctrl-C is for the slots as well
     output, errors = process.communicate(timeout=PATIENCE)
 
-    assert process.returncode == 0, errors
+    assert process.returncode == 128 + signal.SIGINT, errors
     assert "SIGINT: finishing what is in flight" in errors
     stopped = document(output)
     assert stopped["ended"] == "stopped"

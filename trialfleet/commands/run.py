@@ -30,16 +30,18 @@ def run_command(
     *,
     metrics_port: int | None,
     as_json: bool,
-) -> None:
-    """Run the study; print its report."""
+) -> int:
+    """Run the study; print its report; the exit status, which tells a signal that ended it."""
     with results_only() as results:
         notes = error_console()
-        if broker_url is not None and _run_by_coordinator(
-            study_file, flags, environment, results, metrics_port=metrics_port, as_json=as_json
-        ):
-            return
+        if broker_url is not None:
+            status = _run_by_coordinator(
+                study_file, flags, environment, results, metrics_port=metrics_port, as_json=as_json
+            )
+            if status is not None:
+                return status
         request, warm_start = requested(study_file, flags, environment)
-        run_and_report(
+        return run_and_report(
             request,
             Home(environment.home),
             results,
@@ -59,18 +61,17 @@ def _run_by_coordinator(
     *,
     metrics_port: int | None,
     as_json: bool,
-) -> bool:
-    """Have a running coordinator run the study, if there is one."""
+) -> int | None:
+    """Have a running coordinator run the study; the exit status, None where there is no coordinator."""
     from trialfleet.commands.service import run_there, running_coordinator  # noqa: PLC0415  # HTTP only with a fleet
 
     coordinator = running_coordinator(environment)
     if coordinator is None:
-        return False
+        return None
     if metrics_port is not None:
         raise ConfigurationError("--metrics-port: a coordinator runs the study and serves its metrics; leave it out")
     with coordinator:
-        run_there(coordinator, study_file, flags, environment, results, as_json=as_json)
-    return True
+        return run_there(coordinator, study_file, flags, environment, results, as_json=as_json)
 
 
 def requested(study_file: Path, flags: StudyFlags, environment: Environment) -> tuple[StudyRequest, str | None]:
@@ -92,8 +93,8 @@ def run_and_report(
     metrics_port: int | None = None,
     as_json: bool,
     check: Callable[[], None] = lambda: None,
-) -> None:
-    """Run the study to its end, or until a signal; print its report.
+) -> int:
+    """Run the study to its end, or until a signal; print its report; 128 + the signal that ended it, else 0.
 
     `check` is called once a tick, and may raise to end the study.
 
@@ -111,11 +112,12 @@ def run_and_report(
             watching=watching,
         ) as study,
     ):
+        status = 0
         report = study.finished()
         if report is not None:
             say(notes, f"{request.name} is finished already; a larger budget goes on with it")
         else:
-            report = _run(study, notes, check)
+            report, status = _run(study, notes, check)
         figures = study.cache_figures(report)
     if as_json:
         print_json(results, report_document(report, figures, home.path))
@@ -123,6 +125,7 @@ def run_and_report(
         print_report(results, report, figures, home.path)
     if report.ended == "failed":
         raise StudyFailedError(f"{request.name}: {first_line(report.ended_because)}")
+    return status if report.ended == "stopped" else 0
 
 
 @contextmanager
@@ -139,7 +142,8 @@ def _watched(home: Home, port: int | None, *, embedded: bool) -> Iterator[Watchi
         yield Watching(metrics, slots)
 
 
-def _run(study: OpenStudy, notes: Console, check: Callable[[], None]) -> StudyReport:
+def _run(study: OpenStudy, notes: Console, check: Callable[[], None]) -> tuple[StudyReport, int]:
+    """The report, and the exit status that the signals make."""
     definition = study.plan.definition
     trials = len(study.record.trials)
     if trials:
@@ -153,7 +157,7 @@ def _run(study: OpenStudy, notes: Console, check: Callable[[], None]) -> StudyRe
             check()
             return signals.cause()
 
-        return study.run(view, stop)
+        return study.run(view, stop), signals.exit_status
 
 
 def _import_view(notes: Console, clock: Clock) -> Callable[[int], None]:

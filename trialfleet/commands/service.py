@@ -87,15 +87,17 @@ def submit_command(
     weight: float,
     watch: bool,
     as_json: bool,
-) -> None:
-    """Queue a study; with `watch`, follow it to its end."""
+) -> int:
+    """Queue a study; with `watch`, follow it to its end; the exit status, which tells a signal that ended the watching."""
+    ended_by = 0
     with results_only() as results, connect(environment) as client:
         status = client.submit(_submission(study_file, flags, environment, priority=priority, weight=weight))
         if watch:
-            status = _follow(client, status.study)
+            status, ended_by = _follow(client, status.study)
         _print_status(results, status, as_json=as_json)
     if watch:
         _raise_for(status)
+    return ended_by
 
 
 def run_there(
@@ -106,16 +108,16 @@ def run_there(
     results: Console,
     *,
     as_json: bool,
-) -> None:
-    """Have a running coordinator run the study, and print its report once it has ended.
+) -> int:
+    """Have a running coordinator run the study, and print its report once it has ended; the exit status.
 
     Raises:
         StudyFailedError: its first trials all failed.
         TrialfleetError: it was cancelled meanwhile; or it is another study than the one of the name that there is.
     """
-    status = _follow(coordinator, coordinator.submit(_submission(study_file, flags, environment)).study)
-    if not status.state.ended:
-        return  # a signal came: the study goes on without being watched
+    status, ended_by = _follow(coordinator, coordinator.submit(_submission(study_file, flags, environment)).study)
+    if ended_by:
+        return ended_by  # a signal came: the study goes on without being watched
     if status.refused:
         _raise_for(status)  # the report would be that of another submission
     try:
@@ -128,6 +130,7 @@ def run_there(
     else:
         print_report(results, report, cache_figures_of(report), None)
     _raise_for(status)
+    return 0
 
 
 def list_command(environment: Environment, *, as_json: bool) -> None:
@@ -147,12 +150,13 @@ def status_command(study: str, environment: Environment, *, as_json: bool) -> No
     _one(environment, lambda client: client.status(study), as_json=as_json)
 
 
-def watch_command(study: str, environment: Environment, *, as_json: bool) -> None:
-    """Follow a study until it ends; Ctrl-C leaves it alone."""
+def watch_command(study: str, environment: Environment, *, as_json: bool) -> int:
+    """Follow a study until it ends; Ctrl-C leaves it alone, and the exit status tells."""
     with results_only() as results, connect(environment) as client:
-        status = _follow(client, study)
+        status, ended_by = _follow(client, study)
         _print_status(results, status, as_json=as_json)
     _raise_for(status)
+    return ended_by
 
 
 def pause_command(study: str, environment: Environment, *, as_json: bool) -> None:
@@ -175,8 +179,8 @@ def _one(environment: Environment, ask: Callable[[Client], StudyStatus], *, as_j
         _print_status(results, ask(client), as_json=as_json)
 
 
-def _follow(client: Client, study: str) -> StudyStatus:
-    """Show the study's progress until it ended, or a signal came."""
+def _follow(client: Client, study: str) -> tuple[StudyStatus, int]:
+    """Show the study's progress until it ended, or a signal came: 128 + the signal beside the status, else 0."""
     notes = error_console()
     told = ""
     with (
@@ -191,8 +195,10 @@ def _follow(client: Client, study: str) -> StudyStatus:
             told = words
             if status.progress is not None:
                 view(ended(status.progress) if status.state.ended else status.progress)
-            if status.state.ended or signals.cause() is not None:
-                return status
+            if status.state.ended:
+                return status, 0
+            if signals.cause() is not None:
+                return status, signals.exit_status
             time.sleep(WATCH_SECONDS)
 
 
@@ -215,7 +221,7 @@ def _print_status(results: Console, status: StudyStatus, *, as_json: bool) -> No
 
 
 #: The commands on one study, by name.
-STUDY_COMMANDS: Mapping[str, Callable[..., None]] = {
+STUDY_COMMANDS: Mapping[str, Callable[..., int | None]] = {
     "status": status_command,
     "watch": watch_command,
     "pause": pause_command,

@@ -38,7 +38,7 @@ def run(
     home: Path | None,
     verbose: bool,
     **flags: Any,
-) -> None:
+) -> int:
     """Run the study that STUDY_FILE describes, or go on with it.
 
     Without --broker it is evaluated on this machine; with it, on the workers that were started with the same broker.
@@ -47,7 +47,7 @@ def run(
     from trialfleet.commands.run import run_command  # noqa: PLC0415  # see the package
 
     environment = begin(home, verbose=verbose)
-    run_command(
+    return run_command(
         study_file,
         StudyFlags(**flags),
         environment,

@@ -102,11 +102,11 @@ def submit(
     home: Path | None,
     verbose: bool,
     **flags: Any,
-) -> None:
+) -> int:
     """Give the study that STUDY_FILE describes to a running coordinator."""
     from trialfleet.commands.service import submit_command  # noqa: PLC0415  # see the package
 
-    submit_command(
+    return submit_command(
         study_file,
         StudyFlags(**flags),
         begin(home, verbose=verbose),
@@ -136,10 +136,10 @@ def _study_command(name: str, about: str) -> click.Command:
     @json_option
     @home_option
     @verbose_option
-    def command(study: str, *, as_json: bool, home: Path | None, verbose: bool) -> None:
+    def command(study: str, *, as_json: bool, home: Path | None, verbose: bool) -> int | None:
         from trialfleet.commands import service  # noqa: PLC0415  # see the package
 
-        service.STUDY_COMMANDS[name](study, begin(home, verbose=verbose), as_json=as_json)
+        return service.STUDY_COMMANDS[name](study, begin(home, verbose=verbose), as_json=as_json)
 
     return command
 
