@@ -80,6 +80,27 @@ def test_exit_statuses_tell_what_became_of_it(fleet: Fleet) -> None:
     assert fleet.run("pause", "long").returncode == 1
 
 
+def test_another_study_of_a_done_ones_name_is_refused_and_leaves_it_done(fleet: Fleet) -> None:
+    study = fleet.write("a", trials=10)
+    assert fleet.run("submit", study, "--watch").returncode == 0
+    before = fleet.status("a")
+    refused = fleet.run("submit", study, "--seed", "7")
+    assert refused.returncode == 2
+    assert "study 'a' exists with another seed" in refused.stderr
+    assert fleet.status("a") == before
+    larger = fleet.run("submit", fleet.write("a", trials=20), "--watch", "--json")
+    assert larger.returncode == 0, larger.stderr
+    assert document(larger.stdout)["progress"]["complete"] == 20
+    done = fleet.status("a")
+    # Its data are looked at when it is opened.
+    opened = fleet.run("submit", study, "--set", "data.source=nowhere.csv", "--set", "data.target=y", "--watch")
+    assert opened.returncode == 1, opened.stderr
+    assert "error: a can not be run as submitted: " in opened.stderr
+    after = fleet.status("a")
+    assert (after["state"], after["progress"]) == ("done", done["progress"])
+    assert after["because"].startswith("all 20 trials of the budget are decided; what was submitted again is refused: ")
+
+
 def test_a_killed_coordinator_goes_on_where_it_was(fleet: Fleet) -> None:
     submitted = fleet.run("submit", fleet.write("a", trials=600))
     assert submitted.returncode == 0, submitted.stderr
