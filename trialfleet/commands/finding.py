@@ -7,7 +7,7 @@ from trialfleet.recorded import cache_figures_of, recorded_report, recorded_runs
 from trialfleet.rendering import CacheFigures
 from trialfleet_coordinator.report import StudyReport
 from trialfleet_coordinator.runs import Run
-from trialfleet_shared.errors import TrialfleetError
+from trialfleet_shared.errors import TrialfleetError, UnknownStudyError
 
 
 def found_report(study: str, environment: Environment) -> tuple[StudyReport, CacheFigures, Home | None]:
@@ -15,17 +15,34 @@ def found_report(study: str, environment: Environment) -> tuple[StudyReport, Cac
 
     Raises:
         UnknownStudyError: there is no such study.
+        StudyBusyError: a running coordinator has it, and no record of it yet.
         TrialfleetError: the coordinator can not be reached.
     """
     if environment.url is None:
         home = Home(environment.home)
-        report, figures = recorded_report(home, study)
+        try:
+            report, figures = recorded_report(home, study)
+        except UnknownStudyError:
+            _ask_coordinator(study, environment)
+            raise
         return _with_end(report, environment), figures, home
     from trialfleet.commands.service import connect  # noqa: PLC0415  # HTTP only with a fleet
 
     with connect(environment) as coordinator:
         report = coordinator.report(study)
     return report, cache_figures_of(report), None
+
+
+def _ask_coordinator(study: str, environment: Environment) -> None:
+    """Raise what a running coordinator of the home says of a study without a record."""
+    if CoordinatorFiles(environment.home).url() is None:
+        return
+    from trialfleet.commands.service import running_coordinator  # noqa: PLC0415  # HTTP only with a fleet
+
+    coordinator = running_coordinator(environment)
+    if coordinator is not None:
+        with coordinator:
+            coordinator.report(study)
 
 
 def _with_end(report: StudyReport, environment: Environment) -> StudyReport:

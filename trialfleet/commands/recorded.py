@@ -16,7 +16,7 @@ from trialfleet.home import Home
 from trialfleet.recorded import delete_study
 from trialfleet.rendering import CacheFigures, finite, print_best, print_json, report_document
 from trialfleet_coordinator.report import StudyReport, best_of
-from trialfleet_shared.errors import ConfigurationError, TrialfleetError
+from trialfleet_shared.errors import ConfigurationError, StudyBusyError, TrialfleetError
 
 ExportFormat = Literal["csv", "parquet", "json", "optuna"]
 
@@ -94,17 +94,22 @@ def delete_command(study: str, environment: Environment, *, yes: bool, as_json: 
         StudyLockedError: it is being run.
         StudyBusyError: a running coordinator has it, and it has not ended.
     """
-    report, _, home = found_report(study, environment)
+    trials, home = 0, None
+    try:
+        report, _, home = found_report(study, environment)
+        trials = len(report.trials)
+    except StudyBusyError:  # the coordinator has it, and it came to nothing
+        pass
     if not yes:
         if not sys.stdin.isatty():
             raise ConfigurationError("nobody can be asked whether that is meant; give --yes")
-        click.confirm(f"Delete {study} and its {len(report.trials)} trials?", abort=True, err=True)
+        click.confirm(f"Delete {study} and its {trials} trials?", abort=True, err=True)
     if not _deleted_by_coordinator(study, environment) and home is not None:
         delete_study(home, study)
     say(error_console(), f"{study} is deleted")
     if as_json:
         with results_only() as results:
-            print_json(results, {"study": study, "deleted_trials": len(report.trials)})
+            print_json(results, {"study": study, "deleted_trials": trials})
 
 
 def _deleted_by_coordinator(study: str, environment: Environment) -> bool:
