@@ -168,4 +168,9 @@ def _tried(attempt: Attempt) -> str:
 
 
 def _when(at: float | None) -> str:
-    return "" if at is None else datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    if at is None:
+        return ""
+    try:
+        return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    except (OverflowError, ValueError, OSError):  # whoever wrote the letter chose the number
+        return f"{at:g} seconds after 1970"
