@@ -1,7 +1,7 @@
 """The `trialfleet` command.
 
 Results go to standard output, everything else to standard error. Exit statuses: 0 done, 1 failure, 2 usage or
-configuration, 3 broker, 4 store, 128 + n when signal n ended it.
+configuration, 3 broker, 4 store, 128 + n when signal n ended it; what serves until a signal comes ends with 0 then.
 """
 
 import logging
