@@ -114,6 +114,10 @@ class SimulatedFleet:
         """As many as there are."""
         return self._slots
 
+    def workers(self) -> frozenset[str]:
+        """None has a name."""
+        return frozenset()
+
     def submit(self, evaluations: Sequence[Evaluation]) -> None:
         """Each goes to the slot that is free first."""
         self._clock.stop()

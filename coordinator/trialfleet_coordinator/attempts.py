@@ -1,9 +1,12 @@
 """The evaluations in flight: since when each is, how often it was tried in vain, and which of them straggle.
 
-A pure table; all times are seconds that the study ran. Two rules live here:
+A pure table; all times are seconds that the study ran. Three rules live here:
 
-- An evaluation that is refused, kills its slot, or is lost with its worker is tried again, elsewhere if there is an
-  elsewhere: the cause may be of the place. Crashes and losses are kept as its history, for the day that it is given up.
+- An evaluation that kills its slot, or is lost with its worker, is tried again, elsewhere if there is an elsewhere: the
+  cause may be of the place. Crashes and losses are kept as its history, for the day that it is given up.
+- One that is refused is tried again for as long as a worker is there that has not refused the study: what is refused is
+  the study's code or data, and whoever refuses at once is free again at once, and would use up any number of tries. Where
+  all workers that are there refuse, the refusals are counted.
 - Once a study takes up nothing new and slots idle, what is in flight for much longer than its like took may be run a
   second time, on one of these slots; never a third time. The first answer wins, so no value depends on it.
 """
@@ -14,7 +17,7 @@ from typing import NamedTuple
 
 from trialfleet_shared.messages import TEST_FOLD, EvaluationKey, EvaluationResult, Outcome
 
-#: Times that an evaluation is published before a worker's refusal is final; another worker may have the right code.
+#: Times that an evaluation may be refused while all workers refuse the study; one with the right code may yet come.
 REFUSALS = 5
 #: Times that an evaluation may be lost with its worker before the trial fails.
 LOSSES = 10
@@ -63,6 +66,12 @@ class Attempts:
     def __init__(self) -> None:
         #: Evaluations in flight and the attempt that is.
         self.pending: dict[EvaluationKey, int] = {}
+        #: Names of the workers that are there.
+        self.workers: frozenset[str] = frozenset()
+        #: Names of those that refused the study, and evaluated nothing of it since.
+        self._refusing: set[str] = set()
+        #: How often an evaluation was refused in a row while nobody was there who might not.
+        self._refused: dict[EvaluationKey, int] = {}
         self._began: dict[EvaluationKey, float] = {}
         self._failed: dict[EvaluationKey, list[FailedAttempt]] = {}
         self._copied: set[EvaluationKey] = set()
@@ -80,6 +89,8 @@ class Attempts:
 
     def answer(self, result: EvaluationResult, elapsed: float) -> None:
         """The evaluation has its answer."""
+        if result.outcome is not Outcome.REFUSED and not result.cached:
+            self._refusing.discard(result.worker)
         began = self._began.get(result.key)
         if began is not None and result.outcome is Outcome.OK and not result.cached and result.fold != TEST_FOLD:
             self._turnarounds.setdefault(result.rung, deque(maxlen=_REMEMBERED)).append(elapsed - began)
@@ -90,14 +101,20 @@ class Attempts:
         del self.pending[key]
         self._began.pop(key, None)
         self._failed.pop(key, None)
+        self._refused.pop(key, None)
         self._copied.discard(key)
 
     def refuse(self, result: EvaluationResult) -> Retry:
         """A worker refused the evaluation."""
-        attempt = self.pending[result.key]
-        if result.attempt < attempt:
+        key = result.key
+        self._refusing.add(result.worker)
+        if result.attempt < self.pending[key]:
             return Retry.LATE
-        return Retry.AGAIN if attempt + 1 < REFUSALS else Retry.NEVER
+        if self.workers - self._refusing:
+            self._refused.pop(key, None)
+            return Retry.AGAIN
+        self._refused[key] = self._refused.get(key, 0) + 1
+        return Retry.AGAIN if self._refused[key] < REFUSALS else Retry.NEVER
 
     def crash(self, result: EvaluationResult, elapsed: float) -> Retry:
         """The evaluation killed its slot."""
@@ -113,7 +130,8 @@ class Attempts:
         if self.pending.get(key) != attempt:
             return Retry.LATE
         self._fail(key, FailedAttempt(attempt, elapsed, "", f"lost: {reason}", crashed=False))
-        return Retry.AGAIN if attempt + 1 < LOSSES else Retry.NEVER
+        losses = sum(not failed.crashed for failed in self._failed[key])
+        return Retry.AGAIN if losses < LOSSES else Retry.NEVER
 
     def _fail(self, key: EvaluationKey, failed: FailedAttempt) -> None:
         self._failed.setdefault(key, []).append(failed)

@@ -129,7 +129,8 @@ class Session:
         )
         self._decided_before = sum(self._state.tally.decided.values())
         self._started = outside.clock.monotonic()
-        self._slots: int | None = None
+        #: The fleet as the study was told of it.
+        self._told: FleetChanged | None = None
         self._stopping = False
         #: Evaluations by the key of an equal one in flight, whose answer will be theirs.
         self._followers: dict[bytes, list[Evaluation]] = {}
@@ -195,11 +196,15 @@ class Session:
     def _elapsed(self) -> float:
         return self._elapsed_before + self._outside.clock.monotonic() - self._started
 
+    @property
+    def _slots(self) -> int:
+        return 0 if self._told is None else self._told.slots
+
     def _look_around(self, events: deque[Event], stop: Callable[[], str | None]) -> None:
-        slots = self._outside.fleet.slots()
-        if slots != self._slots:
-            self._slots = slots
-            events.append(FleetChanged(slots))
+        fleet = FleetChanged(self._outside.fleet.slots(), self._outside.fleet.workers())
+        if fleet != self._told:
+            self._told = fleet
+            events.append(fleet)
         events.append(TimePassed(self._elapsed()))
         cause = None if self._stopping else stop()
         if cause is not None:
@@ -363,7 +368,7 @@ class Session:
             rung_mix=state.standings.rung_mix(),
             trials_per_second=rate,
             seconds_left=self._seconds_left(elapsed, rate),
-            slots=self._slots or 0,
+            slots=self._slots,
             in_flight=len(state.pending),
             evaluation_seconds=state.pacing.mean_seconds,
             closing=state.ended.value if state.ended else None,

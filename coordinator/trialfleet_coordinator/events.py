@@ -15,9 +15,11 @@ class Draw(NamedTuple):
 
 
 class FleetChanged(NamedTuple):
-    """The fleet has another number of slots."""
+    """The fleet has another number of slots, or other workers."""
 
     slots: int
+    #: Names of the workers that are there, as results tell them; empty where that is not known.
+    workers: frozenset[str] = frozenset()
 
 
 class TrialsDrawn(NamedTuple):

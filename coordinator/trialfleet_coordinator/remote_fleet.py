@@ -222,6 +222,10 @@ class RemoteFleet:
         """Slots of the workers that were heard of lately."""
         return sum(worker.slots for worker in self._leases.workers(self._clock.monotonic()).values())
 
+    def workers(self) -> frozenset[str]:
+        """Names of the workers that were heard of lately."""
+        return frozenset(self._leases.workers(self._clock.monotonic()))
+
     def submit(self, evaluations: Sequence[Evaluation]) -> None:
         """Publish them in one message. Raises FleetError when the fleet is not started, or closed."""
         link, spec = self._running()

@@ -150,8 +150,9 @@ class StudyState:
                 self._on_result(result)
             case TrialsDrawn(draws):
                 self._on_drawn(draws)
-            case FleetChanged(slots):
+            case FleetChanged(slots, workers):
                 self.slots = slots
+                self._attempts.workers = workers
             case TimePassed(elapsed):
                 self._elapsed = elapsed
                 if self.budget.seconds is not None and elapsed >= self.budget.seconds:

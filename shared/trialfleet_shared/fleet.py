@@ -62,6 +62,10 @@ class Fleet(Protocol):
         """Slots at this moment; 0 while no worker is there."""
         ...
 
+    def workers(self) -> frozenset[str]:
+        """Names of the workers that are there at this moment, as their results tell them."""
+        ...
+
     def submit(self, evaluations: Sequence[Evaluation]) -> None:
         """Have them evaluated, in this order as far as the fleet has an order. Does not wait for their end."""
         ...
@@ -104,6 +108,10 @@ class ForwardingFleet:
     def slots(self) -> int:
         """See `Fleet.slots`."""
         return self._fleet.slots()
+
+    def workers(self) -> frozenset[str]:
+        """See `Fleet.workers`."""
+        return self._fleet.workers()
 
     def submit(self, evaluations: Sequence[Evaluation]) -> None:
         """See `Fleet.submit`."""

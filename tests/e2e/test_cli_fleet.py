@@ -143,3 +143,72 @@ def test_a_worker_in_burst_mode_leaves_when_there_is_nothing_to_do(study: Path, 
     )
 
     assert done.returncode == 0, done.stderr
+
+
+PLAIN = """
+[study]
+name = "plain"
+objective = "objective.py:plain"
+direction = "minimize"
+trials = 12
+[space.x]
+type = "float"
+min = -1.0
+max = 1.0
+"""
+
+
+def serving(worker: "subprocess.Popen[str]") -> "subprocess.Popen[str]":
+    """The same, once it takes work."""
+    assert worker.stderr is not None
+    assert any(" serves " in line for line in worker.stderr), "the worker does not start"
+    return worker
+
+
+def said(worker: "subprocess.Popen[str]") -> str:
+    """What a worker said after it began to serve; it is ended."""
+    worker.terminate()
+    return worker.communicate(timeout=PATIENCE)[1]
+
+
+def with_code(folder: Path, code: str) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "objective.py").write_text(code)
+    return folder
+
+
+@pytest.mark.parametrize("has_data", [True, False])
+def test_a_worker_with_other_code_leaves_the_study_to_those_that_can_evaluate_it(
+    has_data: bool, study: Path, workers: Workers, rabbitmq: str, tmp_path: Path
+) -> None:
+    plain = "\n\ndef plain(params):\n    time.sleep(0.3)\n    return params['x'] ** 2\n"
+    with_code(tmp_path / "plain" / "study", "import time\n" + plain)
+    (tmp_path / "plain" / "study" / "study.toml").write_text(PLAIN)
+    old = workers.start(with_code(tmp_path / "old" / "study", OBJECTIVE + plain + "\n# as it was before\n"))
+    chosen = study if has_data else tmp_path / "plain" / "study" / "study.toml"
+    serving(workers.start(chosen.parent))
+    serving(old)
+
+    done = trialfleet(["run", chosen, "--json"], tmp_path / "home", TRIALFLEET_BROKER_URL=rabbitmq)
+
+    assert "refused: the code of objective" in said(old)
+    assert done.returncode == 0, done.stderr
+    report = document(done.stdout)
+    assert (report["failed"], report["undecided"]) == (0, 0)
+    assert report["complete"] + report["pruned"] == (TRIALS if has_data else 12)
+
+
+def test_a_study_that_no_worker_can_evaluate_fails_with_the_reason(
+    study: Path, workers: Workers, rabbitmq: str, tmp_path: Path
+) -> None:
+    both = [
+        serving(workers.start(with_code(tmp_path / folder / "study", f"{OBJECTIVE}\n# as it was {folder}\n")))
+        for folder in ("before", "long ago")
+    ]
+
+    done = trialfleet(["run", study], tmp_path / "home", TRIALFLEET_BROKER_URL=rabbitmq)
+
+    assert done.returncode == 1
+    assert "trials all failed" in done.stderr
+    assert "refused: the code of objective" in done.stderr
+    assert all("refused: the code of objective" in said(worker) for worker in both)

@@ -47,9 +47,12 @@ LADDERS = [
     Ladder((Rung(0.2, 2), Rung(1.0, 3))),
 ]
 DISTRIBUTIONS = {"x": Float(0.0, 1.0)}
+WORKERS = st.sampled_from("abc")
 
 
-def answer(evaluation: Evaluation, outcome: Outcome, *, value: float, cached: bool = False) -> EvaluationResult:
+def answer(
+    evaluation: Evaluation, outcome: Outcome, *, value: float, cached: bool = False, worker: str = ""
+) -> EvaluationResult:
     return EvaluationResult(
         trial=evaluation.trial,
         rung=evaluation.rung,
@@ -60,6 +63,7 @@ def answer(evaluation: Evaluation, outcome: Outcome, *, value: float, cached: bo
         wall_seconds=evaluation.fraction,
         cpu_seconds=evaluation.fraction,
         cached=cached,
+        worker=worker,
     )
 
 
@@ -162,18 +166,18 @@ class StudyMachine(RuleBasedStateMachine):
     # What may happen
 
     @precondition(lambda self: self.in_flight)
-    @rule(data=st.data(), cached=st.booleans())
-    def a_result_arrives(self, data: st.DataObject, cached: bool) -> None:
+    @rule(data=st.data(), cached=st.booleans(), worker=WORKERS)
+    def a_result_arrives(self, data: st.DataObject, cached: bool, worker: str) -> None:
         evaluation = self.in_flight.pop(data.draw(st.integers(0, len(self.in_flight) - 1)))
-        result = answer(evaluation, Outcome.OK, value=score(evaluation), cached=cached)
+        result = answer(evaluation, Outcome.OK, value=score(evaluation), cached=cached, worker=worker)
         self.answered.append(result)
         self.happen(EvaluationFinished(result))
 
     @precondition(lambda self: self.in_flight)
-    @rule(data=st.data(), outcome=st.sampled_from([o for o in Outcome if o is not Outcome.OK]))
-    def an_evaluation_fails(self, data: st.DataObject, outcome: Outcome) -> None:
+    @rule(data=st.data(), outcome=st.sampled_from([o for o in Outcome if o is not Outcome.OK]), worker=WORKERS)
+    def an_evaluation_fails(self, data: st.DataObject, outcome: Outcome, worker: str) -> None:
         evaluation = self.in_flight.pop(data.draw(st.integers(0, len(self.in_flight) - 1)))
-        result = answer(evaluation, outcome, value=0.0)
+        result = answer(evaluation, outcome, value=0.0, worker=worker)
         self.answered.append(result)
         self.happen(EvaluationFinished(result))
 
@@ -201,9 +205,9 @@ class StudyMachine(RuleBasedStateMachine):
         self.in_flight.remove(evaluation)
         self.happen(EvaluationLost(evaluation.key, evaluation.attempt, "its worker is gone"))
 
-    @rule(slots=st.integers(0, 9))
-    def workers_come_and_go(self, slots: int) -> None:
-        self.happen(FleetChanged(slots))
+    @rule(slots=st.integers(0, 9), workers=st.frozensets(WORKERS))
+    def workers_come_and_go(self, slots: int, workers: frozenset[str]) -> None:
+        self.happen(FleetChanged(slots, workers))
 
     @rule(elapsed=st.floats(0, 10))
     def time_passes(self, elapsed: float) -> None:

@@ -62,7 +62,7 @@ class FleetSuite:
             assert result.value == trial / 2
             assert result.metrics == {"x": trial / 4}
             assert result.error is None
-            assert result.worker
+            assert result.worker in fleet.workers()
 
     def test_a_result_names_the_evaluation_it_answers(self, fleet: Fleet) -> None:
         fleet.start(make_spec("objectives.py:double"))

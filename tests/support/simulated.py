@@ -52,6 +52,9 @@ class SimulatedFleet:
     def slots(self) -> int:
         return self._slots
 
+    def workers(self) -> frozenset[str]:
+        return frozenset({"simulated"})
+
     def submit(self, evaluations: Sequence[Evaluation]) -> None:
         self.submitted.extend(evaluations)
         self._queue.extend(evaluations)

@@ -38,6 +38,9 @@ class Evaluator:
     def slots(self) -> int:
         return 1
 
+    def workers(self) -> frozenset[str]:
+        return frozenset()
+
     def submit(self, evaluations: Sequence[Evaluation]) -> None:
         for one in evaluations:
             self.submitted.append(one.trial)

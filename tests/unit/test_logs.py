@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -224,6 +225,19 @@ def test_a_study_logs_failures_and_what_was_lost(logged: Logged) -> None:
     assert (timeout["study"], timeout["trial"], timeout["rung"], timeout["fold"]) == ("s", 1, 2, 1)
     assert timeout["outcome"] == "timeout"
     assert (lost["trial"], lost["cause"]) == (4, "worker w is gone")
+
+
+def test_a_study_logs_once_who_refuses_it(logged: Logged) -> None:
+    logged.start()
+    study = StudyLog("s")
+    for number, worker in enumerate(["v", "w", "v"]):
+        refusal = msgspec.structs.replace(
+            a_result(number, outcome=Outcome.REFUSED), worker=worker, error="its code\nhere"
+        )
+        study.received([a_result(9), refusal], [])
+    assert [(line["study"], line["worker"], line["message"]) for line in logged.lines] == [
+        ("s", worker, f"study s: worker {worker} refuses it: its code") for worker in "vw"
+    ]
 
 
 def test_evaluations_and_decisions_are_for_debugging(logged: Logged) -> None:

@@ -192,3 +192,11 @@ def test_a_link_that_gives_up_says_so_once_all_that_came_is_taken() -> None:
     assert mailbox.receive(0.0) == [Ready(3)]
     with pytest.raises(BrokerError, match="gone"):
         mailbox.receive(0.0)
+
+
+def test_workers_are_those_heard_of_lately(bench: Bench) -> None:
+    bench.link.incoming.append(Heartbeat("v", 1, 0, 1.0))
+    bench.fleet.poll(1.0)
+    assert bench.fleet.workers() == {"v", "w"}
+    bench.clock.now += 10.0
+    assert bench.fleet.workers() == {"w"}

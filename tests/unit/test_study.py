@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from trialfleet_coordinator.attempts import CRASHES, LOSSES
+from trialfleet_coordinator.attempts import CRASHES, LOSSES, REFUSALS
 from trialfleet_coordinator.budget import Budget, Ended
 from trialfleet_coordinator.commands import (
     Command,
@@ -73,7 +73,9 @@ class Bench:
                     events.insert(0, TrialsDrawn(draws))
             self.state.validate()
 
-    def answer(self, value: float | None, outcome: Outcome = Outcome.OK, *, slot: int | None = None) -> Evaluation:
+    def answer(
+        self, value: float | None, outcome: Outcome = Outcome.OK, *, slot: int | None = None, worker: str = ""
+    ) -> Evaluation:
         """Answer the evaluation that is in flight the longest."""
         evaluation = self.in_flight.pop(0)
         self.happen(
@@ -88,6 +90,7 @@ class Bench:
                     error=None if outcome is Outcome.OK else "because",
                     wall_seconds=self.seconds(evaluation),
                     cpu_seconds=self.seconds(evaluation),
+                    worker=worker,
                     slot=slot,
                     started_at=None if slot is None else next(self.clock),
                 )
@@ -464,6 +467,42 @@ def test_what_kills_its_slot_is_tried_elsewhere_and_then_given_up_with_its_histo
     bench.answer_all(trial_number)
     assert bench.reasons()[1] == "crash: 3 times, the last time: because"
     assert bench.state.ended is Ended.TRIALS
+
+
+def test_a_worker_that_refuses_the_study_takes_no_trial_from_one_that_does_not() -> None:
+    bench = Bench(Ladder((Rung(1.0, 1),)), Budget(trials=6))
+    bench.happen(FleetChanged(2, frozenset({"good", "bad"})))
+    for _ in range(6):
+        for _ in range(2 * REFUSALS):
+            bench.answer(None, Outcome.REFUSED, worker="bad")
+        bench.answer(1.0, worker="good")
+    bench.answer_all(trial_number)
+    assert bench.state.ended is Ended.TRIALS
+    assert bench.state.tally.decided == {TrialState.COMPLETE: 6}
+
+
+def test_a_study_that_every_worker_refuses_fails_with_the_reason() -> None:
+    bench = Bench(Ladder((Rung(1.0, 1),)), Budget(trials=100))
+    bench.happen(FleetChanged(2, frozenset({"one", "other"})))
+    workers = itertools.cycle(["one", "other"])
+    for _ in range(100 * REFUSALS):
+        if bench.state.finished:
+            break
+        bench.answer(None, Outcome.REFUSED, worker=next(workers))
+    assert bench.state.finished
+    assert bench.state.ended is Ended.FAILED
+    assert bench.reasons()[0] == "refused: because"
+    assert FIRST_FAILURES <= bench.state.tally.decided[TrialState.FAIL] <= 2 * FIRST_FAILURES
+
+
+def test_once_the_last_worker_that_did_not_refuse_is_gone_refusals_are_final() -> None:
+    bench = Bench(Ladder((Rung(1.0, 1),)), Budget(trials=1))
+    bench.happen(FleetChanged(2, frozenset({"good", "bad"})))
+    bench.answer(None, Outcome.REFUSED, worker="bad")
+    bench.happen(FleetChanged(1, frozenset({"bad"})))
+    for _ in range(REFUSALS):
+        bench.answer(None, Outcome.REFUSED, worker="bad")
+    assert bench.state.tally.decided == {TrialState.FAIL: 1}
 
 
 def test_a_crash_of_the_place_costs_nothing() -> None:

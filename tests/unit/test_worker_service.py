@@ -16,7 +16,13 @@ from trialfleet_shared.messages import (
     ResultBatch,
     StudySpec,
 )
-from trialfleet_workers.service import HEARTBEAT_SECONDS, IDLE_HEARTBEAT_SECONDS, STALL_SECONDS, WorkerService
+from trialfleet_workers.service import (
+    HEARTBEAT_SECONDS,
+    IDLE_HEARTBEAT_SECONDS,
+    REFUSAL_SECONDS,
+    STALL_SECONDS,
+    WorkerService,
+)
 
 SPEC = StudySpec(study="s", objective="o.py:f", objective_digest="", reply_to="here")
 OTHER = StudySpec(study="t", objective="o.py:f", objective_digest="", reply_to="there")
@@ -35,6 +41,7 @@ class FakePool:
         self.preloaded: list[str] = []
         #: Called at each poll: what happens meanwhile in other threads.
         self.meanwhile: Callable[[], None] = lambda: None
+        self.answer: Callable[[Evaluation], EvaluationResult] = answer
 
     @property
     def busy(self) -> int:
@@ -71,7 +78,7 @@ class FakePool:
         ended = [entry for entry in self._running if entry[0] <= self._clock.now]
         self._running = [entry for entry in self._running if entry not in ended]
         self._start()
-        return [(spec, answer(evaluation)) for _, spec, evaluation in ended]
+        return [(spec, self.answer(evaluation)) for _, spec, evaluation in ended]
 
     def _start(self) -> None:
         while self._queue and len(self._running) < self.slots:
@@ -236,11 +243,59 @@ def test_who_asks_in_an_earlier_version_is_answered_in_it(worker: Worker) -> Non
 
 def test_what_is_refused_is_answered(worker: Worker) -> None:
     worker.service.refuse(worker.service.take(batch(0, 1)), "no such data")
-    worker.run((1.0, worker.service.drain))
+    worker.run((2 * REFUSAL_SECONDS, worker.service.drain))
     assert [(result.outcome, result.error, result.worker) for _, result in worker.sink.results] == [
         (Outcome.REFUSED, "no such data", "w")
     ] * 2
     assert worker.pool.started == []
+
+
+def test_a_refusal_waits_and_is_held_so_that_others_get_the_work(worker: Worker) -> None:
+    ticket = worker.service.take(batch(0))
+    worker.service.refuse(ticket, "no such data")
+    other = worker.service.take(batch(1))
+    seen: list[tuple[int, bool]] = []
+
+    def look() -> None:
+        seen.append((len(worker.sink.results), ticket.wait(0)))
+
+    worker.run(
+        (0.9 * REFUSAL_SECONDS, look),
+        (0.9 * REFUSAL_SECONDS, lambda: worker.service.refuse(other, "no such data")),
+        (1.3 * REFUSAL_SECONDS, look),
+        (3 * REFUSAL_SECONDS, look),
+        (3 * REFUSAL_SECONDS, worker.service.drain),
+    )
+    assert seen == [(0, False), (1, True), (2, True)]
+    held = [beat.held for beat in worker.sink.heartbeats]
+    assert held[0] == (("here", 0, 0, 0), ("here", 1, 0, 0))
+
+
+def test_what_the_slots_refuse_waits_too(worker: Worker) -> None:
+    worker.pool.answer = lambda one: EvaluationResult(*one.key, 0, Outcome.REFUSED, error="other code")
+    worker.service.begin(worker.service.take(batch(0)))
+    seen: list[int] = []
+    worker.run(
+        (1.0 + 0.8 * REFUSAL_SECONDS, lambda: seen.append(len(worker.sink.results))),
+        (1.5 + REFUSAL_SECONDS, lambda: seen.append(len(worker.sink.results))),
+        (1.5 + REFUSAL_SECONDS, worker.service.drain),
+    )
+    assert seen == [0, 1]
+
+
+def test_a_worker_that_leaves_sends_its_refusals_at_once(worker: Worker) -> None:
+    worker.service.refuse(worker.service.take(batch(0)), "no such data")
+    begun = worker.clock.now
+    worker.run((0.1, worker.service.drain))
+    assert worker.answered() == [0]
+    assert worker.clock.now - begun < REFUSAL_SECONDS
+
+
+def test_a_worker_that_aborts_hands_back_what_it_was_about_to_refuse(worker: Worker) -> None:
+    worker.service.refuse(worker.service.take(batch(0)), "no such data")
+    worker.run((0.1, worker.service.abort))
+    answered, handed_back = worker.answered(), [one.trial for one in worker.sink.handed_back]
+    assert answered + handed_back == [0]
 
 
 def test_heartbeats_tell_what_is_held_from_the_moment_it_is_taken(worker: Worker) -> None:

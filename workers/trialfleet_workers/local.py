@@ -42,6 +42,7 @@ class LocalFleet:
         telemetry: WorkerTelemetry = NO_TELEMETRY,
     ) -> None:
         self._telemetry = telemetry
+        self._workers = frozenset((name,))
         if use_processes:
             self._pool: SlotPool | ThreadPool = SlotPool(
                 slots=slots, base=base, data_path=data_path, functions=functions, name=name, clock=clock
@@ -80,6 +81,10 @@ class LocalFleet:
     def slots(self) -> int:
         """The number of slots; it does not change."""
         return self._pool.slots
+
+    def workers(self) -> frozenset[str]:
+        """This one."""
+        return self._workers
 
     def submit(self, evaluations: Sequence[Evaluation]) -> None:
         """Have them evaluated, in this order. Raises FleetError when the fleet is not started, or closed."""

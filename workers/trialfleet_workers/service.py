@@ -10,6 +10,7 @@ what runs is finished) -> gone; `abort` hands back what runs as well.
 
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -39,6 +40,9 @@ HEARTBEAT_SECONDS = 1.0
 IDLE_HEARTBEAT_SECONDS = 0.2
 #: Seconds that a result waits for others to travel with: a confirmed message costs milliseconds.
 GATHER_SECONDS = 0.02
+#: Seconds that a refusal waits before it is sent. Whoever refuses is free again at once: without the wait a worker that
+#: can evaluate nothing of a study would be the one that takes most of it.
+REFUSAL_SECONDS = 1.0
 #: Results that travel together at most.
 MOST_RESULTS = 200
 #: Seconds that evaluations wait behind leased ones before they are handed back.
@@ -168,6 +172,8 @@ class WorkerService:
         self._held: dict[_Held, list[Ticket]] = {}
         self._known = LatestStudies()
         self._outbox: dict[StudySpec, list[EvaluationResult]] = {}
+        #: Refusals that wait, and when each is sent.
+        self._refusals: deque[tuple[float, StudySpec, EvaluationResult]] = deque()
         #: When the gathered results are sent at the latest; None: there are none.
         self._send_at: float | None = None
         self._heartbeat_due = 0.0
@@ -189,7 +195,7 @@ class WorkerService:
         self._do(partial(self._begin, ticket))
 
     def refuse(self, ticket: Ticket, reason: str) -> None:
-        """Answer that none of it can be evaluated here."""
+        """Answer that none of it can be evaluated here, after `REFUSAL_SECONDS`."""
         self._do(partial(self._refuse, ticket, reason))
 
     def lease(self, ticket: Ticket) -> None:
@@ -234,6 +240,7 @@ class WorkerService:
         for spec, result in self._pool.poll(self._pause()):
             self._moved_at = self._clock.monotonic()
             self._gather(spec, result)
+        self._release_refusals()
         self._telemetry.turned(PoolFigures.of(self._pool, draining=self.draining))
         self._send_results()
         self._send_heartbeat()
@@ -299,10 +306,24 @@ class WorkerService:
         due = self._heartbeat_due
         if self._send_at is not None:
             due = min(due, max(self._send_at, self._retry_at))
+        if self._refusals:
+            due = min(due, self._refusals[0][0])
         return max(due - now, 0.0)
 
     def _gather(self, spec: StudySpec, result: EvaluationResult) -> None:
         self._telemetry.answered(spec.study, [result])
+        if result.outcome is Outcome.REFUSED:
+            self._refusals.append((self._clock.monotonic() + REFUSAL_SECONDS, spec, result))
+        else:
+            self._put_out(spec, result)
+
+    def _release_refusals(self) -> None:
+        """Those that are due; all of them once nothing more is taken."""
+        while self._refusals and (self._stopped_taking or self._refusals[0][0] <= self._clock.monotonic()):
+            _, spec, result = self._refusals.popleft()
+            self._put_out(spec, result)
+
+    def _put_out(self, spec: StudySpec, result: EvaluationResult) -> None:
         self._outbox.setdefault(spec, []).append(result)
         if self._send_at is None:
             self._send_at = self._clock.monotonic() + GATHER_SECONDS

@@ -7,7 +7,7 @@ from trialfleet_coordinator.commands import Record, RecordDecision, RecordEvalua
 from trialfleet_coordinator.telemetry import Telemetry
 from trialfleet_shared.adapters.result_log import log_result
 from trialfleet_shared.fleet import LostEvaluation
-from trialfleet_shared.messages import EvaluationResult
+from trialfleet_shared.messages import EvaluationResult, Outcome
 
 _LOG = logging.getLogger("trialfleet.study")
 
@@ -23,9 +23,20 @@ class StudyLog(Telemetry):
 
     def __init__(self, study: str) -> None:
         self._study = study
+        #: Workers of which a refusal was told.
+        self._refusing: set[str] = set()
 
-    def received(self, results: Sequence[EvaluationResult], lost: Sequence[LostEvaluation]) -> None:  # noqa: ARG002  # the results that count are committed
-        """See `Telemetry.received`."""
+    def received(self, results: Sequence[EvaluationResult], lost: Sequence[LostEvaluation]) -> None:
+        """See `Telemetry.received`: the results that count are committed, but not every refusal does."""
+        for result in results:
+            if result.outcome is Outcome.REFUSED and result.worker not in self._refusing:
+                self._refusing.add(result.worker)
+                cause, _, _ = (result.error or "no reason given").partition("\n")
+                _LOG.warning(
+                    "study %s: worker %s refuses it: %s",
+                    *(self._study, result.worker, cause),
+                    extra={"study": self._study, "worker": result.worker, "cause": result.error},
+                )
         for key, attempt, reason in lost:
             _LOG.warning(
                 "study %s: trial %d was lost on rung %d: %s",
