@@ -99,7 +99,7 @@ def local_function() -> Callable[[dict[str, Any]], float]:
     [
         (local_function(), SPACE, {}, "at the top of a .py file"),
         (len, SPACE, {}, "at the top of a .py file"),
-        (local_function, lambda trial: trial, {}, "search_space is a function"),
+        (local_function, lambda trial: trial.suggest_float("x", 0, 1), {}, "search_space is a function"),
         (local_function, SPACE, {"data": (np.zeros((9, 1)), np.zeros(9))}, "data is an object of this process"),
     ],
 )

@@ -306,12 +306,13 @@ def test_the_cache_answers_what_was_evaluated_before(make_pool: MakePool) -> Non
     cache = RecordingCache()
     pool = make_pool(lambda params: {"value": time.time_ns(), "loss": params["x"]}, cache=cache)
     first = run(pool, memory_spec(), evaluation(0, x=1), evaluation(1, x=2))
-    again = run(pool, memory_spec(), evaluation(5, x=2.0), evaluation(6, x=3))
+    again = run(pool, memory_spec(), evaluation(5, x=2), evaluation(6, x=3), evaluation(8, x=2.0))
     assert again[5].value == first[1].value
     assert again[5].metrics == {"loss": 2.0}
     assert again[5].cached
     assert again[5].wall_seconds == first[1].wall_seconds
     assert not again[6].cached
+    assert not again[8].cached, "2.0 is not 2 to every objective"
     assert not run(pool, memory_spec(use_cache=False), evaluation(7, x=3))[7].cached
 
 
