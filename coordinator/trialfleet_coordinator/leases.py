@@ -66,7 +66,7 @@ class LeaseTable:
 
         Args:
             key: what it answers.
-            in_vain: the attempt, if that was refused or killed its slot; a later one, published since, is not answered by it.
+            in_vain: the attempt, if its end may be of the place; a later one, published since, is not answered by it.
         """
         lease = self._leases.get(key)
         if lease is not None and (in_vain is None or in_vain >= lease.attempt):

@@ -25,7 +25,6 @@ from trialfleet_shared.messages import (
     EvaluationKey,
     EvaluationResult,
     Heartbeat,
-    Outcome,
     ResultBatch,
     StudySpec,
 )
@@ -318,8 +317,8 @@ class RemoteFleet:
                         continue  # whoever sent it takes our address for another's; it need not come again
                     for result in batch.results:
                         self._idle.pop(result.worker, None)
-                        tried_again = result.outcome in (Outcome.REFUSED, Outcome.CRASH)
-                        self._leases.answer(result.key, in_vain=result.attempt if tried_again else None)
+                        in_vain = result.attempt if result.outcome.may_be_of_the_place else None
+                        self._leases.answer(result.key, in_vain=in_vain)
                         self._results.append(result)
 
     def _on_heartbeat(self, heartbeat: Heartbeat, now: float) -> None:

@@ -181,8 +181,8 @@ class StudyState:
             return
         if result.outcome in (Outcome.REFUSED, Outcome.CRASH) and self._tries_again(result):
             return
-        if result.outcome in (Outcome.TIMEOUT, Outcome.MEMORY) and result.attempt < self.pending[result.key]:
-            self.tally.discarded["late"] += 1  # it says something of the place, which is why there is a newer attempt
+        if result.outcome.may_be_of_the_place and result.attempt < self.pending[result.key]:
+            self.tally.discarded["late"] += 1
             return
         self._attempts.answer(result, self._elapsed)
         trial = self.trials[result.trial]

@@ -162,6 +162,11 @@ class Outcome(StrEnum):
     #: The worker refused it: objective not allowed, code or data differ.
     REFUSED = "refused"
 
+    @property
+    def may_be_of_the_place(self) -> bool:
+        """Whether another attempt may end otherwise elsewhere: where one is in flight, this is not the evaluation's answer."""
+        return self in (Outcome.TIMEOUT, Outcome.MEMORY, Outcome.CRASH, Outcome.REFUSED)
+
 
 class EvaluationResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """What became of one evaluation."""

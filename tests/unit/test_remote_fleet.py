@@ -120,7 +120,7 @@ def test_the_results_of_another_study_are_nobodys(bench: Bench) -> None:
     assert bench.lost_after_silence() == [0]
 
 
-@pytest.mark.parametrize("outcome", [Outcome.REFUSED, Outcome.CRASH])
+@pytest.mark.parametrize("outcome", [each for each in Outcome if each.may_be_of_the_place])
 def test_what_was_tried_in_vain_does_not_answer_what_was_published_since(bench: Bench, outcome: Outcome) -> None:
     bench.publish(1)
     bench.link.incoming.append((answer(outcome, attempt=0), Delivery(1, 7)))
