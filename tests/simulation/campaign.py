@@ -156,5 +156,7 @@ def main(arguments: list[str] | None = None) -> int:
     if chosen.seed is not None:
         return 0 if show(chosen.seed, on_disk=chosen.on_disk, out=sys.stdout) else 1
     seeds = range(chosen.first, chosen.first + chosen.schedules)
+    # What a shell starts in the background ignores SIGINT, unless it says otherwise itself.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     tally = campaign(seeds, jobs=chosen.jobs, seconds=chosen.seconds, on_disk=chosen.on_disk, out=sys.stdout)
     return 1 if tally.failures else 0
