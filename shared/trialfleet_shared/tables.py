@@ -78,20 +78,8 @@ def check_fields(struct: msgspec.Struct) -> None:
     Raises:
         ConfigurationError: see `read_value`.
     """
-    defaults = _defaults(type(struct))
     for name, kind in field_types(type(struct)).items():
-        value = getattr(struct, name)
-        # Reading takes microseconds, and a space function makes distributions for every point that is weighed up.
-        if type(value) is not kind and not (type(value) is type(defaults[name]) and value == defaults[name]):
-            msgspec.structs.force_setattr(struct, name, read_value(kind, value, name))
-
-
-@functools.cache
-def _defaults(table: type[msgspec.Struct]) -> Mapping[str, Any]:
-    """The default of each field of `table`; of one that is required, what no value is."""
-    factories = {field.name: field.default_factory for field in msgspec.structs.fields(table)}
-    made = {name: factory() for name, factory in factories.items() if callable(factory)}
-    return MappingProxyType({field.name: field.default for field in msgspec.structs.fields(table)} | made)
+        msgspec.structs.force_setattr(struct, name, read_value(kind, getattr(struct, name), name))
 
 
 def read_table(table: type[Table], values: object, where: str, *, prefix: str = "") -> Table:
