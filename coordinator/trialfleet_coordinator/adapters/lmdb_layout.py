@@ -51,7 +51,7 @@ USER, SYSTEM = b"u", b"s"
 _STUDY = struct.Struct(">Q")
 _TRIAL = struct.Struct(">QI")
 _EVALUATION = struct.Struct(">QIII")
-_DIGEST_BYTES = 16
+_DIGEST_BYTES, _CHECKSUM_BYTES = 16, 4
 #: First byte of a space: whose distributions follow.
 _OURS, _OPTUNAS = b"t", b"o"
 
@@ -388,12 +388,7 @@ class StudyTables:
 
     def _get(self, transaction: Transaction, table: str, key: bytes) -> bytes | None:
         stored = transaction.get(key, db=self._db(table))
-        if stored is None:
-            return None
-        value = unsealed(table, key, stored)
-        if value is None:
-            raise self._altered(table, key)
-        return value
+        return None if stored is None else self._opened(table, key, stored)
 
     def _put(self, transaction: Transaction, table: str, key: bytes, value: bytes, *, overwrite: bool = True) -> bool:
         return transaction.put(key, sealed(table, key, value), overwrite=overwrite, db=self._db(table))
@@ -406,13 +401,13 @@ class StudyTables:
             for key, stored in cursor:
                 if not key.startswith(prefix):
                     return
-                value = unsealed(table, key, stored)
-                if value is None:
-                    raise self._altered(table, key)
-                yield key, value
+                yield key, self._opened(table, key, stored)
 
-    def _altered(self, table: str, key: bytes) -> StoreError:
-        return self.damaged(f"what stands in {table!r} under {key.hex()} is not what was written")
+    def _opened(self, table: str, key: bytes, stored: bytes) -> bytes:
+        value = unsealed(table, key, stored)
+        if value is None:
+            raise self.damaged(f"what stands in {table!r} under {key.hex()} is not what was written")
+        return value
 
 
 #: By table: the checksum of its name, which those of its values begin with.
@@ -423,13 +418,13 @@ _IDENTITY = b"identity"
 
 def sealed(table: str, key: bytes, value: bytes) -> bytes:
     """The value as it is stored: with its checksum."""
-    return value + zlib.crc32(value, zlib.crc32(key, _SEEDS[table])).to_bytes(4)
+    return value + zlib.crc32(value, zlib.crc32(key, _SEEDS[table])).to_bytes(_CHECKSUM_BYTES)
 
 
 def unsealed(table: str, key: bytes, stored: bytes) -> bytes | None:
     """The value of what is stored; None when its checksum is another."""
-    value = stored[:-4]
-    return value if stored[-4:] == zlib.crc32(value, zlib.crc32(key, _SEEDS[table])).to_bytes(4) else None
+    value = stored[:-_CHECKSUM_BYTES]
+    return value if stored == sealed(table, key, value) else None
 
 
 def _seal_all(transaction: Transaction, databases: Mapping[str, Any]) -> None:
