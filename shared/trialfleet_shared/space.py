@@ -7,6 +7,7 @@ Distributions are written as in the guide: `{"type": "float", "min": 0, "max": 1
 
 import math
 import reprlib
+import sys
 import traceback
 from collections.abc import Callable, Collection, Iterable, Mapping
 from decimal import Decimal
@@ -57,8 +58,10 @@ class Float(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="float"
         width = self.max - self.min
         if not math.isfinite(width):
             raise ValueError(f"the range from min = {self.min} to max = {self.max} is wider than any number")
-        # Rounded to floats, points are different ones where a step is two of the floats' own.
-        if self.step is not None and not self.step >= 2 * math.ulp(max(abs(self.min), abs(self.max))):
+        # Rounded to floats, points are different ones where a step is two of the floats' own, and not itself so small that it
+        # is written with fewer digits than others.
+        finest = max(2 * math.ulp(max(abs(self.min), abs(self.max))), sys.float_info.min)
+        if self.step is not None and not self.step >= finest:
             raise ValueError(
                 f"step = {self.step} is too small for the range from min = {self.min} to max = {self.max}: real numbers "
                 "of that size do not tell its points apart"

@@ -1,6 +1,7 @@
 """Any space: what is drawn belongs to it, no point comes twice, and what is enumerated is all there is."""
 
 import math
+import sys
 from typing import Any
 
 import numpy as np
@@ -58,7 +59,7 @@ def grids(draw: st.DrawFn) -> Float:
     points = draw(st.integers(2, 1000))
     step = draw(st.floats(2.0, 1e6)) * math.ulp(low)
     high = low + points * step
-    assume(step >= 2 * math.ulp(max(abs(low), abs(high))))
+    assume(step >= max(2 * math.ulp(max(abs(low), abs(high))), sys.float_info.min))
     return Float(low, high, step=step)
 
 

@@ -248,6 +248,7 @@ def test_points_of_a_fine_grid_are_different_numbers_and_belong_to_it(grid: Floa
         (lambda: Float(0.0, 1.0, step=math.nan), "step = nan must be finite"),
         (lambda: Float(1.0, 1.0, step=math.inf), "step = inf must be finite"),
         (lambda: Float(0.0, 1e17, step=1.0), "is too small for the range"),
+        (lambda: Float(0.0, 2.17e-322, step=1e-323), "is too small for the range"),
     ],
 )
 def test_a_range_whose_values_can_not_be_counted_is_refused(build: Callable[[], Float], words: str) -> None:
