@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.pools import collect, evaluation, memory_spec
+from support.pools import PATIENCE, collect, evaluation, memory_spec
 from support.waiting import wait_until
 
 from trialfleet_shared.clock import SystemClock
@@ -71,6 +71,17 @@ def release(tmp_path: Path, trial: int) -> None:
     (tmp_path / str(trial)).touch()
 
 
+def quick(pool: SlotPool, tmp_path: Path) -> SlotPool:
+    """Have every slot do what takes next to nothing until it is offered several at a time, as its own record tells."""
+    end = time.monotonic() + PATIENCE
+    while any(slot.offers._most < 4 for slot in pool._live):
+        assert time.monotonic() < end, "an evaluation takes a millisecond and more"
+        pool.submit(SPEC, *(ask(tmp_path, trial) for trial in range(pool.slots)))
+        collect(pool, pool.slots)
+    (tmp_path / "begun").unlink()
+    return pool
+
+
 def test_a_slot_goes_on_while_the_pool_does_nothing(make_pool: MakePool, tmp_path: Path) -> None:
     pool = make_pool()
     for trial in range(3):
@@ -122,6 +133,47 @@ def test_the_next_does_not_suffer_from_the_one_before(
     outcomes = {trial: result.outcome for trial, result in collect(pool, 4).items()}
     assert outcomes == {0: outcome, 1: Outcome.OK, 2: outcome, 3: Outcome.OK}
     assert begun(tmp_path) == ["0", "1", "2", "3"]
+
+
+@pytest.mark.parametrize(("harm", "outcome"), [("crash", Outcome.CRASH), ("exhaust", Outcome.MEMORY)])
+def test_of_many_that_are_offered_none_suffers_from_the_one_before(
+    make_pool: MakePool, tmp_path: Path, harm: str, outcome: Outcome
+) -> None:
+    pool = quick(make_pool(), tmp_path)
+    pool.submit(SPEC, *(ask(tmp_path, trial, harm if trial in {3, 4} else "return") for trial in range(8)))
+    outcomes = {trial: result.outcome for trial, result in collect(pool, 8).items()}
+    assert outcomes == {trial: outcome if trial in {3, 4} else Outcome.OK for trial in range(8)}
+    assert begun(tmp_path) == [str(trial) for trial in range(8)]
+
+
+def test_where_evaluations_are_quick_a_slot_goes_on_with_many(make_pool: MakePool, tmp_path: Path) -> None:
+    pool = quick(make_pool(), tmp_path)
+    pool.submit(SPEC, *(ask(tmp_path, trial) for trial in range(5)))
+    wait_until(lambda: begun(tmp_path) == ["0", "1", "2", "3", "4"], "all are begun")
+    assert set(collect(pool, 5)) == set(range(5))
+
+
+def test_of_many_that_are_offered_those_not_begun_are_taken_back(make_pool: MakePool, tmp_path: Path) -> None:
+    pool = quick(make_pool(), tmp_path)
+    pool.submit(SPEC, *(ask(tmp_path, trial, "wait" if trial == 2 else "return") for trial in range(6)))
+    wait_until(lambda: begun(tmp_path) == ["0", "1", "2"], "the slot is at the one that waits")
+    assert {key.trial for _, key in pool.held} == set(range(6))
+    assert [one.trial for _, one in pool.take_back()] == [3, 4, 5]
+    pool.submit(SPEC, ask(tmp_path, 6), ask(tmp_path, 7))
+    release(tmp_path, 2)
+    assert set(collect(pool, 5)) == {0, 1, 2, 6, 7}
+    assert begun(tmp_path) == ["0", "1", "2", "6", "7"]
+
+
+def test_many_that_were_offered_to_a_slot_that_is_held_up_are_done_by_another(
+    make_pool: MakePool, tmp_path: Path
+) -> None:
+    pool = quick(make_pool(slots=2), tmp_path)
+    pool.submit(SPEC, *(ask(tmp_path, trial, "wait" if trial == 0 else "return") for trial in range(12)))
+    assert set(collect(pool, 11)) == set(range(1, 12))
+    release(tmp_path, 0)
+    assert set(collect(pool, 1)) == {0}
+    assert Counter(begun(tmp_path)) == Counter(map(str, range(12)))
 
 
 def test_the_next_has_a_deadline_of_its_own(make_pool: MakePool, tmp_path: Path) -> None:

@@ -84,8 +84,8 @@ class SimulatedPool:
     def pss_bytes(self) -> int:
         return 1
 
-    def submit(self, spec: StudySpec, evaluation: Evaluation) -> None:
-        self._queue.append((spec, evaluation))
+    def submit(self, spec: StudySpec, *evaluations: Evaluation) -> None:
+        self._queue.extend((spec, evaluation) for evaluation in evaluations)
         self._start()
 
     def poll(self, timeout: float) -> list[tuple[StudySpec, EvaluationResult]]:

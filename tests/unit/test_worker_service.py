@@ -64,8 +64,8 @@ class FakePool:
     def preload(self, spec: StudySpec) -> None:
         self.preloaded.append(spec.study)
 
-    def submit(self, spec: StudySpec, evaluation: Evaluation) -> None:
-        self._queue.append((spec, evaluation))
+    def submit(self, spec: StudySpec, *evaluations: Evaluation) -> None:
+        self._queue.extend((spec, evaluation) for evaluation in evaluations)
         self._start()
 
     def take_back(self) -> list[tuple[StudySpec, Evaluation]]:

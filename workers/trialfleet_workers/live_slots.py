@@ -5,6 +5,7 @@ import itertools
 import math
 import selectors
 import socket
+from collections import deque
 from collections.abc import Callable, Iterator
 
 import msgspec
@@ -73,6 +74,11 @@ class LiveSlots:
         """Slots that have an evaluation."""
         return sum(slot.job is not None for slot in self._by_number.values())
 
+    @property
+    def offered(self) -> int:
+        """Evaluations that busy slots were offered."""
+        return sum(len(slot.offers) for slot in self._by_number.values())
+
     def serve(self, spec: StudySpec) -> bool:
         """Whether one is, or will be, ready for the study."""
         return any(slot.spec == spec and not slot.ending for slot in self)
@@ -95,23 +101,35 @@ class LiveSlots:
         return self.spawn(zygote, spec)
 
     def offer(self, job: Job) -> bool:
-        """Have a slot that is busy with the same study begin it next, that which began first; whether one can."""
+        """Have a slot that is busy with the same study begin it by itself, with the next `send_offers`; whether one can.
+
+        It is that which has the fewest offers, and of those the one that began first.
+        """
         able = [
             slot
             for slot in self
             if slot.state is SlotState.BUSY and slot.offers.open and not slot.ending and slot.spec == job.spec
         ]
-        slot = min(able, key=lambda slot: slot.since, default=None)
-        return slot is not None and slot.offers.make(job, slot.sock)
+        slot = min(able, key=lambda slot: (len(slot.offers), slot.since), default=None)
+        return slot is not None and slot.offers.make(job)
+
+    def send_offers(self) -> None:
+        """Send what was offered since the last time."""
+        for slot in self:
+            slot.offers.send(slot.sock)
 
     def withdraw(self, most: int) -> list[Job]:
         """Take back so many offers at most, in their order: of those whose slots will have no time for longest."""
-        withdrawn: list[Job] = []
-        for slot in sorted(self, key=lambda slot: slot.since, reverse=True):
-            job = slot.offers.withdraw() if len(withdrawn) < most else None
-            if job is not None:
-                withdrawn.insert(0, job)
-        return withdrawn
+        withdrawn: deque[Job] = deque()
+        able = list(self)
+        while able and len(withdrawn) < most:
+            slot = max(able, key=lambda slot: (len(slot.offers), slot.since))
+            job = slot.offers.withdraw()
+            if job is None:
+                able.remove(slot)
+            else:
+                withdrawn.appendleft(job)
+        return list(withdrawn)
 
     def spawn(self, zygote: Zygote, spec: StudySpec) -> Slot:
         """Have a slot forked and told of the study."""

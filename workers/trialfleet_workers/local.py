@@ -90,8 +90,7 @@ class LocalFleet:
         """Have them evaluated, in this order. Raises FleetError when the fleet is not started, or closed."""
         if self._spec is None:
             raise FleetError("the fleet is not started")
-        for evaluation in evaluations:
-            self._pool.submit(self._spec, evaluation)
+        self._pool.submit(self._spec, *evaluations)
 
     def poll(self, timeout: float) -> tuple[list[EvaluationResult], list[LostEvaluation]]:
         """What came to its end, waiting up to `timeout` seconds for the first; this fleet loses nothing."""

@@ -58,8 +58,8 @@ class Pool(MeteredPool, Protocol):
         """Begin to import the study's objective. Raises TrialfleetError when that can not be."""
         ...
 
-    def submit(self, spec: StudySpec, evaluation: Evaluation) -> None:
-        """Queue an evaluation."""
+    def submit(self, spec: StudySpec, *evaluations: Evaluation) -> None:
+        """Queue evaluations."""
         ...
 
     def poll(self, timeout: float) -> list[tuple[StudySpec, EvaluationResult]]:
@@ -284,8 +284,7 @@ class WorkerService:
         if self._stopped_taking:
             self._hand_back([_Held.of(ticket.batch.spec, evaluation) for evaluation in self._own(ticket)])
             return
-        for evaluation in self._own(ticket):
-            self._pool.submit(ticket.batch.spec, evaluation)
+        self._pool.submit(ticket.batch.spec, *self._own(ticket))
 
     def _refuse(self, ticket: Ticket, reason: str) -> None:
         for evaluation in self._own(ticket):

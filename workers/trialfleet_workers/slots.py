@@ -144,8 +144,8 @@ class SlotPool:
         while not self._live.full:
             self._live.spawn(self._zygote(spec), spec)
 
-    def submit(self, spec: StudySpec, evaluation: Evaluation) -> None:
-        """Queue an evaluation; it starts as soon as a slot is free. Does not wait for anything.
+    def submit(self, spec: StudySpec, *evaluations: Evaluation) -> None:
+        """Queue evaluations; each starts as soon as a slot is free. Does not wait for anything.
 
         The objective of a study that was not prepared is imported meanwhile; if that fails, the outcome is REFUSED.
 
@@ -153,7 +153,7 @@ class SlotPool:
             FleetError: the pool is closed.
         """
         self.start()
-        self._queue.append(Job(spec, evaluation))
+        self._queue.extend(Job(spec, evaluation) for evaluation in evaluations)
         self._dispatch()
 
     def poll(self, timeout: float) -> list[tuple[StudySpec, EvaluationResult]]:
@@ -179,7 +179,7 @@ class SlotPool:
         """The evaluations that no slot has started, in order; the pool forgets them."""
         for zygote in self._zygotes:
             self._unpark(zygote)
-        self._queue.extendleft(reversed(self._live.withdraw(len(self._live))))
+        self._queue.extendleft(reversed(self._live.withdraw(self._live.offered)))
         taken = [(job.spec, job.evaluation) for job in self._queue]
         self._queue.clear()
         return taken
@@ -213,14 +213,13 @@ class SlotPool:
     @property
     def queued(self) -> int:
         """Evaluations that wait for a slot."""
-        offered = sum(slot.offers.job is not None for slot in self._live)
-        return len(self._queue) + offered + sum(len(zygote.parked) for zygote in self._zygotes)
+        return len(self._queue) + self._live.offered + sum(len(zygote.parked) for zygote in self._zygotes)
 
     @property
     def held(self) -> list[tuple[StudySpec, EvaluationKey]]:
         """Everything submitted and not returned by `poll` yet."""
         jobs = [*self._queue, *(slot.job for slot in self._live if slot.job is not None)]
-        jobs += [slot.offers.job for slot in self._live if slot.offers.job is not None]
+        jobs += [job for slot in self._live for job in slot.offers.jobs]
         jobs += [job for zygote in self._zygotes for job in zygote.parked]
         return [
             *((job.spec, job.evaluation.key) for job in jobs),
@@ -279,6 +278,10 @@ class SlotPool:
 
     def _dispatch(self) -> None:
         self._level()
+        self._hand_out()
+        self._live.send_offers()
+
+    def _hand_out(self) -> None:
         while self._queue:
             job = self._queue[0]
             refusal = self._refusals.of(job.spec)
@@ -422,6 +425,7 @@ class SlotPool:
     def _take_result(self, slot: Slot, message: Done) -> None:
         job = self._release(slot)
         slot.cpu_seconds = message.cpu_seconds
+        slot.offers.pace(message.result.wall_seconds)
         result = msgspec.structs.replace(message.result, worker=self._name, slot=slot.place)
         self._cached.remember(job.spec, job.evaluation, result)
         self._results.append((job.spec, result))
@@ -467,9 +471,8 @@ class SlotPool:
 
     def _hand_back(self, slot: Slot) -> None:
         """What it has in hand, and what it was offered, are for another slot."""
-        offered = slot.offers.accepted()
-        if offered is not None:
-            self._queue.appendleft(offered)
+        offered = iter(slot.offers.accepted, None)
+        self._queue.extendleft(reversed(list(offered)))
         if slot.job is not None:
             self._queue.appendleft(slot.job)
             slot.job = None

@@ -136,8 +136,8 @@ class ThreadPool:
         with self._changed:
             self._studies[spec] = _Study(spec, objective, source)
 
-    def submit(self, spec: StudySpec, evaluation: Evaluation) -> None:
-        """Queue an evaluation; one of a study that can not be prepared ends as REFUSED.
+    def submit(self, spec: StudySpec, *evaluations: Evaluation) -> None:
+        """Queue evaluations; those of a study that can not be prepared end as REFUSED.
 
         Raises:
             FleetError: the pool is closed.
@@ -147,11 +147,12 @@ class ThreadPool:
             self.prepare(spec)
         except TrialfleetError as error:
             with self._changed:
-                refused = failed(evaluation, Outcome.REFUSED, str(error), worker=self._name)
-                self._results.append((spec, refused))
+                for evaluation in evaluations:
+                    refused = failed(evaluation, Outcome.REFUSED, str(error), worker=self._name)
+                    self._results.append((spec, refused))
             return
         with self._changed:
-            self._queue.append((self._studies[spec], evaluation))
+            self._queue.extend((self._studies[spec], evaluation) for evaluation in evaluations)
             self._changed.notify_all()
 
     def poll(self, timeout: float) -> list[tuple[StudySpec, EvaluationResult]]:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,8 @@ from trialfleet_shared.space import Categorical, Distribution, Params, Scalar
 
 #: Rows that wait to be brought into the table at once, at most.
 _MOST_NEW = 4096
+#: A parameter's column, and the codes of its values where it is categorical.
+_Place = tuple[int, dict[tuple[bool, Scalar], int] | None]
 
 
 class Columns:
@@ -25,23 +28,21 @@ class Columns:
         self._places: dict[tuple[str, bool], int] = {}
         #: Code of each categorical value by column, True kept apart from 1.
         self._codes: dict[int, dict[tuple[bool, Scalar], int]] = {}
+        #: Distributions of the latest trial, and the place of each: trials that are drawn together share theirs.
+        self._latest: tuple[Mapping[str, Distribution], dict[str, _Place]] = ({}, {})
 
     def __len__(self) -> int:
         return self._rows
 
     def append(self, params: Params, distributions: Mapping[str, Distribution]) -> int:
         """Add a trial; return its row."""
-        row = [math.nan] * len(self._places)
+        if distributions is not self._latest[0]:
+            self._latest = distributions, {name: self._place(name, one) for name, one in distributions.items()}
+        places = self._latest[1]
+        row: list[Any] = [math.nan] * len(self._places)
         for name, value in params.items():
-            categorical = isinstance(distributions[name], Categorical)
-            place = self._places.setdefault((name, categorical), len(self._places))
-            if place == len(row):
-                row.append(math.nan)
-            if categorical:
-                codes = self._codes.setdefault(place, {})
-                row[place] = codes.setdefault((isinstance(value, bool), value), len(codes))
-            else:
-                row[place] = value  # type: ignore[assignment]  # a number, as the distribution is one of numbers
+            place, codes = places[name]
+            row[place] = value if codes is None else codes.setdefault((isinstance(value, bool), value), len(codes))
         self._new.append(row)
         self._rows += 1
         if len(self._new) == _MOST_NEW:
@@ -67,6 +68,11 @@ class Columns:
             else:
                 gathered[:, column] = table[:, place]
         return gathered
+
+    def _place(self, name: str, distribution: Distribution) -> _Place:
+        categorical = isinstance(distribution, Categorical)
+        place = self._places.setdefault((name, categorical), len(self._places))
+        return place, self._codes.setdefault(place, {}) if categorical else None
 
     def _positions(self, place: int, distribution: Categorical) -> Array:
         """Position among the choices by code; the last entry, at -1, is NaN."""
