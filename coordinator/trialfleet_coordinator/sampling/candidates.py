@@ -28,11 +28,6 @@ from trialfleet_coordinator.sampling.parzen import (
 )
 from trialfleet_shared.space import Categorical, Distribution, Scalar, same_scalar
 
-#: Good trials are this share of all. Beside 0.1, which is Optuna's, and 0.2, the mean decimal logarithm of the regret
-#: (`benchmarks/sampler_quality.py`) was -1.51 (-1.44, -1.57) with 1 trial in flight, -1.34 (-1.31, -1.30) with 8, and,
-#: once branches were drawn, -1.06 (-1.08, -1.00) with 32 and -1.29 (-1.34, -1.22) with 128.
-GOOD_SHARE = 0.15
-
 
 class Split(NamedTuple):
     """Rows of the trials in a model."""
@@ -42,6 +37,8 @@ class Split(NamedTuple):
     bad: Indices
     #: Not observed yet; they count as bad.
     pending: Indices
+    #: The share of the observed trials that is good, of those too that have a certain parameter.
+    share: float
 
 
 class Layout:
@@ -98,7 +95,7 @@ class Candidates:
 
     def draw(self, layout: "Layout") -> None:
         """Draw these parameters for all candidates; they become active where `suggest` asks for them."""
-        rows = np.concatenate(self._split)
+        rows = np.concatenate((self._split.good, self._split.bad, self._split.pending))
         for axes, parameters in layout.kinds:
             block = _Block(axes, self._joint)
             values = self._columns.gather(parameters, rows)
@@ -249,7 +246,7 @@ def _own(observed: Array, split: Split) -> tuple[Array, Array]:
     good = len(split.good)
     results = observed[: good + len(split.bad)]
     ranks = np.cumsum(~np.isnan(results), axis=0)
-    goods = np.ceil(GOOD_SHARE * ranks[-1:])
+    goods = np.ceil(split.share * ranks[-1:])
     if good:
         goods = np.maximum(goods, ranks[good - 1 : good])
     bad = observed.copy()
