@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from measuring.results import save
-from throughput import PROCESSES, embedded, over_rabbitmq
+from throughput_parts.ours import PROCESSES, embedded, over_rabbitmq
 from throughput_parts.processes import descendants_cpu
 from throughput_parts.stopwatch import Stopwatch, watching
 from trialfleet_coordinator import driver

@@ -34,7 +34,7 @@ from savings_parts.tasks import TASKS
 
 _QUICK_TASKS = ("breast_cancer", "digits_svc")
 #: Tasks on which each mechanism is switched off alone.
-_ABLATION_TASKS = ("breast_cancer", "diabetes", "digits_svc")
+_ABLATION_TASKS = ("breast_cancer", "diabetes", "digits_svc", "adult_tree")
 _ABLATION_SEEDS = 3
 
 
