@@ -54,8 +54,6 @@ _RACING_QUANTILE = statistics.NormalDist().inv_cdf(RACING_CONFIDENCE)
 
 def mean(values: Sequence[float]) -> float:
     """Their mean, however large they are: objectives return the largest number there is to say "never again"."""
-    if len(values) == 1:  # most often: a rung of one fold
-        return values[0]
     try:
         return statistics.fmean(values)
     except OverflowError:

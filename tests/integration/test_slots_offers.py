@@ -12,7 +12,7 @@ import pytest
 from support.pools import PATIENCE, collect, evaluation, memory_spec
 from support.waiting import wait_until
 
-from trialfleet_shared.clock import SystemClock
+from trialfleet_shared.clock import Clock, SystemClock
 from trialfleet_shared.messages import Evaluation, Outcome, StudySpec
 from trialfleet_workers.handles import SlotState
 from trialfleet_workers.slots import SlotPool
@@ -40,8 +40,10 @@ def objective(params: dict[str, Any]) -> float:
 def make_pool(tmp_path: Path) -> Iterator[MakePool]:
     pools: list[SlotPool] = []
 
-    def make(spec: StudySpec = SPEC, slots: int = 1) -> SlotPool:
-        pool = SlotPool(slots=slots, base=tmp_path, data_path=None, functions={"f": objective}, clock=SystemClock())
+    def make(spec: StudySpec = SPEC, slots: int = 1, clock: Clock | None = None) -> SlotPool:
+        pool = SlotPool(
+            slots=slots, base=tmp_path, data_path=None, functions={"f": objective}, clock=clock or SystemClock()
+        )
         pools.append(pool)
         pool.prepare(spec)
         while _ready(pool) < slots:
@@ -71,12 +73,21 @@ def release(tmp_path: Path, trial: int) -> None:
     (tmp_path / str(trial)).touch()
 
 
-def quick(pool: SlotPool, tmp_path: Path) -> SlotPool:
+class LateClock(SystemClock):
+    """Runs ahead by so many seconds."""
+
+    ahead = 0.0
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self.ahead
+
+
+def quick(pool: SlotPool, tmp_path: Path, spec: StudySpec = SPEC) -> SlotPool:
     """Have every slot do what takes next to nothing until it is offered several at a time, as its own record tells."""
     end = time.monotonic() + PATIENCE
     while any(slot.offers._most < 4 for slot in pool._live):
         assert time.monotonic() < end, "an evaluation takes a millisecond and more"
-        pool.submit(SPEC, *(ask(tmp_path, trial) for trial in range(pool.slots)))
+        pool.submit(spec, *(ask(tmp_path, trial) for trial in range(pool.slots)))
         collect(pool, pool.slots)
     (tmp_path / "begun").unlink()
     return pool
@@ -186,12 +197,55 @@ def test_the_next_has_a_deadline_of_its_own(make_pool: MakePool, tmp_path: Path)
     assert all(result.wall_seconds == pytest.approx(0.5, abs=0.4) for result in results.values())
 
 
+def test_what_ends_while_it_is_judged_late_is_done_once_and_so_is_all_that_follows(
+    make_pool: MakePool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = LateClock()
+    spec = memory_spec(deadline_seconds=30.0)
+    pool = quick(make_pool(spec, clock=clock), tmp_path, spec)
+    pool.submit(spec, *(ask(tmp_path, trial, "return" if trial else "wait") for trial in range(4)))
+    select = pool._selector.select
+
+    def hear_too_early(timeout: float | None = None) -> Any:
+        monkeypatch.undo()
+        heard = select(0.0)
+        release(tmp_path, 0)
+        wait_until(lambda: begun(tmp_path) == ["0", "1", "2", "3"], "the slot goes on")
+        clock.ahead = 60.0
+        return heard
+
+    wait_until(lambda: begun(tmp_path) == ["0"], "the slot is at the one that waits")
+    monkeypatch.setattr(pool._selector, "select", hear_too_early)
+    results = {result.trial: result for _, result in pool.poll(0.0)}
+    results |= collect(pool, 4 - len(results))
+    assert {trial: result.outcome for trial, result in results.items()} == dict.fromkeys(range(4), Outcome.OK)
+    assert begun(tmp_path) == ["0", "1", "2", "3"]
+
+
+def test_what_waits_behind_one_that_takes_its_time_is_done_by_others_however_much_comes(
+    make_pool: MakePool, tmp_path: Path
+) -> None:
+    pool = quick(make_pool(slots=2), tmp_path)
+    pool.submit(SPEC, *(ask(tmp_path, trial, "wait" if trial == 0 else "return") for trial in range(12)))
+    answered: set[int] = set()
+    end, submitted = time.monotonic() + PATIENCE, 12
+    while len(answered & set(range(1, 12))) < 10:  # one is still to be begun next by the slot that is held up
+        assert time.monotonic() < end, f"only {sorted(answered)[:12]} are done"
+        # The other slot is never without work.
+        pool.submit(SPEC, *(ask(tmp_path, trial) for trial in range(submitted, submitted + 20)))
+        submitted += 20
+        answered |= {result.trial for _, result in pool.poll(0.1)}
+    release(tmp_path, 0)
+    collect(pool, submitted - len(answered))
+
+
 def test_what_is_too_long_to_be_offered_waits(make_pool: MakePool, tmp_path: Path) -> None:
     pool = make_pool()
     pool.submit(SPEC, ask(tmp_path, 0, "wait"))
-    pool.submit(SPEC, evaluation(1, name="1", folder=str(tmp_path), do="return", long="x" * 2**20))
+    long = {f"long{part}": "x" * 9000 for part in range(3)}
+    pool.submit(SPEC, evaluation(1, name="1", folder=str(tmp_path), do="return", **long))
     release(tmp_path, 0)
-    assert set(collect(pool, 2)) == {0, 1}
+    assert {trial: result.outcome for trial, result in collect(pool, 2).items()} == dict.fromkeys((0, 1), Outcome.OK)
 
 
 def test_many_quick_ones_are_each_done_once(make_pool: MakePool, tmp_path: Path) -> None:

@@ -5,8 +5,8 @@ import pytest
 
 from trialfleet_coordinator.commands import Observation
 from trialfleet_coordinator.events import Draw
-from trialfleet_coordinator.sampling.candidates import Candidates, Layout
-from trialfleet_coordinator.sampling.estimator import MAX_BAD, MAX_GOOD, MAX_PENDING, Estimator
+from trialfleet_coordinator.sampling.candidates import Candidates, Layout, Split
+from trialfleet_coordinator.sampling.estimator import GOOD_SHARE, MAX_BAD, MAX_GOOD, MAX_PENDING, Estimator, good_share
 from trialfleet_coordinator.sampling.tpe import JOINT_EVERY, TpeSampler
 from trialfleet_coordinator.sampling.uniform import UniformSampler
 from trialfleet_shared.space import Categorical, Float, Int, SearchSpace
@@ -124,8 +124,8 @@ def test_the_model_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = []
     original = Candidates.__init__
 
-    def noting(self: Candidates, columns: object, split: tuple[list[int], ...], **rest: object) -> None:
-        sizes.append(tuple(len(rows) for rows in split))
+    def noting(self: Candidates, columns: object, split: Split, **rest: object) -> None:
+        sizes.append((len(split.good), len(split.bad), len(split.pending)))
         original(self, columns, split, **rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Candidates, "__init__", noting)
@@ -134,6 +134,38 @@ def test_the_model_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     sampler.ask(range(5300, 5301))
     assert sizes[0] == (MAX_GOOD, MAX_BAD, 0)
     assert sizes[-1] == (MAX_GOOD, MAX_BAD, MAX_PENDING)
+
+
+def in_flight(*, lost: int, rounds: int, at_a_time: int) -> int:
+    """What is taken to be in flight where some trials were lost, and others since ended in random order."""
+    estimator, generator = Estimator(maximize=False), np.random.default_rng(0)
+    draws = iter(UniformSampler(SearchSpace({"x": Float(0, 1)}), seed=0).ask(range(lost + rounds + at_a_time)))
+    pending: list[int] = []
+    for number, draw in enumerate(draws):
+        estimator.add(number, *draw)
+        if number >= lost:
+            pending.append(number)
+        if len(pending) > at_a_time:
+            ended = pending.pop(int(generator.integers(len(pending))))
+            estimator.observe([Observation(ended, draw.params, draw.distributions, 0, float(ended))])
+    return estimator._in_flight()
+
+
+@pytest.mark.parametrize("at_a_time", [1, 8, 32, 128, 500])
+def test_nearly_all_in_flight_are_counted_in_whatever_order_they_end(at_a_time: int) -> None:
+    assert in_flight(lost=0, rounds=2000, at_a_time=at_a_time) == pytest.approx(at_a_time, rel=0.1, abs=1)
+
+
+@pytest.mark.parametrize("at_a_time", [1, 8, 32])
+def test_trials_that_were_lost_are_not_taken_to_be_in_flight_for_long(at_a_time: int) -> None:
+    assert in_flight(lost=400, rounds=0, at_a_time=at_a_time) == 400 + at_a_time
+    now = in_flight(lost=400, rounds=10 + 4 * at_a_time, at_a_time=at_a_time)
+    assert now == pytest.approx(at_a_time, rel=0.1, abs=1)
+
+
+def test_fewer_are_good_where_many_are_in_flight() -> None:
+    assert good_share(0) == good_share(32) == GOOD_SHARE
+    assert good_share(128) == pytest.approx(GOOD_SHARE / 2)
 
 
 def test_trials_of_one_batch_differ() -> None:

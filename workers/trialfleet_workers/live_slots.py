@@ -110,8 +110,7 @@ class LiveSlots:
             for slot in self
             if slot.state is SlotState.BUSY and slot.offers.open and not slot.ending and slot.spec == job.spec
         ]
-        slot = min(able, key=lambda slot: (len(slot.offers), slot.since), default=None)
-        return slot is not None and slot.offers.make(job)
+        return any(slot.offers.make(job) for slot in sorted(able, key=lambda slot: (len(slot.offers), slot.since)))
 
     def send_offers(self) -> None:
         """Send what was offered since the last time."""
@@ -130,6 +129,14 @@ class LiveSlots:
             else:
                 withdrawn.appendleft(job)
         return list(withdrawn)
+
+    def relieve(self, began_before: float) -> list[Job]:
+        """Take back all but the next of what slots were offered that have been evaluating since before then."""
+        relieved: list[Job] = []
+        for slot in self:
+            if len(slot.offers) > 1 and slot.since < began_before:
+                relieved += slot.offers.withdraw_all(but=1)
+        return relieved
 
     def spawn(self, zygote: Zygote, spec: StudySpec) -> Slot:
         """Have a slot forked and told of the study."""
@@ -178,6 +185,7 @@ class LiveSlots:
 
     def _begin(self, slot: Slot, spec: StudySpec) -> None:
         slot.spec = spec
+        slot.offers.pace(math.inf)
         slot.state = SlotState.STARTING
         slot.since = self._clock.monotonic()
         slot.limit = slot.since + START_SECONDS

@@ -93,6 +93,13 @@ class Offers:
         self._missing += 1
         return job
 
+    def withdraw_all(self, *, but: int = 0) -> list[Job]:
+        """Take back what the slot has not begun, except so many that it is to begin next; in their order."""
+        withdrawn: deque[Job] = deque()
+        while len(self._offers) > but and (job := self.withdraw()) is not None:
+            withdrawn.appendleft(job)
+        return list(withdrawn)
+
     def accepted(self) -> Job | None:
         """The slot has ended what it was at: the first offer, if there is one, is what it is at now."""
         if not self._offers:

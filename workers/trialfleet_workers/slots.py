@@ -38,6 +38,8 @@ from trialfleet_workers.zygotes import IMPORT_SECONDS, ObjectiveSources, Zygotes
 
 #: Share of the machine's memory that slots may fill together when a study sets no limit.
 _MEMORY_SHARE = 0.9
+#: Seconds of an evaluation after which what else its slot was offered is offered to others.
+_HELD_UP_SECONDS = 0.05
 #: Slots in a row that may die before they are ready; then the study is refused.
 _FAILED_STARTS = 3
 #: Times an evaluation is started again after its zygote was lost; an objective may be what kills it.
@@ -269,6 +271,8 @@ class SlotPool:
             key.data()
         if limit <= self._clock.monotonic():
             self._enforce_limits()
+        held_up = self._live.relieve(self._clock.monotonic() - _HELD_UP_SECONDS)
+        self._queue.extendleft(reversed(held_up))
         self._dispatch()
         self._cached.flush(idle=not self._live.busy)
 
@@ -278,8 +282,10 @@ class SlotPool:
 
     def _dispatch(self) -> None:
         self._level()
-        self._hand_out()
-        self._live.send_offers()
+        try:
+            self._hand_out()
+        finally:
+            self._live.send_offers()
 
     def _hand_out(self) -> None:
         while self._queue:
@@ -320,7 +326,7 @@ class SlotPool:
     def _enforce_limits(self) -> None:
         now = self._clock.monotonic()
         for slot in self._live:
-            if slot.limit > now:
+            if slot.limit > now or (slot.state is SlotState.BUSY and self._is_on_time(slot)):
                 continue
             if slot.state is SlotState.BUSY:
                 self.restarts["timeout"] += 1
@@ -333,6 +339,12 @@ class SlotPool:
         for zygote in self._zygotes:
             if zygote.limit <= now:
                 self._refuse_all(zygote, ObjectiveError(f"its import took more than {IMPORT_SECONDS:g} s"))
+
+    def _is_on_time(self, slot: Slot) -> bool:
+        """Whether the slot has ended, meanwhile, what it seemed to be late with, and goes on; it begins nothing more if not."""
+        self._queue.extendleft(reversed(slot.offers.withdraw_all()))
+        self._live.drain(slot)
+        return slot.ending or slot.limit > self._clock.monotonic()
 
     # Evaluations.
 

@@ -35,7 +35,7 @@ class Columns:
         return self._rows
 
     def append(self, params: Params, distributions: Mapping[str, Distribution]) -> int:
-        """Add a trial; return its row."""
+        """Add a trial, whose distributions do not change any more; return its row."""
         if distributions is not self._latest[0]:
             self._latest = distributions, {name: self._place(name, one) for name, one in distributions.items()}
         places = self._latest[1]

@@ -1,6 +1,6 @@
 """What is known of a study's trials, split into good and bad ones for the tree-structured Parzen estimator.
 
-- The good set is the best `GOOD_SHARE`, less where many are pending, and at most 25 as in Optuna. The bad set is bounded
+- The good set is the best `GOOD_SHARE`, less where many are in flight, and at most 25 as in Optuna. The bad set is bounded
   too: it is thinned evenly over the ranks. What is gathered per model is a few hundred rows of columns that grow in place,
   however long the study is.
 - Pending trials are in the bad set ("constant liar"), so that trials drawn at the same time differ.
@@ -11,6 +11,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import islice
 
 import numpy as np
 
@@ -25,10 +26,14 @@ from trialfleet_shared.space import Distribution, Params
 #: (`benchmarks/sampler_quality.py`) was -1.51 (-1.44, -1.57) with 1 trial in flight, -1.34 (-1.31, -1.30) with 8, and,
 #: once branches were drawn, -1.06 (-1.08, -1.00) with 32 and -1.29 (-1.34, -1.22) with 128.
 GOOD_SHARE = 0.15
-#: Pending trials beyond which the share is less, in proportion to the square root of their number: so many are drawn from
+#: Trials in flight beyond which the share is less, in proportion to the square root of their number: so many are drawn from
 #: each model then that a better start is worth more than a wider one. With 128 in flight the logarithm was -1.38 so and
 #: -1.32 without, on seeds that are not the benchmark's; in proportion to the number itself -1.33, beyond 16 -1.34.
-MANY_PENDING = 32
+MANY_IN_FLIGHT = 32
+#: Pending trials, counted from the newest, that are looked at to tell how many are in flight.
+MOST_IN_FLIGHT = 1024
+#: A pending trial that has this many more results after it than twice the pending trials after it is taken for lost.
+OVERTAKEN = 8
 #: Good trials at most, as in Optuna.
 MAX_GOOD = 25
 #: Bad trials in the model.
@@ -90,7 +95,7 @@ class Estimator:
         return Candidates(self._columns, self._split(), joint=joint, generator=generator)
 
     def _split(self) -> Split:
-        share = good_share(len(self._pending))
+        share = good_share(self._in_flight())
         good = min(good_count(self._ranking.scored, share), self._ranking.most_good)
         rest = len(self._ranking) - good
         earlier_good, earlier_bad = self._split_earlier()
@@ -100,6 +105,18 @@ class Estimator:
             self._rows_of(list(self._pending)[-MAX_PENDING:], []),
             share,
         )
+
+    def _in_flight(self) -> int:
+        """How many pending trials are likely to be evaluated now.
+
+        What a killed process left behind is pending for ever: newer trials overtake it, and those that are older. Where 128
+        are in flight and end in any order, the i-th newest has fewer than 2 i newer ones before it that have ended.
+        """
+        newest = np.array([self._rows[one] for one in islice(reversed(self._pending), MOST_IN_FLIGHT)], dtype=np.intp)
+        places = np.arange(len(newest))
+        ended = len(self._columns) - 1 - newest - places
+        lost = ended > 2 * places + OVERTAKEN
+        return int(lost.argmax()) if lost.any() else len(newest)
 
     def _rows_of(self, trials: list[int], earlier: list[int]) -> Indices:
         return np.array([self._rows[trial] for trial in trials] + earlier, dtype=np.intp)
@@ -113,9 +130,9 @@ class Estimator:
         return self._earlier[: math.ceil(share * good)], bad
 
 
-def good_share(pending: int) -> float:
-    """The share of trials that is good while so many are pending."""
-    return GOOD_SHARE * math.sqrt(min(1.0, MANY_PENDING / max(pending, 1)))
+def good_share(in_flight: int) -> float:
+    """The share of trials that is good while so many are in flight."""
+    return GOOD_SHARE * math.sqrt(min(1.0, MANY_IN_FLIGHT / max(in_flight, 1)))
 
 
 def good_count(results: int, share: float) -> int:
