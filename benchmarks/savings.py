@@ -89,14 +89,14 @@ def _run_all(runs: Sequence[Run], options: argparse.Namespace, out: Path) -> Non
     free = context.SimpleQueue()
     for core in every[: options.jobs]:
         free.put(core)
+    one = functools.partial(_one, options=options, out=out, deadline=deadline)
     with ProcessPoolExecutor(options.jobs, mp_context=context, initializer=_settle, initargs=(free,)) as pool:
-        single = [run for run in runs if run.variant != PARALLEL]
-        for told in pool.map(functools.partial(_one, options=options, out=out, deadline=deadline), single):
+        for told in pool.map(one, [run for run in runs if run.variant != PARALLEL]):
             _tell(told)
-        os.sched_setaffinity(0, every[:2])
-    for run in runs:
-        if run.variant == PARALLEL:
-            _tell(_one(run, options=options, out=out, deadline=deadline))
+    # In a process of its own as well: a run waits for whatever its process has started.
+    with ProcessPoolExecutor(1, mp_context=context, initializer=os.sched_setaffinity, initargs=(0, every[:2])) as pool:
+        for told in pool.map(one, [run for run in runs if run.variant == PARALLEL]):
+            _tell(told)
 
 
 def _settle(free: "multiprocessing.queues.SimpleQueue[int]") -> None:
