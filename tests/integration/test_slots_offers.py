@@ -176,6 +176,18 @@ def test_of_many_that_are_offered_those_not_begun_are_taken_back(make_pool: Make
     assert begun(tmp_path) == ["0", "1", "2", "6", "7"]
 
 
+def test_that_one_study_is_quick_says_nothing_of_another(make_pool: MakePool, tmp_path: Path) -> None:
+    pool = quick(make_pool(), tmp_path)
+    other = memory_spec(study="other")
+    pool.submit(other, *(ask(tmp_path, trial, "wait") for trial in range(4)))
+    while begun(tmp_path) != ["0"]:
+        pool.poll(0.01)
+    assert (pool._live.offered, pool.queued) == (1, 3)
+    for trial in range(4):
+        release(tmp_path, trial)
+    assert set(collect(pool, 4)) == set(range(4))
+
+
 def test_many_that_were_offered_to_a_slot_that_is_held_up_are_done_by_another(
     make_pool: MakePool, tmp_path: Path
 ) -> None:

@@ -166,6 +166,12 @@ def test_trials_that_were_lost_are_not_taken_to_be_in_flight_for_long(at_a_time:
 def test_fewer_are_good_where_many_are_in_flight() -> None:
     assert good_share(0) == good_share(32) == GOOD_SHARE
     assert good_share(128) == pytest.approx(GOOD_SHARE / 2)
+    estimator = Estimator(maximize=False)
+    for number, draw in enumerate(UniformSampler(SearchSpace({"x": Float(0, 1)}), seed=0).ask(range(228))):
+        estimator.add(number, *draw)
+        if number < 100:
+            estimator.observe([Observation(number, *draw, 0, float(number))])
+    assert len(estimator._split().good) == 8
 
 
 def test_trials_of_one_batch_differ() -> None:
