@@ -4,6 +4,7 @@ For `trialfleet up` and for tests. The node listens on 127.0.0.1 only, and knows
 in a file that nobody else may read.
 """
 
+import contextlib
 import os
 import secrets
 import shutil
@@ -26,6 +27,8 @@ _START_SECONDS = 90.0
 #: Seconds that a node may take to stop by itself.
 _STOP_SECONDS = 30.0
 _USER = "trialfleet"
+#: Below those that Linux gives to connections.
+_PORTS = range(20_000, 32_768)
 
 
 class RabbitNode:
@@ -40,8 +43,9 @@ class RabbitNode:
 
     def __init__(self, folder: Path) -> None:
         self._program = _find_program()
-        self._folder = folder.resolve()
-        make_private_folder(self._folder)
+        #: As given, absolute.
+        self.folder = folder.resolve()
+        make_private_folder(self.folder)
         self._port, self._dist_port, self._epmd_port = free_ports(3)
         self._password = secrets.token_urlsafe(24)
         self._process: subprocess.Popen[bytes] | None = None
@@ -65,7 +69,7 @@ class RabbitNode:
 
     def start(self) -> None:
         """Start the node, and wait until it accepts connections. Raises BrokerError when it does not."""
-        log = self._folder / "output.log"
+        log = self.folder / "output.log"
         with log.open("ab") as output:
             if self._port_mapper is None:
                 # Erlang would start one that outlives everything.
@@ -111,7 +115,7 @@ class RabbitNode:
             return subprocess.Popen(
                 [*ended_with_us(signal.SIGTERM), program],
                 env=self._environment(),
-                cwd=self._folder,
+                cwd=self.folder,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -146,7 +150,7 @@ class RabbitNode:
             return False
 
     def _configure(self) -> None:
-        configuration = self._folder / "rabbitmq.conf"
+        configuration = self.folder / "rabbitmq.conf"
         configuration.touch(mode=0o600)
         configuration.write_text(
             f"listeners.tcp.1 = 127.0.0.1:{self._port}\n"
@@ -157,10 +161,10 @@ class RabbitNode:
             "log.file.level = warning\n"
             "disk_free_limit.absolute = 50MB\n"
         )
-        (self._folder / "enabled_plugins").write_text("[].\n")
+        (self.folder / "enabled_plugins").write_text("[].\n")
 
     def _environment(self) -> dict[str, str]:
-        folder = self._folder
+        folder = self.folder
         return {
             "PATH": os.environ.get("PATH", os.defpath),
             "LANG": "C.UTF-8",
@@ -191,9 +195,15 @@ def _find_program() -> str:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that are free now, all different."""
-    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    """Ports that are free now, all different.
+
+    The system gives none of them to a connection: a server that comes back finds its port free still.
+    """
+    held: list[socket.socket] = []
     try:
+        while len(held) < count:
+            with contextlib.suppress(OSError):  # somebody listens there
+                held.append(socket.create_server(("127.0.0.1", secrets.choice(_PORTS))))
         return [listener.getsockname()[1] for listener in held]
     finally:
         for listener in held:

@@ -97,13 +97,13 @@ class ImpatientNode(RabbitNode):
     def _configure(self) -> None:
         super()._configure()
         terms = f"[{{rabbit, [{{consumer_timeout, {self._timeout}}}, {{channel_tick_interval, {LOOK}}}]}}].\n"
-        (self._folder / "advanced.config").write_text(terms)
+        (self.folder / "advanced.config").write_text(terms)
 
     def _environment(self) -> dict[str, str]:
-        return {**super()._environment(), "RABBITMQ_ADVANCED_CONFIG_FILE": str(self._folder / "advanced.config")}
+        return {**super()._environment(), "RABBITMQ_ADVANCED_CONFIG_FILE": str(self.folder / "advanced.config")}
 
     def log(self) -> str:
-        return "".join(file.read_text(errors="replace") for file in (self._folder / "log").glob("*.log"))
+        return "".join(file.read_text(errors="replace") for file in (self.folder / "log").glob("*.log"))
 
 
 @pytest.fixture(scope="module")

@@ -52,8 +52,14 @@ def workers(rabbitmq: str, tmp_path: Path) -> Iterator[WorkerProcesses]:
 
 
 @pytest.fixture
-def fleet(rabbitmq: str) -> Iterator[RabbitFleet]:
-    fleet = RabbitFleet(rabbitmq, address=uuid.uuid4().hex, clock=SystemClock())
+def address() -> str:
+    """Where the fleet hears results."""
+    return uuid.uuid4().hex
+
+
+@pytest.fixture
+def fleet(rabbitmq: str, address: str) -> Iterator[RabbitFleet]:
+    fleet = RabbitFleet(rabbitmq, address=address, clock=SystemClock())
     yield fleet
     fleet.close()
 
@@ -76,12 +82,15 @@ def test_what_a_killed_worker_held_is_evaluated_by_another(workers: WorkerProces
 
 
 def test_a_broker_that_is_killed_and_comes_back_loses_nothing(
-    rabbitmq_node: RabbitNode, workers: WorkerProcesses, fleet: RabbitFleet
+    rabbitmq_node: RabbitNode, workers: WorkerProcesses, fleet: RabbitFleet, address: str
 ) -> None:
     worker = workers.start()
     fleet.start(make_spec("objectives.py:misbehave"))
     record = Record(fleet)
     poll_until(record.poll, lambda: fleet.slots() == 2, "the worker is there")
+    # A queue that is younger comes back as one that nobody can use, which takes minutes to mend.
+    (names,) = rabbitmq_node.folder.glob("mnesia/*/quorum/*/names.dets")
+    wait_until(lambda: address.encode() in names.read_bytes(), "RabbitMQ has written the queue down")
     for trial in range(8):
         fleet.submit([make_evaluation(trial, what="sleep", seconds=0.4)])
     record.await_results(2)

@@ -5,10 +5,12 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pika
 import pytest
+from pika.adapters.blocking_connection import BlockingChannel
 from support.fleet_suite import BASE, make_evaluation, make_spec
 from support.waiting import wait_until
 from support.workers import WorkerProcesses, poll_until, purge
@@ -66,12 +68,12 @@ def connect(rabbitmq: str) -> Iterator[Callable[..., Coordinator]]:
 
 
 @pytest.fixture
-def channel(rabbitmq: str) -> Iterator[pika.adapters.blocking_connection.BlockingChannel]:
+def channel(rabbitmq: str) -> Iterator[BlockingChannel]:
     with pika.BlockingConnection(pika.URLParameters(rabbitmq)) as connection:
         yield connection.channel()
 
 
-def messages(channel: pika.adapters.blocking_connection.BlockingChannel, queue: str) -> int:
+def messages(channel: BlockingChannel, queue: str) -> int:
     return int(channel.queue_declare(queue, passive=True).method.message_count)
 
 
@@ -269,6 +271,38 @@ def test_evaluations_that_vanished_from_the_queue_are_lost(
     assert coordinator.lost == [
         LostEvaluation(make_evaluation(7).key, 2, "no worker has it and the queue is empty"),
     ]
+
+
+def test_a_results_queue_that_the_broker_can_not_serve_is_made_anew(
+    workers: WorkerProcesses,
+    connect: Callable[..., Coordinator],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    workers.start()
+    before = connect("broken").fleet
+    before.start(make_spec("objectives.py:double"))
+    before.submit([make_evaluation(0, x=1.0)])
+    poll_until(lambda: None, lambda: bool(before.poll(0.1)[0]), "a result is there, and stays")
+    before.close()
+    # RabbitMQ would have to be killed half a second after the queue was declared, and takes a minute to find out.
+    consume = BlockingChannel.basic_consume
+    failing = [results_queue("broken")]
+
+    def fail_once(self: BlockingChannel, queue: str, *args: Any, **fields: Any) -> Any:
+        if queue in failing:
+            failing.remove(queue)
+            self.connection.close()
+            raise pika.exceptions.ConnectionClosedByBroker(541, "INTERNAL_ERROR")
+        return consume(self, queue, *args, **fields)
+
+    monkeypatch.setattr(BlockingChannel, "basic_consume", fail_once)
+    again = connect("broken")
+    again.fleet.start(make_spec("objectives.py:double"))
+    again.fleet.submit([make_evaluation(1, x=1.0)])
+    again.await_results(1)
+    assert [result.trial for result in again.results] == [1]
+    assert "can not serve the queue trialfleet.v1.results.broken; making it anew" in caplog.text
 
 
 def test_an_evaluation_may_outlive_its_delivery(

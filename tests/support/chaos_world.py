@@ -135,7 +135,7 @@ class ReachableNode(RabbitNode):
 
     def _configure(self) -> None:
         super()._configure()
-        with (self._folder / "rabbitmq.conf").open("a") as configuration:
+        with (self.folder / "rabbitmq.conf").open("a") as configuration:
             configuration.write(f"heartbeat = {HEARTBEAT_SECONDS}\n")
             if self._also_at is not None:
                 configuration.write(f"listeners.tcp.2 = {self._also_at}:{self._port}\n")

@@ -51,14 +51,14 @@ class OpsNode(RabbitNode):
 
     def _configure(self) -> None:
         shipped = (OPS / "rabbitmq" / "rabbitmq.conf").read_text()
-        (self._folder / "rabbitmq.conf").write_text(
+        (self.folder / "rabbitmq.conf").write_text(
             shipped.replace("/run/secrets", str(self.secrets))
             + f"listeners.tcp.1 = 127.0.0.1:{self._port}\n"
             + f"management.tcp.ip = 127.0.0.1\nmanagement.tcp.port = {self._management_port}\n"
             + f"prometheus.tcp.ip = 127.0.0.1\nprometheus.tcp.port = {self._prometheus_port}\n"
             + "disk_free_limit.absolute = 50MB\n"  # the machine of a test may have little
         )
-        (self._folder / "enabled_plugins").write_text((OPS / "rabbitmq" / "enabled_plugins").read_text())
+        (self.folder / "enabled_plugins").write_text((OPS / "rabbitmq" / "enabled_plugins").read_text())
 
 
 class TlsNode(OpsNode):
@@ -80,7 +80,7 @@ class TlsNode(OpsNode):
 
     def _configure(self) -> None:
         super()._configure()
-        file = self._folder / "rabbitmq.conf"
+        file = self.folder / "rabbitmq.conf"
         shipped = (OPS / "rabbitmq" / "tls.conf").read_text()
         plain = [line for line in file.read_text().splitlines() if not line.startswith(("listeners.tcp", "management"))]
         file.write_text(

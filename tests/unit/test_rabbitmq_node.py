@@ -36,3 +36,10 @@ def test_a_node_that_ends_is_told_with_what_it_said(tmp_path: Path, monkeypatch:
     assert str(refused.value) == (
         "the private RabbitMQ node did not start, and ended with status 3; the end of its output:\nno cookie\n"
     )
+
+
+def test_no_connection_is_given_a_port_that_a_server_gets() -> None:
+    given_to_connections = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    ports = rabbitmq_node.free_ports(20)
+    assert len(set(ports)) == 20
+    assert max(ports) < given_to_connections

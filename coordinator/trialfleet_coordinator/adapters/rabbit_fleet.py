@@ -5,6 +5,10 @@
     receive              <── mailbox <──── results, heartbeats, the queue's length
 
 The link reconnects by itself. What it can not mend, it tells `receive`, which raises.
+
+RabbitMQ 3.10 writes down that a quorum queue is there half a second after it was declared. Killed before, it comes back
+with a queue that nobody leads, and says so, as an internal error, to whoever has waited a minute to consume it. The link
+then makes the results queue anew. What was on it is lost, and the leases see to that.
 """
 
 import logging
@@ -14,6 +18,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
+from pika.exceptions import ConnectionClosedByBroker
+
 from trialfleet_coordinator.adapters.rabbit_workers import hear_heartbeats
 from trialfleet_coordinator.remote_fleet import GRACE_SECONDS, Delivery, Incoming, Mailbox, Ready, RemoteFleet
 from trialfleet_coordinator.telemetry import NO_TELEMETRY, Telemetry
@@ -22,6 +28,7 @@ from trialfleet_shared.adapters.rabbit import (
     BROKER_FAILURES,
     DEAD,
     EVALUATIONS,
+    INTERNAL_ERROR,
     FleetBroker,
     connect,
     pack,
@@ -118,6 +125,8 @@ class _Link:
         self._unburied: deque[tuple[bytes, dict[str, str], int]] = deque()
         # These belong to the thread.
         self._connections = 0
+        #: Whether RabbitMQ can not serve the results queue.
+        self._is_broken = False
         self._look_at = 0.0
         self._thread = threading.Thread(target=self._run, name="trialfleet-link", daemon=True)
 
@@ -209,10 +218,18 @@ class _Link:
         """Serve one connection, until it fails or the link is stopped."""
         broker = self._broker
         broker.ensure_again(EVALUATIONS)
+        if self._is_broken:
+            _LOG.warning("the broker can not serve the queue %s; making it anew", self._queue)
+            broker.channel.queue_delete(self._queue)
+            self._is_broken = False
         broker.ensure_again(self._queue)
         connection, channel = broker.connection, broker.channel
         channel.basic_qos(prefetch_count=_PREFETCH)
-        channel.basic_consume(self._queue, self._on_results)
+        try:
+            channel.basic_consume(self._queue, self._on_results)
+        except ConnectionClosedByBroker as error:
+            self._is_broken = error.reply_code == INTERNAL_ERROR
+            raise
         hear_heartbeats(broker, self._mailbox.put, _LOG)
         self._connections += 1
         if self._connections > 1:

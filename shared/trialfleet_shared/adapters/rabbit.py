@@ -44,6 +44,8 @@ _RESULTS_EXPIRE = 30 * 24 * 3600 * 1000
 _DEAD_EXPIRE = 7 * 24 * 3600 * 1000
 #: AMQP's reply code for a queue that is gone.
 _NOT_FOUND = 404
+#: AMQP's reply code for what the broker can not do though it should.
+INTERNAL_ERROR = 541
 #: First pause between two attempts to connect, in seconds; doubled each time.
 _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 5.0
