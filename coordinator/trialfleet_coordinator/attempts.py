@@ -91,10 +91,11 @@ class Attempts:
         """The evaluation has its answer."""
         if result.outcome is not Outcome.REFUSED and not result.cached:
             self._refusing.discard(result.worker)
-        began = self._began.get(result.key)
+        key = result.key
+        began = self._began.get(key)
         if began is not None and result.outcome is Outcome.OK and not result.cached and result.fold != TEST_FOLD:
             self._turnarounds.setdefault(result.rung, deque(maxlen=_REMEMBERED)).append(elapsed - began)
-        self.forget(result.key)
+        self.forget(key)
 
     def forget(self, key: EvaluationKey) -> None:
         """Nobody waits for the evaluation any more."""

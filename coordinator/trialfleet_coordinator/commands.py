@@ -49,6 +49,16 @@ class RecordRung(NamedTuple):
     value: float
 
 
+class Effort(NamedTuple):
+    """What was evaluated for a trial."""
+
+    #: The highest rung of which it has a result.
+    rung: int = 0
+    #: Its results, and those of them that a cache answered.
+    evaluations: int = 0
+    cached: int = 0
+
+
 class RecordDecision(NamedTuple):
     """The trial is decided: COMPLETE, PRUNED or FAIL. `value` is its score on the highest rung it finished."""
 
@@ -57,6 +67,7 @@ class RecordDecision(NamedTuple):
     value: float | None
     #: Why, for people and for the report: "complete", "halving", "threshold", "racing", "objective", "error: …" …
     reason: str
+    effort: Effort = Effort()
 
 
 class RecordTest(NamedTuple):

@@ -175,13 +175,14 @@ class StudyState:
             self._end(Ended.EXHAUSTED)
 
     def _on_result(self, result: EvaluationResult) -> None:
-        if result.key not in self.pending and not self._take_up(result):
+        key = result.key
+        if key not in self.pending and not self._take_up(result):
             known = result.trial < len(self.trials)
             self.tally.discarded["duplicate" if known else "unknown"] += 1
             return
         if result.outcome in (Outcome.REFUSED, Outcome.CRASH) and self._tries_again(result):
             return
-        if result.outcome.may_be_of_the_place and result.attempt < self.pending[result.key]:
+        if result.outcome.may_be_of_the_place and result.attempt < self.pending[key]:
             self.tally.discarded["late"] += 1
             return
         self._attempts.answer(result, self._elapsed)
@@ -351,7 +352,7 @@ class StudyState:
         trial.value = value
         trial.reason = reason
         self.tally.decided[DECIDED[phase]] += 1
-        self._commands.append(RecordDecision(trial.number, DECIDED[phase], value, reason))
+        self._commands.append(RecordDecision(trial.number, DECIDED[phase], value, reason, trial.effort))
 
     def _observe(self, trial: Trial, rung: int, value: float | None, *, pruned: bool = False) -> None:
         self._commands.append(Observe(trial.observation(rung, value, pruned=pruned)))

@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Iterable
 from enum import Enum
 
-from trialfleet_coordinator.commands import Observation, TrialState
+from trialfleet_coordinator.commands import Effort, Observation, TrialState
 from trialfleet_shared.errors import TrialfleetError
 from trialfleet_shared.ladder import Ladder
 from trialfleet_shared.messages import Evaluation, EvaluationResult
@@ -81,6 +81,16 @@ class Trial:
     def judged(self) -> bool:
         """Whether anything is known of its worth: it finished a rung, or is decided."""
         return self.value is not None or self.decided
+
+    @property
+    def effort(self) -> Effort:
+        """What was evaluated for it."""
+        results = self.results
+        return Effort(
+            rung=max([result.rung for result in results], default=0),
+            evaluations=len(results),
+            cached=sum([result.cached for result in results]),
+        )
 
     def fold_values(self, ladder: Ladder, rung: int) -> list[float]:
         """Its values on folds 0, 1, … of the rung, up to the first that is missing."""

@@ -23,6 +23,7 @@ from trialfleet_coordinator.adapters.lmdb_store import OPTUNA_DIRECTIONS, OPTUNA
 from trialfleet_coordinator.adapters.study_lock import StudyLock
 from trialfleet_coordinator.budget import Budget
 from trialfleet_coordinator.commands import (
+    Effort,
     RecordDecision,
     RecordEvaluation,
     RecordRung,
@@ -270,7 +271,7 @@ def test_optuna_sees_the_study(tmp_path: Path, store: LmdbStudyStore, clock: Sim
             RecordRung(0, 0, 0.5),
             RecordEvaluation(result(0, 1, 0.75)),
             RecordRung(0, 1, 0.75),
-            RecordDecision(0, State.COMPLETE, 0.75, "complete"),
+            RecordDecision(0, State.COMPLETE, 0.75, "complete", Effort(rung=1, evaluations=2, cached=1)),
             RecordRung(1, 0, 0.25),
             RecordDecision(1, State.PRUNED, 0.25, "halving"),
             RecordDecision(2, State.FAIL, None, "timeout: 3 s"),

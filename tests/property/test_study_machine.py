@@ -156,9 +156,12 @@ class StudyMachine(RuleBasedStateMachine):
             case RecordRung(trial, rung, _):
                 assert self.rungs_recorded.get(trial, -1) < rung, "rungs are climbed upwards"
                 self.rungs_recorded[trial] = rung
-            case RecordDecision(trial, state, value, reason):
+            case RecordDecision(trial, state, value, reason, effort):
                 assert not trials[trial].state.decided, "decided twice"
                 assert state.decided
+                results = trials[trial].results
+                assert effort.rung == max((result.rung for result in results), default=0)
+                assert (effort.evaluations, effort.cached) == (len(results), sum(one.cached for one in results))
                 trials[trial].state, trials[trial].value, trials[trial].reason = state, value, reason
             case RecordTest(trial, value):
                 self.record.test = (trial, value)

@@ -360,14 +360,13 @@ class StudyTables:
 
     def put_evaluation(self, transaction: Transaction, study: int, row: EvaluationRow) -> bool:
         """Keep the result unless there is one for its key; returns whether it was new."""
-        trial, rung, fold = row.result.key
-        key = _EVALUATION.pack(study, trial, rung, fold + 1)
+        result = row.result
+        key = _EVALUATION.pack(study, result.trial, result.rung, result.fold + 1)
         return self._put(transaction, "evaluations", key, _ENCODER.encode(row), overwrite=False)
 
-    def evaluations(self, transaction: Transaction, study: int, number: int | None = None) -> Iterator[EvaluationRow]:
-        """The results of the study, or of its trial `number`, by trial, rung and fold."""
-        prefix = _STUDY.pack(study) if number is None else _TRIAL.pack(study, number)
-        for _, stored in self._range(transaction, "evaluations", prefix):
+    def evaluations(self, transaction: Transaction, study: int) -> Iterator[EvaluationRow]:
+        """The results of the study, by trial, rung and fold."""
+        for _, stored in self._range(transaction, "evaluations", _STUDY.pack(study)):
             yield _EVALUATION_ROW.decode(stored)
 
     def progress(self, transaction: Transaction, study: int) -> ProgressRow:

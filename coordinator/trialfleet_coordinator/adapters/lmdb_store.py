@@ -28,6 +28,7 @@ from trialfleet_coordinator.adapters.lmdb_layout import (
 from trialfleet_coordinator.adapters.study_lock import StudyLock
 from trialfleet_coordinator.collecting import nothing_collected
 from trialfleet_coordinator.commands import (
+    Effort,
     Record,
     RecordDecision,
     RecordEvaluation,
@@ -48,7 +49,7 @@ from trialfleet_shared.space import Categorical, Distribution
 DEFINITION_ATTR = "trialfleet:definition"
 TERMS_ATTR = "trialfleet:terms"
 TEST_ATTR = "trialfleet:test"
-#: … and a trial's reason (user). "rung", "evaluations" and "cached" stand beside it.
+#: … and a trial's reason (user); the fields of `Effort` stand beside it.
 REASON_ATTR = "trialfleet:reason"
 
 #: Optuna's numbers of states and directions, which its databases hold too: `TrialState` and `StudyDirection`. They stand here
@@ -368,14 +369,7 @@ class _Commit:
         row.finished = self._now
         # As in Optuna, a failed trial has no value; a pruned one has the last it is known by, if any.
         row.values = None if record.value is None or record.state is TrialState.FAIL else [record.value]
-        results = [each.result for each in self._tables.evaluations(self._transaction, self._study, record.trial)]
-        row.user = _with_decision(
-            row.user,
-            record.reason,
-            rung=max([result.rung for result in results], default=0),
-            evaluations=len(results),
-            cached=sum([result.cached for result in results]),
-        )
+        row.user = _with_decision(row.user, record.reason, record.effort)
 
     def _known(self, number: int) -> None:
         if number >= self._count:
@@ -393,10 +387,9 @@ class _Commit:
 
 
 @lru_cache(maxsize=1024)
-def _with_decision(user: str, reason: str, *, rung: int, evaluations: int, cached: int) -> str:
+def _with_decision(user: str, reason: str, effort: Effort) -> str:
     """A trial's attributes once it is decided. Most trials of a study have one of a few texts."""
-    known = to_attrs(user)
-    return from_attrs({**known, REASON_ATTR: reason, "rung": rung, "evaluations": evaluations, "cached": cached})
+    return from_attrs({**to_attrs(user), REASON_ATTR: reason, **effort._asdict()})
 
 
 def _internal(record: RecordTrial) -> list[float]:

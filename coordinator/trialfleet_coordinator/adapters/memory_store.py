@@ -115,7 +115,7 @@ def _write(study: StudyRecord, record: Record) -> None:
 
 
 def _decide(study: StudyRecord, record: RecordDecision) -> None:
-    number, state, value, reason = record
+    number, state, value, reason, _ = record
     trial = _undecided(study, number)
     if not state.decided or (state is TrialState.COMPLETE and value is None):
         raise StoreError(f"trial {number} can not be decided as {state.value!r} with value {value}")
