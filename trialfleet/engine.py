@@ -1,5 +1,6 @@
 """Wires a study to the world: opens data, cache, store, sampler and fleet, for the command line and the API."""
 
+import logging
 import os
 import socket
 import time
@@ -47,6 +48,8 @@ from trialfleet_workers.objective import MEMORY_PREFIX, Objective, load_function
 
 if TYPE_CHECKING:  # imported when one of Optuna's samplers is asked for: it takes a quarter of a second
     from trialfleet_coordinator.adapters.optuna_samplers import OptunaSampler
+
+_LOG = logging.getLogger("trialfleet.data")
 
 #: Evaluations between two garbage collections where they are switched off.
 _NEVER = 2**53
@@ -153,6 +156,11 @@ def open_study(
             # A coordinator of workers needs to know of data, not to have them; threads may die of damaged ones.
             recall = broker_url is not None or request.config.use_process_pool
             info, unread = _import(request, home, on_rows, watching, own=most_slots is not None, recall=recall)
+            if info is not None and info.dropped_rows:
+                _LOG.warning(
+                    "%d of the %d rows of the data have no value in the target %r: they are left out",
+                    *(info.dropped_rows, info.dropped_rows + info.rows, info.target),
+                )
             plan = _plan(request, objective, spec, info)
             if broker_url is not None:
                 plan = msgspec.structs.replace(plan, spec=_abroad(plan.spec, request.base))

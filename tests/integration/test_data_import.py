@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import resource
 import signal
 import stat
 import subprocess
@@ -20,6 +21,7 @@ from trialfleet_shared.errors import DataError
 from trialfleet_shared.messages import TEST_FOLD, DataSpec, Resampling
 from trialfleet_workers.adapters.data_set import DataSet
 from trialfleet_workers.adapters.lmdb_data import DataCache
+from trialfleet_workers.adapters.sources import read_file
 
 ROWS = 300
 
@@ -296,7 +298,11 @@ def test_texts_that_sort_in_time_order_the_rows(form: str, cache: DataCache) -> 
 
 
 @pytest.mark.parametrize(
-    "form", ["%d/%m/%Y", "%m/%d/%Y", "%d.%m.%Y", "%d%m%Y", "%Y-%-m-%-d", "%Y-%m-%d %-H:%M", "%b %Y", "%d:%m:%Y"]
+    "form",
+    [
+        *("%d/%m/%Y", "%m/%d/%Y", "%d.%m.%Y", "%d%m%Y", "%Y-%-m-%-d", "%Y-%m-%d %-H:%M", "%b %Y", "%d:%m:%Y"),
+        "%Y-%m-%d %I:%M %p",
+    ],
 )
 def test_texts_that_do_not_sort_in_time_are_told(form: str, cache: DataCache) -> None:
     days = pd.date_range("2022-09-28 09:00", periods=40)
@@ -305,6 +311,89 @@ def test_texts_that_do_not_sort_in_time_are_told(form: str, cache: DataCache) ->
         cache.import_object(frame, spec(target="y", time_column="day", order="temporal", resampling=Resampling()))
     assert f"data.time_column = 'day' has the text {days[0].strftime(form)!r}" in str(caught.value)
     assert "allowed are points in time, numbers, and texts as of ISO 8601" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M"),
+        ("%Y-%m-%d %H:%M+01:00", "%Y-%m-%d %H:%M+02:00"),
+        ("%Y-%m-%d", "%Y%m%d"),
+        ("%Y-%m", "%Y-Q1"),
+        ("%H:%M", "%Y"),
+    ],
+)
+def test_texts_of_two_forms_that_do_not_sort_in_time_together_are_told(one: str, other: str, cache: DataCache) -> None:
+    times = pd.date_range("2022-09-28 09:00", periods=40)
+    texts = [time.strftime(other if number % 3 else one) for number, time in enumerate(times)]
+    frame = pd.DataFrame({"day": texts, "y": np.arange(40.0)})
+    with pytest.raises(
+        DataError, match=r"data.time_column = 'day' has texts like '.+' and like '.+', which do not sort"
+    ):
+        cache.import_object(frame, spec(target="y", time_column="day", order="temporal", resampling=Resampling()))
+
+
+def test_texts_with_and_without_a_time_of_day_sort_together(cache: DataCache) -> None:
+    times = pd.date_range("2022-09-28", periods=40, freq="12h")
+    texts = [str(time.date()) if time.hour == 0 else str(time) for time in times]
+    frame = pd.DataFrame({"day": texts, "y": np.arange(40.0)}).sample(frac=1.0, random_state=0)
+    info = cache.import_object(frame, spec(target="y", time_column="day", order="temporal", resampling=Resampling()))
+    data = cache.open(info.digest).split(fold=0, fraction=1.0, rung=0, seed=0)
+    assert data.y.max() < data.y_valid.min()
+
+
+@pytest.mark.parametrize("name", ["t.npz", "t.csv.gz"])
+def test_a_file_that_ends_too_soon_is_told(name: str, cache: DataCache, tmp_path: Path) -> None:
+    file = tmp_path / name
+    if name == "t.npz":
+        np.savez(file, X=np.random.default_rng(0).random((500, 3)), y=np.arange(500.0))
+    else:
+        pd.DataFrame({"a": np.random.default_rng(0).random(5000), "y": 1.0}).to_csv(file, index=False)
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(DataError, match=f"data.source = '{name}' can not be read"):
+        cache.import_data(spec(name, None if name == "t.npz" else "y", resampling=Resampling()), base=tmp_path)
+
+
+def test_other_contents_of_the_same_size_and_time_are_noticed(cache: DataCache, tmp_path: Path) -> None:
+    file = tmp_path / "table.csv"
+    file.write_text("a,y\n" + "1,1\n" * 40)
+    before = file.stat()
+    first = cache.import_data(spec("table.csv", "y", resampling=Resampling()), base=tmp_path)
+    file.write_text("a,y\n" + "2,1\n" * 40)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    second = cache.import_data(spec("table.csv", "y", resampling=Resampling()), base=tmp_path)
+    assert second.content_digest != first.content_digest
+
+
+def test_a_file_that_changes_while_it_is_read_is_told(
+    cache: DataCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "table.csv"
+    file.write_text("a,y\n" + "1,1\n" * 40)
+
+    def read_and_go_on_writing(*args: Any) -> Any:
+        arrays = read_file(*args)
+        with file.open("a") as more:
+            more.write("2,2\n" * 40)
+        return arrays
+
+    monkeypatch.setattr("trialfleet_workers.adapters.lmdb_data.read_file", read_and_go_on_writing)
+    with pytest.raises(DataError, match=r"data.source = 'table.csv' changed while it was read; try again once it is"):
+        cache.import_data(spec("table.csv", "y", resampling=Resampling()), base=tmp_path)
+    monkeypatch.undo()
+    assert cache.import_data(spec("table.csv", "y", resampling=Resampling()), base=tmp_path).rows == 80
+
+
+def test_a_table_may_have_more_columns_than_a_process_may_have_files(cache: DataCache) -> None:
+    frame = pd.DataFrame(np.arange(40.0 * 300).reshape(40, 300)).assign(y=1.0)
+    allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (200, most))
+    try:
+        info = cache.import_object(frame, spec(target="y", resampling=Resampling()))
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (200, most)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, most))
+    assert len(info.columns) == 300
 
 
 def test_text_is_no_matrix(cache: DataCache) -> None:

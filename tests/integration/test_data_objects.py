@@ -152,6 +152,8 @@ def test_columns_without_text_names_have_their_names_as_text(cache: DataCache) -
         ((np.ones((9, 2)), [2**70, None, 1] * 3), None, "y has whole numbers of more than 64 bits"),
         ((np.ones(10), np.ones(10)), None, "X has shape (10,); allowed is (rows, features) or more dimensions"),
         ({"a": range(10), "y": range(9)}, "y", "the mapping of arrays is no table"),
+        ((np.ma.masked_equal(np.ones((10, 2)), 1), np.ones(10)), None, "X or y is a masked array"),
+        ((np.ones((10, 2)), np.ma.masked_equal(np.ones(10), 1)), None, "X or y is a masked array"),
     ],
 )
 def test_objects_that_are_no_data_are_told(data: Any, target: str | None, words: str, cache: DataCache) -> None:
@@ -253,3 +255,29 @@ def test_a_census_keeps_its_words_and_gaps(cache: DataCache, tmp_path: Path) -> 
     assert frame["fnlwgt"].dtype == np.int64
     assert len(data.y) == 32, "the default: a fifth is for validation"
     assert np.bincount(data.y).tolist() == [16, 16], "and classes are stratified"
+
+
+@pytest.mark.parametrize(("kind", "largest"), [("Int64", 2**63 - 1), ("UInt64", 2**64 - 1), ("Int64", 2**53 + 1)])
+def test_a_target_with_gaps_is_exact(kind: str, largest: int, cache: DataCache) -> None:
+    labels = pd.Series([largest, 0, None] * 20, dtype=kind)
+    data = imported(cache, pd.DataFrame({"a": range(60), "y": labels}))
+    assert set(np.concatenate([data.y, data.y_valid]).tolist()) == {0, largest}
+
+
+def test_labels_that_no_row_has_are_no_classes(cache: DataCache) -> None:
+    labels = pd.Categorical(["x", "y"] * 20, categories=["ctrl", "y", "x"])
+    data = imported(cache, pd.DataFrame({"a": range(40), "label": labels}), "label")
+    assert data.classes == ("x", "y")
+    assert set(data.y.tolist()) == {0, 1}
+
+
+def test_a_missing_label_is_not_the_text_nan(cache: DataCache) -> None:
+    labels = np.array(["a", "b", "a", np.nan] * 10, dtype=object)
+    infos = [cache.import_object((np.ones((40, 2)), y), DataSpec("memory:x")) for y in (labels, labels.astype(str))]
+    assert infos[0].digest != infos[1].digest
+
+
+def test_texts_are_told_apart_whatever_is_in_them(cache: DataCache) -> None:
+    frames = [pd.DataFrame({"a": texts * 20, "y": range(40)}) for texts in (["x\0y", "z"], ["x", "y\0z"])]
+    infos = [cache.import_object(one, DataSpec("memory:x", "y")) for one in frames]
+    assert infos[0].digest != infos[1].digest

@@ -124,6 +124,13 @@ def test_data_as_frame_arrays_mapping_and_file(home: Path, tmp_path: Path) -> No
         assert found["report"].ladder.rungs[-1].folds == 4
 
 
+def test_that_rows_have_no_target_is_told(home: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    lines = [f"{number},{label}" for number in range(30) for label in ("low", "high", "None")]
+    (tmp_path / "table.csv").write_text("\n".join(["x,anxiety", *lines]))
+    trialfleet.optimize(score_data, X, 2, data=tmp_path / "table.csv", target="anxiety", home=home)
+    assert "30 of the 90 rows of the data have no value in the target 'anxiety': they are left out" in caplog.text
+
+
 def fold_number(params: dict[str, Any], data: Any) -> dict[str, float]:
     return {"value": float(params["x"]), "fold": float(data.fold)}
 

@@ -5,6 +5,7 @@ import math
 import os
 import re
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,9 +25,11 @@ if TYPE_CHECKING:  # see sources.py
 _GATHER_ROWS = 16_384
 #: Bytes of an array at most: what LMDB takes as one value.
 MOST_BYTES = 2**32 - 1
+_CLOCK = r"[0-2]\d(:?[0-5]\d(:?[0-5]\d([.,]\d+)?)?)?"
+_ZONE = r"(?P<zone> ?(Z|UTC|[+-]\d\d(:?\d\d)?))?"
 #: Texts whose order is that of time: ISO 8601's years, quarters, weeks, months and days, days with a time; times of day.
 _SORTS_IN_TIME = re.compile(
-    r"\d{4}(-?Q\d|-?W\d\d(-?\d)?|-?(0\d|1[0-2])(-?[0-3]\d([ T][0-2]\d.*)?)?)?|[0-2]\d:[0-5]\d(:[0-5]\d(\.\d+)?)?"
+    rf"\d{{4}}(-?Q\d|-?W\d\d(-?\d)?|-?(0\d|1[0-2])(-?[0-3]\d([ T]{_CLOCK}{_ZONE})?)?)?|[0-2]\d:[0-5]\d(:[0-5]\d(\.\d+)?)?"
 )
 
 
@@ -50,6 +53,8 @@ class ArrayContents:
         for part in (source.features, labels if labels.dtype.kind in "biuf" else labels.astype(str)):
             state.update(f"{part.dtype.str}{part.shape}".encode())
             state.update(np.ascontiguousarray(part).view(np.uint8).data if part.size else b"")
+        if labels.dtype.kind == "O":  # as texts, one that is missing looks like the text 'nan'
+            state.update(_missing(labels).data)
         self.digest = state.hexdigest()
 
     @property
@@ -139,21 +144,27 @@ class TableContents:
         """Class of each usable row, and the classes' names."""
         target = self._target_values(self.usable())
         if self.target_is_text:
-            return target, sorted(self._target.categories)
+            return target, self._labels
         if looks_like_classes(target, wanted=self._wants_classes):
             names, codes = np.unique(target, return_inverse=True)
             return codes.astype(np.int64), [str(name) for name in names]
         return None
 
+    @cached_property
+    def _labels(self) -> list[str]:
+        """The labels that rows have, sorted: a categorical may know others."""
+        texts = self._target.categories
+        return sorted(texts[code] for code in np.unique(self._target.raw()[self.usable()]))
+
     def _target_values(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         """The target; of a text, the place of each label in the sorted order of labels."""
-        values = self._target.values()[rows]
+        # Rows without a value are gone by now, so that whole numbers and booleans are what they were.
+        values = self._target.raw()[rows]
         if self.target_is_text:
-            texts = self._target.categories
-            return np.asarray(np.argsort(np.argsort(texts))[values])
-        gaps = self._target.gaps()
-        # Rows without a value are gone by now, so that whole numbers can be what they were.
-        return values.astype(np.int64) if len(gaps) else values
+            places = {text: place for place, text in enumerate(self._labels)}
+            place_of_code = np.array([places.get(text, -1) for text in self._target.categories])
+            return np.asarray(place_of_code[values])
+        return values if not len(self._target.gaps()) or values.dtype == np.uint64 else values.astype(np.int64)
 
     def groups(self, name: str, usable: NDArray[np.int64]) -> NDArray[np.int64]:
         """Group of each usable row, counted from 0."""
@@ -175,6 +186,14 @@ class TableContents:
                 raise DataError(
                     f"data.time_column = {name!r} has the text {odd!r}, and such texts do not sort in time; allowed are "
                     "points in time, numbers, and texts as of ISO 8601: '2022-12-31' or '2022-12-31 23:59', say"
+                )
+            forms = {_form(text): text for text in spool.categories}
+            longest = max(forms, key=len)
+            other = next((forms[form] for form in forms if not longest.startswith(form)), None)
+            if other is not None:
+                raise DataError(
+                    f"data.time_column = {name!r} has texts like {other!r} and like {forms[longest]!r}, which do not sort "
+                    "in time together; allowed is one form and one time zone, or points in time"
                 )
             # Codes are in order of appearance.
             return np.asarray(np.argsort(np.argsort(spool.categories))[values])
@@ -212,6 +231,15 @@ class TableContents:
             for index, values in enumerate(sources):
                 out[start : start + len(part), index] = values[part]
         return out
+
+
+def _form(text: str) -> str:
+    """How a text that `_SORTS_IN_TIME` writes a time: digits as 0. Those sort together whose forms begin alike."""
+    found = _SORTS_IN_TIME.fullmatch(text)
+    assert found is not None
+    zone = found.group("zone") or ""
+    digits = re.sub(r"\d", "0", text.removesuffix(zone))
+    return re.sub(r"(?<=[.,])0+", "0", digits) + zone
 
 
 def _missing(target: NDArray[Any]) -> NDArray[np.bool_]:

@@ -9,7 +9,7 @@ from trialfleet_shared.data import DataInfo
 
 #: Goes up when a data set of an older trialfleet can not be read any more, or has other columns, or its rows in another
 #: order; part of every digest.
-FORMAT = 4
+FORMAT = 5
 
 
 def data_file(folder: Path, digest: str) -> Path:

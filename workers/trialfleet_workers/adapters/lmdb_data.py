@@ -14,6 +14,7 @@ and the one that comes second finds what the first has made.
 import fcntl
 import logging
 import os
+import resource
 import shutil
 import tempfile
 import zlib
@@ -103,6 +104,10 @@ class DataCache:
                 spools[:] = spool_table(_counted(batches, progress), folder)
 
             arrays = read_file(spec.source, base, consume)
+            if stamp(spec.source, base) != found:
+                raise DataError(
+                    f"data.source = {spec.source!r} changed while it was read; try again once it is written"
+                )
             info = self._store(arrays or spools, spec, folder)
             self._remember(found, spec, info)
             return info
@@ -157,9 +162,13 @@ class DataCache:
                 for left in self._path.glob("import-*"):
                     shutil.rmtree(left)
                 folder = Path(tempfile.mkdtemp(prefix="import-", dir=self._path))
+                # A file, and later a map that holds one, is open for each column, and tables may have thousands.
+                limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+                resource.setrlimit(resource.RLIMIT_NOFILE, (limits[1], limits[1]))
                 try:
                     yield folder
                 finally:
+                    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
                     shutil.rmtree(folder, ignore_errors=True)
         except OSError as error:
             raise DataError(f"the data cache at {self._path} can not be written: {error.strerror or error}") from error

@@ -3,6 +3,9 @@
 A table is read as a stream of Arrow record batches (`arrow_tables.py`). Arrays (npz, pairs of X and y) keep their shape.
 """
 
+import tokenize
+import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
@@ -81,7 +84,9 @@ def stamp(source: str, base: Path) -> Stamp | None:
     modified = next((info[key] for key in ("mtime", "ETag", "etag", "last_modified", "updated") if key in info), None)
     if modified is None:
         return None
-    return Stamp(system.unstrip_protocol(path), int(info.get("size") or 0), repr(modified))
+    # Of a local file also when its inode changed, and which it is: `cp -p`, rsync and tar set the time of the contents.
+    inode = (info["created"], info["ino"]) if "mtime" in info and {"created", "ino"} <= info.keys() else ()
+    return Stamp(system.unstrip_protocol(path), int(info.get("size") or 0), repr((modified, *inode)))
 
 
 def read_file(source: str, base: Path, consume: "Callable[[Iterable[pa.RecordBatch]], None]") -> Arrays | None:
@@ -108,7 +113,7 @@ def read_file(source: str, base: Path, consume: "Callable[[Iterable[pa.RecordBat
         from trialfleet_workers.adapters.arrow_tables import read_table  # noqa: PLC0415  # see the top
 
         read_table(partial(system.open, path), suffix, consume)
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, ValueError, SyntaxError, tokenize.TokenError, zipfile.BadZipFile, zlib.error) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"data.source = {source!r} can not be read: {error}") from error
@@ -190,6 +195,8 @@ def _labels(labels: Any) -> tuple[NDArray[Any], bool]:
 
 
 def _arrays(features: Any, labels: Any) -> Arrays:
+    if isinstance(features, np.ma.MaskedArray) or isinstance(labels, np.ma.MaskedArray):
+        raise DataError("X or y is a masked array; allowed are arrays: NaN is missing, as `filled(np.nan)` gives it")
     x = np.asarray(features)
     y, whole = _labels(labels)
     if x.ndim < 2:

@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import IO
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -105,7 +106,7 @@ class ColumnSpool:
 
     def digest(self) -> bytes:
         """Digest of name, type, values, texts and gaps."""
-        self._digest.update("\0".join([self.name, str(self._dtype), str(self.is_time), *self._codes]).encode())
+        self._digest.update(msgspec.json.encode([self.name, str(self._dtype), self.is_time, *self._codes]))
         for gaps in self._gaps:
             self._digest.update(gaps.data)
         return self._digest.digest()
@@ -139,6 +140,10 @@ class ColumnSpool:
         filled = raw.astype(np.float64)
         filled[self.gaps()] = np.nan
         return filled
+
+    def raw(self) -> NDArray[np.generic]:
+        """All values as they were read; 0 where there is none and the type has no room for a gap."""
+        return np.memmap(self._path, dtype=self._dtype, mode="r", shape=(self._rows,))
 
     def missing(self) -> NDArray[np.bool_]:
         """Which rows have no value."""
