@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import uuid
@@ -11,11 +12,13 @@ from pathlib import Path
 
 import pytest
 from support.fleet_suite import BASE, make_evaluation, make_spec
+from support.rabbit_node import ControlledNode
 from support.waiting import wait_until
 from support.workers import WorkerProcesses, poll_until
 
 from trialfleet.rabbitmq_node import RabbitNode
 from trialfleet_coordinator.adapters.rabbit_fleet import RabbitFleet
+from trialfleet_shared.adapters.rabbit import connect
 from trialfleet_shared.clock import SystemClock
 from trialfleet_shared.errors import BrokerError
 from trialfleet_shared.fleet import LostEvaluation
@@ -117,6 +120,60 @@ def test_a_broker_that_stays_away_is_told(tmp_path: Path) -> None:
         with pytest.raises(BrokerError, match=r"amqp://trialfleet:\*\*\*@127.0.0.1:\d+/%2F was out of reach for 1 s"):
             poll_until(lambda: fleet.poll(0.1), lambda: False, "the fleet gives up")
         fleet.close()
+
+
+def test_a_port_that_is_open_and_silent_is_a_broker_that_is_away(tmp_path: Path) -> None:
+    with (
+        RabbitNode(tmp_path / "node") as node,
+        WorkerProcesses(f"{node.url}?stack_timeout=0.5", tmp_path, BASE) as workers,
+    ):
+        fleet = RabbitFleet(f"{node.url}?stack_timeout=0.5", address="a", clock=SystemClock())
+        fleet.start(make_spec("objectives.py:misbehave"))
+        worker = workers.start()
+        record = Record(fleet)
+        poll_until(record.poll, lambda: fleet.slots() == 2, "the worker is there")
+        node.kill()
+        host, port = node.address.split(":")
+        with socket.create_server((host, int(port)), backlog=64):
+            # As a load balancer whose back end is gone: whoever connects is kept waiting.
+            with pytest.raises(BrokerError, match="is not reachable after 0 seconds: no answer in time"):
+                connect(f"{node.url}?stack_timeout=0.5", patience=0.0)
+            wait_until(lambda: "the broker is away" in workers.log(0).read_text(), "the worker notices")
+            fleet.submit([make_evaluation(0, what="return", x=1.0)])
+            record.poll()
+        node.start()
+        record.await_results(1)
+        assert worker.poll() is None
+        fleet.close()
+
+
+def test_a_broker_short_of_memory_is_waited_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    node = ControlledNode(tmp_path / "node")
+    with node:
+        url = f"{node.url}?blocked_connection_timeout=1"
+        with WorkerProcesses(url, tmp_path, BASE) as workers:
+            fleet = RabbitFleet(url, address="a", clock=SystemClock(), outage=3.0)
+            fleet.start(make_spec("objectives.py:misbehave"))
+            worker = workers.start()
+            record = Record(fleet)
+            for trial in range(8):
+                fleet.submit([make_evaluation(trial, what="sleep", seconds=0.5)])
+            record.await_results(1)
+            node.control("set_vm_memory_high_watermark", "0")
+            poll_until(record.poll, lambda: "takes no messages" in workers.log(0).read_text(), "the worker notices")
+            fleet.submit([make_evaluation(8, what="return", x=1.0)])
+            poll_until(record.poll, lambda: "takes no messages" in caplog.text, "the coordinator notices")
+            # What the worker has can not be sent, nor handed back: RabbitMQ has it still.
+            worker.send_signal(signal.SIGINT)
+            worker.send_signal(signal.SIGTERM)
+            assert worker.wait(20) == 128 + signal.SIGTERM
+            workers.start()
+            node.control("set_vm_memory_high_watermark", "0.4")
+            record.await_results(9)
+            assert {result.outcome for result in record.first.values()} == {Outcome.OK}
+            assert caplog.text.count("takes no messages") == 1
+            assert "takes messages again" in caplog.text
+            fleet.close()
 
 
 def test_a_node_ends_with_whoever_started_it(tmp_path: Path) -> None:

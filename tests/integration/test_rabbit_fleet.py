@@ -16,7 +16,7 @@ from support.waiting import wait_until
 from support.workers import WorkerProcesses, poll_until, purge
 
 from trialfleet_coordinator.adapters.rabbit_fleet import RabbitFleet
-from trialfleet_shared.adapters.rabbit import DEAD, EVALUATIONS, MAX_MESSAGE_BYTES, pack, results_queue
+from trialfleet_shared.adapters.rabbit import DEAD, EVALUATIONS, HEARTBEATS, MAX_MESSAGE_BYTES, pack, results_queue
 from trialfleet_shared.clock import SystemClock
 from trialfleet_shared.fleet import LostEvaluation
 from trialfleet_shared.messages import DataSpec, EvaluationBatch, EvaluationResult, Outcome, StudySpec
@@ -303,6 +303,43 @@ def test_a_results_queue_that_the_broker_can_not_serve_is_made_anew(
     again.await_results(1)
     assert [result.trial for result in again.results] == [1]
     assert "can not serve the queue trialfleet.v1.results.broken; making it anew" in caplog.text
+
+
+def test_a_results_queue_that_is_deleted_is_made_anew(
+    workers: WorkerProcesses, connect: Callable[..., Coordinator], channel: pika.channel.Channel
+) -> None:
+    coordinator = connect("deleted")
+    coordinator.fleet.start(make_spec("objectives.py:double"))
+    workers.start()
+    coordinator.fleet.submit([make_evaluation(0, x=1.0)])
+    coordinator.await_results(1)
+    channel.queue_delete(results_queue("deleted"))
+
+    def is_back() -> bool:
+        coordinator.poll()
+        with channel.connection.channel() as asking:
+            try:
+                messages(asking, results_queue("deleted"))
+            except pika.exceptions.ChannelClosedByBroker:
+                return False
+        return True
+
+    wait_until(is_back, "the queue is there again")
+    coordinator.fleet.submit([make_evaluation(1, x=1.0)])
+    coordinator.await_results(2)
+    assert [result.trial for result in coordinator.results] == [0, 1]
+
+
+def test_workers_are_heard_after_their_exchange_was_deleted(
+    workers: WorkerProcesses, connect: Callable[..., Coordinator], channel: pika.channel.Channel
+) -> None:
+    coordinator = connect()
+    coordinator.fleet.start(make_spec("objectives.py:double"))
+    workers.start()
+    coordinator.await_slots(2)
+    channel.exchange_delete(HEARTBEATS)
+    workers.start()
+    coordinator.await_slots(4)
 
 
 def test_an_evaluation_may_outlive_its_delivery(

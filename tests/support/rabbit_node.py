@@ -1,4 +1,4 @@
-"""A private RabbitMQ node that is configured as ops/ says, but for its ports and the places of its secrets."""
+"""Private RabbitMQ nodes: one that rabbitmqctl speaks to; configured as ops/ says, but for ports and the places of secrets."""
 
 import socket
 import subprocess
@@ -11,7 +11,16 @@ from trialfleet.rabbitmq_node import RabbitNode, free_ports
 VHOST = "trialfleet"
 
 
-class OpsNode(RabbitNode):
+class ControlledNode(RabbitNode):
+    """May be spoken to as operators do."""
+
+    def control(self, *arguments: str) -> None:
+        """Run rabbitmqctl."""
+        command = [str(Path(self._program).with_name("rabbitmqctl")), *arguments]
+        subprocess.run(command, env=self._environment(), check=True, capture_output=True, timeout=60)
+
+
+class OpsNode(ControlledNode):
     """Imports the definitions that ops/make-secrets made for it.
 
     Args:
@@ -40,11 +49,6 @@ class OpsNode(RabbitNode):
     def prometheus(self) -> str:
         """host:port of the figures for Prometheus."""
         return f"127.0.0.1:{self._prometheus_port}"
-
-    def control(self, *arguments: str) -> None:
-        """Run rabbitmqctl."""
-        command = [str(Path(self._program).with_name("rabbitmqctl")), *arguments]
-        subprocess.run(command, env=self._environment(), check=True, capture_output=True, timeout=60)
 
     def _make_secrets(self) -> list[str]:
         return [sys.executable, str(OPS / "make-secrets"), str(self.secrets), "--broker", self.address]

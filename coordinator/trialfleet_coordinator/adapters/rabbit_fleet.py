@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
-from pika.exceptions import ConnectionClosedByBroker
+from pika.exceptions import ConnectionBlockedTimeout, ConnectionClosedByBroker
 
 from trialfleet_coordinator.adapters.rabbit_workers import hear_heartbeats
 from trialfleet_coordinator.remote_fleet import GRACE_SECONDS, Delivery, Incoming, Mailbox, Ready, RemoteFleet
@@ -125,8 +125,8 @@ class _Link:
         self._unburied: deque[tuple[bytes, dict[str, str], int]] = deque()
         # These belong to the thread.
         self._connections = 0
-        #: Whether RabbitMQ can not serve the results queue.
-        self._is_broken = False
+        #: Whether RabbitMQ can not serve the results queue, and whether it takes no messages, which was told.
+        self._is_broken = self._is_blocked = False
         self._look_at = 0.0
         self._thread = threading.Thread(target=self._run, name="trialfleet-link", daemon=True)
 
@@ -194,6 +194,14 @@ class _Link:
             before = self._connections
             try:
                 self._session()
+            except ConnectionBlockedTimeout:
+                # It is there, and may be so for as long as it takes to make room.
+                lost_at = None
+                if not self._is_blocked:
+                    _LOG.warning("the broker at %s takes no messages, for want of memory or disk; waiting", self._where)
+                self._is_blocked = True
+                self._mailbox.put(Ready(None))
+                self._pause()
             except BROKER_FAILURES as error:
                 now = self._clock.monotonic()
                 if self._connections > before or lost_at is None:
@@ -230,21 +238,27 @@ class _Link:
         except ConnectionClosedByBroker as error:
             self._is_broken = error.reply_code == INTERNAL_ERROR
             raise
-        hear_heartbeats(broker, self._mailbox.put, _LOG)
+        bind_heartbeats = hear_heartbeats(broker, self._mailbox.put, _LOG)
         self._connections += 1
-        if self._connections > 1:
+        if self._connections > 1 and not self._is_blocked:
             _LOG.warning("connected to the broker at %s again", self._where)
             self._telemetry.reconnected()
         with self._lock:
             self._wake = lambda: _wake(connection)
+        # Results first: who takes no messages may deliver some all the same.
+        connection.process_data_events(time_limit=0)
         while True:
             self._flush()
+            if self._is_blocked:
+                _LOG.warning("the broker at %s takes messages again", self._where)
+                self._is_blocked = False
             with self._lock:
                 stopping = self._stopping
             if stopping:
                 break
             if self._clock.monotonic() >= self._look_at:
                 self._look_at = self._clock.monotonic() + _LOOK_SECONDS
+                bind_heartbeats()
                 self._mailbox.put(Ready(broker.ready_messages(EVALUATIONS)))
             connection.process_data_events(time_limit=_LOOK_SECONDS)
         if self._remove_queue:

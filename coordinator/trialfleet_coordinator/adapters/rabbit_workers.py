@@ -5,6 +5,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from dramatiq.errors import ConnectionClosed
+
 from trialfleet_coordinator.leases import MISSED_HEARTBEATS
 from trialfleet_coordinator.serving import WorkerState, WorkerStatus
 from trialfleet_shared.adapters.rabbit import (
@@ -27,14 +29,18 @@ FORGET_SECONDS = 300.0
 _LOOK_SECONDS = 0.5
 #: Seconds to wait before connecting again.
 _PAUSE_SECONDS = 2.0
+#: Seconds that closing may take: a broker that hangs may keep the thread longer.
+_CLOSE_SECONDS = 10.0
 
 _LOG = logging.getLogger("trialfleet.workers")
 
 
-def hear_heartbeats(broker: FleetBroker, take: Callable[[Heartbeat], None], log: logging.Logger) -> None:
+def hear_heartbeats(broker: FleetBroker, take: Callable[[Heartbeat], None], log: logging.Logger) -> Callable[[], None]:
     """Have `take` called with the heartbeats of all workers from now on, by whoever processes the connection's events.
 
-    What can not be read is logged. Raises one of `BROKER_FAILURES`.
+    What can not be read is logged. The answer is to be called now and then: an exchange that somebody deleted the workers make
+    anew, and this queue is not bound to it. Both raise one of `BROKER_FAILURES`; so does processing events once this queue, or
+    another that the channel consumes, is deleted.
     """
 
     def on_message(_channel: Any, _method: Any, _properties: Any, body: bytes) -> None:
@@ -49,10 +55,21 @@ def hear_heartbeats(broker: FleetBroker, take: Callable[[Heartbeat], None], log:
         if isinstance(heartbeat, Heartbeat):
             take(heartbeat)
 
-    broker.declare_heartbeats()
     queue = broker.channel.queue_declare("", exclusive=True, auto_delete=True).method.queue
-    broker.channel.queue_bind(queue, HEARTBEATS)
+
+    def bind() -> None:
+        broker.declare_heartbeats()
+        broker.channel.queue_bind(queue, HEARTBEATS)
+
+    bind()
+    broker.channel.add_on_cancel_callback(_gone)
     broker.channel.basic_consume(queue, on_message, auto_ack=True)
+    return bind
+
+
+def _gone(*_: object) -> None:
+    """RabbitMQ ends a consumer whose queue is gone: another connection makes all anew."""
+    raise ConnectionClosed("a queue was deleted")  # type: ignore[no-untyped-call]  # dramatiq's
 
 
 class WorkerWatch:
@@ -81,7 +98,7 @@ class WorkerWatch:
         """End. May be called twice."""
         self._ending.set()
         if self._thread.ident is not None:
-            self._thread.join()
+            self._thread.join(_CLOSE_SECONDS)
 
     def workers(self) -> list[WorkerStatus]:
         """The workers heard of within the last minutes, by name."""
@@ -116,9 +133,10 @@ class WorkerWatch:
     def _listen(self, broker: FleetBroker) -> None:
         try:
             connection = broker.connection
-            hear_heartbeats(broker, self._on_heartbeat, _LOG)
+            bind = hear_heartbeats(broker, self._on_heartbeat, _LOG)
             self._set_trouble("")
             while not self._ending.is_set():
+                bind()
                 waiting = {queue: broker.ready_messages(queue) for queue in (EVALUATIONS, DEAD)}
                 with self._lock:
                     self._queues = waiting

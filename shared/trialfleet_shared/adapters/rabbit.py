@@ -22,7 +22,11 @@ import msgspec
 import pika.exceptions
 from dramatiq.brokers.rabbitmq import RabbitmqBroker, _RabbitmqConsumer, _RabbitmqMessage
 from dramatiq.errors import ConnectionClosed
-from pika.adapters.utils.connection_workflow import AMQPConnectorSocketConnectError, AMQPConnectorStackTimeout
+from pika.adapters.utils.connection_workflow import (
+    AMQPConnectorException,
+    AMQPConnectorSocketConnectError,
+    AMQPConnectorStackTimeout,
+)
 
 from trialfleet_shared.codec import MAX_PAYLOAD_BYTES, decode, encode
 from trialfleet_shared.errors import BrokerError, ConfigurationError, DecodeError
@@ -50,8 +54,14 @@ INTERNAL_ERROR = 541
 _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 5.0
 
-#: What goes wrong when a broker is gone, as the libraries below say it. Pika fails assertions on half-open connections.
-BROKER_FAILURES = (ConnectionClosed, pika.exceptions.AMQPError, OSError, AssertionError)
+#: Seconds that a broker short of memory or disk may take no messages before it counts as away, unless the URL says otherwise.
+_BLOCKED_SECONDS = 10.0
+#: Seconds between a connection's heartbeats, unless the URL says otherwise: one that hangs is noticed after 25 to 50 s.
+_HEARTBEAT_SECONDS = 20
+
+#: What goes wrong when a broker is gone, as the libraries below say it. Pika fails assertions on half-open connections, and
+#: where the port is open but nobody answers it raises what is no AMQPError.
+BROKER_FAILURES = (ConnectionClosed, pika.exceptions.AMQPError, AMQPConnectorException, OSError, AssertionError)
 
 
 def results_queue(address: str) -> str:
@@ -151,6 +161,12 @@ class FleetBroker(RabbitmqBroker):
 
     def __init__(self, url: str) -> None:
         super().__init__(url=url, confirm_delivery=True, middleware=[_RejectFailed()])
+        parameters: Any = self.parameters  # of one URL, or of several that stand in one text
+        for each in parameters if isinstance(parameters, list) else [parameters]:
+            if each.blocked_connection_timeout is None:
+                each.blocked_connection_timeout = _BLOCKED_SECONDS
+            if each.heartbeat is None:
+                each.heartbeat = _HEARTBEAT_SECONDS
         #: Of what consumes here: RabbitMQ delivers to a lower one only what those of a higher one have no room for.
         self.priority = 0
         #: Set to have no more messages taken.
@@ -333,7 +349,7 @@ def connect(
     while True:
         try:
             broker.declare_queue(EVALUATIONS, ensure=True)
-        except (ConnectionClosed, *_REFUSALS, pika.exceptions.AMQPError, OSError) as error:
+        except (*_REFUSALS, *BROKER_FAILURES) as error:
             cause = _cause(error)
             if isinstance(cause, _REFUSALS):
                 raise BrokerError(f"the broker at {redact(url)} refused the connection: {_words(cause)}") from None

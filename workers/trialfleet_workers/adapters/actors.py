@@ -20,6 +20,7 @@ from typing import Any
 
 import dramatiq
 import msgspec
+from pika.exceptions import ConnectionBlockedTimeout
 
 from trialfleet_shared.adapters.lmdb_results import CacheStats, LmdbResultCache
 from trialfleet_shared.adapters.rabbit import (
@@ -55,6 +56,8 @@ BURST_SECONDS = 5.0
 _LOOK_SECONDS = 0.5
 #: Priority of what takes work ahead of time; others have 0.
 _RESERVE_PRIORITY = -1
+#: Seconds between two attempts to send while the broker takes no messages: slots, deadlines and signals wait for each.
+BLOCKED_PAUSE_SECONDS = 30.0
 #: Milliseconds that dramatiq's threads may take to end.
 _STOP_MILLISECONDS = 10_000
 #: Milliseconds after which idle dramatiq threads look whether they are to end.
@@ -88,6 +91,8 @@ class RabbitSink:
         self._telemetry = telemetry
         self._metrics_address = metrics_address
         self._away = False
+        #: Until when nothing is tried, because the broker takes no messages.
+        self._blocked_until = 0.0
 
     def stop_taking(self) -> None:
         """Have RabbitMQ deliver no more."""
@@ -115,9 +120,17 @@ class RabbitSink:
 
     def _try(self, send: Callable[[], None]) -> bool:
         """Do it, on a new connection if the one there was has ended meanwhile."""
+        if time.monotonic() < self._blocked_until:
+            return False
+        trouble = "is away"
         for _ in range(2):
             try:
                 send()
+            except ConnectionBlockedTimeout:
+                self._broker.drop_connection()
+                self._blocked_until = time.monotonic() + BLOCKED_PAUSE_SECONDS
+                trouble = "takes no messages, for want of memory or disk"
+                break  # nor would it from another connection
             except BROKER_FAILURES:
                 self._broker.drop_connection()
             else:
@@ -127,7 +140,7 @@ class RabbitSink:
                 self._away = False
                 return True
         if not self._away:
-            _LOG.warning("the broker is away; trying again")
+            _LOG.warning("the broker %s; trying again", trouble)
         self._away = True
         return False
 
