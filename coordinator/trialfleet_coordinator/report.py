@@ -8,6 +8,9 @@ What a trial would have cost there is estimated from measured durations alone:
     highest fraction it reached x the ratio between the two fractions' costs, measured on the trials that ran on both,
     and until there are any, 1 / fraction.
 
+What a slot evaluates first is no measure of that: imports and compilations that are done once would be multiplied. A trial
+that has nothing else is priced as the others of its fraction.
+
 `speedup_factor` = baseline wall seconds / wall seconds of the study: both grow alike where other work keeps the cores busy.
 CPU seconds are attributed in a fixed order, so that spent + saved by stopping + saved by pruning + saved by subsampling +
 saved by caching = baseline:
@@ -20,7 +23,7 @@ saved by caching = baseline:
 A sum below zero (a ladder that cost more than it saved) is reported as it is.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -33,7 +36,7 @@ from trialfleet_coordinator.study import StudyState
 from trialfleet_coordinator.trial import Phase, Trial
 from trialfleet_shared.fleet import FleetReport
 from trialfleet_shared.ladder import Ladder
-from trialfleet_shared.messages import TEST_FOLD, EvaluationResult, Outcome
+from trialfleet_shared.messages import TEST_FOLD, EvaluationKey, EvaluationResult, Outcome
 from trialfleet_shared.space import Params
 
 
@@ -227,7 +230,14 @@ class Savings(msgspec.Struct, frozen=True):
     stopping: float
 
 
-def estimate_savings(trials: Iterable[TrialCosts], ladder: Ladder, *, cpu: bool, unstarted: int = 0) -> Savings:
+def estimate_savings(
+    trials: Iterable[TrialCosts],
+    ladder: Ladder,
+    *,
+    cpu: bool,
+    unstarted: int = 0,
+    firsts: Collection[EvaluationKey] = (),
+) -> Savings:
     """The baseline's cost and what was saved against it; see the module's docstring for the formulas.
 
     Args:
@@ -235,8 +245,9 @@ def estimate_savings(trials: Iterable[TrialCosts], ladder: Ladder, *, cpu: bool,
         ladder: the study's ladder.
         cpu: whether to count CPU seconds; else wall seconds.
         unstarted: further trials that the baseline would have run.
+        firsts: what slots evaluated first.
     """
-    costs = [_cost(trial, ladder, cpu=cpu) for trial in trials]
+    costs = _priced([_cost(trial, ladder, cpu=cpu, firsts=firsts) for trial in trials])
     folds = ladder.rungs[-1].folds
     ratios = _ratios([cost.means for cost in costs])
     spent = baseline = pruning = subsampling = caching = 0.0
@@ -261,16 +272,18 @@ class _Cost(NamedTuple):
     #: Of evaluations that ran, and of those that the cache answered.
     executed: float
     cached: float
-    #: Mean of the successful evaluations at each fraction.
+    #: Mean of the successful evaluations at each fraction, but for what a slot evaluated first, which is apart.
     means: dict[float, float]
+    first: dict[float, float]
     #: Folds that were successful.
     folds: int
     failed: bool
 
 
-def _cost(trial: TrialCosts, ladder: Ladder, *, cpu: bool) -> _Cost:
+def _cost(trial: TrialCosts, ladder: Ladder, *, cpu: bool, firsts: Collection[EvaluationKey]) -> _Cost:
     executed = cached = 0.0
     by_fraction: dict[float, list[float]] = {}
+    first: dict[float, float] = {}
     folds = set()
     for result in trial.results:
         if result.fold == TEST_FOLD:
@@ -281,10 +294,28 @@ def _cost(trial: TrialCosts, ladder: Ladder, *, cpu: bool) -> _Cost:
         else:
             executed += seconds
         if result.outcome is Outcome.OK:
-            by_fraction.setdefault(ladder.rungs[result.rung].fraction, []).append(seconds)
+            fraction = ladder.rungs[result.rung].fraction
+            if result.key in firsts:
+                first[fraction] = seconds
+            else:
+                by_fraction.setdefault(fraction, []).append(seconds)
             folds.add(result.fold)
     means = {fraction: sum(each) / len(each) for fraction, each in by_fraction.items()}
-    return _Cost(executed, cached, means, len(folds), trial.failed)
+    return _Cost(executed, cached, means, first, len(folds), trial.failed)
+
+
+def _priced(costs: Sequence[_Cost]) -> list[_Cost]:
+    """With the mean of the others where a trial has nothing but what a slot evaluated first."""
+    usual: dict[float, list[float]] = {}
+    for cost in costs:
+        for fraction, seconds in cost.means.items():
+            usual.setdefault(fraction, []).append(seconds)
+    return [
+        cost
+        if cost.means
+        else cost._replace(means={fraction: mean(usual.get(fraction, [own])) for fraction, own in cost.first.items()})
+        for cost in costs
+    ]
 
 
 def _ratios(costs: Sequence[Mapping[float, float]]) -> dict[float, float]:
@@ -305,12 +336,13 @@ def efficiency_metrics(
     elapsed_seconds: float,
     trials_started: int,
     unstarted: int,
+    firsts: Collection[EvaluationKey],
     fleet: FleetReport | None,
     coordinator_pss_bytes: int,
 ) -> EfficiencyMetrics:
     """The guide's metrics of a study that ran for `elapsed_seconds`; `fleet` as of `build_report`."""
-    cpu = estimate_savings(trials, ladder, cpu=True, unstarted=unstarted)
-    wall = estimate_savings(trials, ladder, cpu=False, unstarted=unstarted)
+    cpu = estimate_savings(trials, ladder, cpu=True, unstarted=unstarted, firsts=firsts)
+    wall = estimate_savings(trials, ladder, cpu=False, unstarted=unstarted, firsts=firsts)
     results = [result for trial in trials for result in trial.results]
     cached = sum(result.cached for result in results)
     return EfficiencyMetrics(
@@ -381,6 +413,7 @@ def build_report(
             elapsed_seconds=elapsed_seconds,
             trials_started=len(state.trials),
             unstarted=_unstarted(state),
+            firsts=state.standings.firsts,
             fleet=fleet,
             coordinator_pss_bytes=coordinator_pss_bytes,
         ),

@@ -6,11 +6,12 @@ which costs C. That pays while
     c + C / eta < C,   that is,   c / C < 1 - 1 / eta
 
 and while its ranking of the trials has something to do with the ranking above. Both are measured, on the trials that
-finished both rungs: c / C as the ratio of their summed costs, over all folds of each rung, the agreement as Kendall's rank
-correlation tau. Who climbed was chosen by the lower rung, which makes tau smaller than it is over all trials, so a rung is not
-left out for a small tau, but for one that is below zero by more than `RANKS_ERRORS` times its standard error without any
-correlation, sqrt(2 (2n + 5) / (9n (n - 1))) (Kendall 1938, "A New Measure of Rank Correlation"). So many, because it is looked
-at again with every trial that climbs, and no trial comes back to a rung that was left out by chance.
+finished both rungs: c / C as the ratio of their summed costs, over all folds of each rung, or that of the median trial where it
+is less, as few may bear what is done once, an import say; the agreement as Kendall's rank correlation tau. Who climbed was
+chosen by the lower rung, which makes tau smaller than it is over all trials, so a rung is not left out for a small tau, but
+for one that is below zero by more than `RANKS_ERRORS` times its standard error without any correlation,
+sqrt(2 (2n + 5) / (9n (n - 1))) (Kendall 1938, "A New Measure of Rank Correlation"). So many, because it is looked at again with
+every trial that climbs, and no trial comes back to a rung that was left out by chance.
 
 A rung costs nothing where the next one that is climbed has the same fraction: its folds count there.
 What a slot evaluates first is not counted: imports and compilations that are done once would make the lowest rung dear.
@@ -19,6 +20,7 @@ A rung is trusted until enough is known of it. A resumed study learns the choice
 """
 
 import math
+import statistics
 from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -31,7 +33,7 @@ OVERHEAD_SECONDS = 0.001
 FEWEST_COSTS = 3
 #: Trials that must have finished two rungs before their rankings are compared.
 FEWEST_RANKS = 10
-#: The latest trials whose rankings are compared.
+#: The latest trials whose rankings are compared, and whose median is taken.
 RANKS_POOL = 100
 #: Standard errors below zero at which two rankings contradict each other.
 RANKS_ERRORS = 2.0
@@ -59,6 +61,7 @@ class _Pairs:
         self._costs = 0
         self._lower_seconds = 0.0
         self._upper_seconds = 0.0
+        self._ratios: deque[float] = deque(maxlen=RANKS_POOL)
         self._scores: deque[tuple[float, float]] = deque()
         #: Pairs of trials that both rungs rank alike, less those that they rank the other way round.
         self._agreement = 0
@@ -66,8 +69,11 @@ class _Pairs:
     def add(self, lower: Finished, upper: Finished) -> None:
         if lower.typical and upper.typical:
             self._costs += 1
-            self._lower_seconds += self._lower_folds * (lower.seconds + OVERHEAD_SECONDS)
-            self._upper_seconds += self._upper_folds * (upper.seconds + OVERHEAD_SECONDS)
+            below = self._lower_folds * (lower.seconds + OVERHEAD_SECONDS)
+            above = self._upper_folds * (upper.seconds + OVERHEAD_SECONDS)
+            self._lower_seconds += below
+            self._upper_seconds += above
+            self._ratios.append(below / above)
         if len(self._scores) == RANKS_POOL:
             oldest = self._scores.popleft()
             self._agreement -= sum(_agreement(oldest, other) for other in self._scores)
@@ -78,7 +84,9 @@ class _Pairs:
     @property
     def cost_ratio(self) -> float | None:
         """Cost on the lower rung over the cost on the upper one; None until enough is known."""
-        return self._lower_seconds / self._upper_seconds if self._costs >= FEWEST_COSTS else None
+        if self._costs < FEWEST_COSTS:
+            return None
+        return min(self._lower_seconds / self._upper_seconds, statistics.median(self._ratios))
 
     @property
     def ranks_disagree(self) -> bool:

@@ -1,10 +1,10 @@
 """CPU seconds spent and saved while a study runs, as figures that never fall: `RunningSavings`.
 
-The estimate is that of `report`: a trial is priced, once it is decided, at the ratio between fractions as it is known by
-then. A trial that climbs to the top has cost more than the baseline's, by what its lower rungs took: subsampling saved
-less than nothing. A counter can not take that back, so it is owed: later savings by subsampling pay it off before they
-count. The baseline, which rises with every evaluation and every decided trial, likewise stands still until it is right
-again. Where nothing is owed,
+The estimate is that of `report`: a trial is priced, once it is decided, at the ratio between fractions, and what is usual at
+a fraction, as they are known by then. A trial that climbs to the top has cost more than the baseline's, by what its lower rungs
+took: subsampling saved less than nothing. A counter can not take that back, so it is owed: later savings by subsampling pay it
+off before they count. The baseline, which rises with every evaluation and every decided trial, likewise stands still until it
+is right again. Where nothing is owed,
 
     spent + pruning + subsampling + caching = baseline
 """
@@ -38,6 +38,10 @@ class RunningSavings:
         self._undecided: dict[int, _Costs] = {}
         #: By fraction, CPU seconds of one fold on all rows and on the fraction, summed over trials that had both.
         self._pairs: dict[float, tuple[float, float]] = {}
+        #: By fraction, CPU seconds of one fold summed over decided trials, and their number.
+        self._usual: dict[float, tuple[float, int]] = {}
+        #: Slots, given as (worker, slot), that have evaluated something.
+        self._slots: set[tuple[str, int]] = set()
         for trial in trials:
             for result in trial.results:
                 self._take(result)
@@ -67,12 +71,12 @@ class RunningSavings:
         costs = self._undecided.pop(trial, None)
         if costs is None:
             return
-        means = costs.means()
+        means = costs.means() or self._usual_of(costs)
         if state is TrialState.FAIL or not means:
             # The baseline would have failed as well, at the same cost.
             self._save(0.0, 0.0, costs.cached)
             return
-        self._learn(means)
+        self._learn(costs.means())
         highest = max(means)
         whole = means[highest] * self._ratio(highest)
         seen = len(costs.folds)
@@ -89,13 +93,30 @@ class RunningSavings:
             costs.cached += seconds
         else:
             costs.executed += seconds
+        is_first = result.slot is not None and (result.worker, result.slot) not in self._slots
+        if result.slot is not None:
+            self._slots.add((result.worker, result.slot))
         if result.outcome is Outcome.OK:
             costs.folds.add(result.fold)
             fraction = self._fractions[result.rung]
+            if is_first:
+                costs.first[fraction] = seconds
+                return
             total, count = costs.sums.get(fraction, (0.0, 0))
             costs.sums[fraction] = (total + seconds, count + 1)
 
+    def _usual_of(self, costs: "_Costs") -> dict[float, float]:
+        """What others cost, of a trial that has nothing but what a slot evaluated first."""
+        usual = {}
+        for fraction, own in costs.first.items():
+            total, count = self._usual.get(fraction, (own, 1))
+            usual[fraction] = total / count
+        return usual
+
     def _learn(self, means: dict[float, float]) -> None:
+        for fraction, mean in means.items():
+            total, count = self._usual.get(fraction, (0.0, 0))
+            self._usual[fraction] = (total + mean, count + 1)
         whole = means.get(1.0)
         if whole is None:
             return
@@ -120,14 +141,16 @@ class RunningSavings:
 class _Costs:
     """What the evaluations of an undecided trial cost, in CPU seconds."""
 
-    __slots__ = ("cached", "executed", "folds", "sums")
+    __slots__ = ("cached", "executed", "first", "folds", "sums")
 
     def __init__(self) -> None:
         self.executed = 0.0
         self.cached = 0.0
         #: Folds with a value.
         self.folds: set[int] = set()
-        #: Seconds and number of the successful evaluations at each fraction.
+        #: Seconds of what a slot evaluated first, by fraction.
+        self.first: dict[float, float] = {}
+        #: Seconds and number of the other successful evaluations at each fraction.
         self.sums: dict[float, tuple[float, int]] = {}
 
     def means(self) -> dict[float, float]:

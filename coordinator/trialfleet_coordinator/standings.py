@@ -58,7 +58,8 @@ class Standings:
         self._rung_mix = [0] * len(ladder.rungs)
         #: What each slot, given as (worker, slot), evaluated first.
         self._first_of: dict[tuple[str, int], EvaluationKey] = {}
-        self._firsts: set[EvaluationKey] = set()
+        #: All of these: imports and the like make them dearer than others.
+        self.firsts: set[EvaluationKey] = set()
 
     # What happened to a trial
 
@@ -71,7 +72,7 @@ class Standings:
         """An evaluation was answered."""
         if result.slot is not None and (slot := (result.worker, result.slot)) not in self._first_of:
             self._first_of[slot] = result.key
-            self._firsts.add(result.key)
+            self.firsts.add(result.key)
 
     def restore(self, trials: Sequence[Trial]) -> None:
         """They come from an earlier session, and stand as they stood there."""
@@ -244,5 +245,5 @@ class Standings:
             and result.outcome is Outcome.OK
         ]
         seconds = mean([result.wall_seconds for result in measured])
-        typical = not any(result.key in self._firsts for result in measured)
+        typical = not any(result.key in self.firsts for result in measured)
         return Finished(rung, seconds, self.score(mean(values)), typical)

@@ -56,8 +56,9 @@ from trialfleet_shared.ladder import Ladder
 from trialfleet_shared.messages import TEST_FOLD, Evaluation, EvaluationKey, EvaluationResult, Outcome
 from trialfleet_shared.settings import EfficiencyConfig
 
-#: A study whose first trials all fail stops after so many: something is wrong with the objective, not with the params.
-FIRST_FAILURES = 5
+#: A study whose first trials all fail stops after so many: something is wrong with the objective, not with the params. Where
+#: seven params of ten fail, three studies of a hundred end so; of five trials it were seventeen.
+FIRST_FAILURES = 10
 
 
 class StudyState:

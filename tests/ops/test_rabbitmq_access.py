@@ -343,5 +343,5 @@ def test_a_worker_bears_a_broker_that_takes_nothing(node: OpsNode, tmp_path: Pat
             worker.terminate()
             _, errors = worker.communicate(timeout=PATIENCE)
     assert worker.returncode == 0, errors
-    assert "the broker is away; trying again" in errors
+    assert "the broker takes no messages, for want of memory or disk; trying again" in errors
     assert "the broker is back" in errors

@@ -1,5 +1,6 @@
 """CPU seconds spent and saved, counted while a study runs."""
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -37,6 +38,16 @@ def test_a_trial_is_priced_at_the_ratio_that_was_measured() -> None:
     assert savings.baseline == 8, "all that was spent is told, though the baseline needs two seconds less"
     run(savings, 1, PRUNED, a_result(1, cpu=3.0))
     assert savings.baseline == pytest.approx(6 + 9), "three times as much on all rows, not ten times"
+
+
+def test_what_a_slot_evaluates_first_is_priced_as_the_others_are() -> None:
+    savings = RunningSavings(Ladder((Rung(0.5, 1), Rung(1.0, 1))))
+    run(savings, 0, PRUNED, a_result(0, cpu=2.0))
+    run(savings, 1, PRUNED, msgspec.structs.replace(a_result(1, cpu=50.0), worker="w", slot=0))
+    assert savings.baseline == 4 + 50, "all that was spent is told, though the baseline needs 46 seconds less"
+    for trial in range(2, 40):
+        run(savings, trial, PRUNED, msgspec.structs.replace(a_result(trial, cpu=2.0), worker="w", slot=0))
+    assert savings.baseline == 40 * 4
 
 
 def test_what_earlier_sessions_measured_informs_and_is_not_counted() -> None:

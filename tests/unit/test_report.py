@@ -1,5 +1,6 @@
 """The efficiency figures: what they add up to, and what they say of known costs."""
 
+import msgspec
 import pytest
 
 from trialfleet_coordinator.budget import Budget
@@ -36,6 +37,29 @@ def test_a_stopped_trial_is_priced_by_the_ratio_measured_on_those_that_climbed()
     assert savings.baseline == 32.0 + 48.0
     assert savings.pruning == 3 * 12.0
     assert savings.subsampling == (32.0 - 34.0) + (12.0 - 3.0)
+
+
+def test_what_a_slot_evaluates_first_prices_nothing() -> None:
+    first = msgspec.structs.replace(result(0, 0, 60.0), trial=1)
+    early = TrialCosts([first], failed=False)
+    savings = estimate_savings([CLIMBER, early, STOPPED], LADDER, cpu=False, firsts={first.key})
+    # Priced as the mean of the two others on a quarter of the rows, 2.5, at the ratio of 4.
+    assert savings.baseline == 32.0 + 48.0 + 4 * 10.0
+    assert savings.spent == 34.0 + 60.0 + 3.0
+    assert savings.spent + savings.pruning + savings.subsampling == savings.baseline
+
+
+def test_of_a_trial_that_climbs_what_its_slot_evaluated_first_prices_nothing() -> None:
+    slow, *others = CLIMBER.results
+    slow = msgspec.structs.replace(slow, wall_seconds=60.0)
+    climber = TrialCosts([slow, *others], failed=False)
+    savings = estimate_savings([climber, CLIMBER, STOPPED], LADDER, cpu=False, firsts={slow.key})
+    assert savings.baseline == 32.0 + 32.0 + 48.0
+
+
+def test_where_nothing_else_is_known_the_first_is_taken_as_it_is() -> None:
+    savings = estimate_savings([STOPPED], LADDER, cpu=False, firsts={STOPPED.results[0].key})
+    assert savings.baseline == 4 * 12.0
 
 
 def test_before_anything_climbed_cost_is_taken_to_grow_with_the_rows() -> None:

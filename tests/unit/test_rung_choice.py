@@ -62,6 +62,22 @@ def test_what_a_slot_does_first_says_nothing_of_costs() -> None:
     assert choice.left_out == (0,)
 
 
+def test_what_a_few_trials_do_once_leaves_no_rung_out() -> None:
+    choice = RungChoice(LADDER, 3.0)
+    for trial in range(FEWEST_COSTS + 4):
+        once = 20.0 if trial in (0, 4) else 0.0
+        climb(choice, seconds=(1.0 + once, 3.0, 10.0), scores=(0.0, 0.0, 0.0))
+        assert choice.left_out == ()
+
+
+def test_a_rung_that_costs_nearly_as_much_for_the_dear_ones_alone_stays() -> None:
+    choice = RungChoice(LADDER, 3.0)
+    for trial in range(FEWEST_COSTS):
+        dear = 100.0 if trial == 1 else 1.0
+        climb(choice, seconds=(dear * (0.95 if trial == 1 else 0.1), dear, dear), scores=(0.0, 0.0, 0.0))
+    assert 0 in choice.climbed
+
+
 def test_a_rung_costs_all_of_its_folds() -> None:
     choice = RungChoice(Ladder((Rung(0.3, 1), Rung(0.5, 5), Rung(1.0, 5))), 3.0)
     for _ in range(FEWEST_COSTS):

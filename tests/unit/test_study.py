@@ -292,7 +292,7 @@ def test_a_study_whose_first_trials_all_fail_stops_and_says_why() -> None:
 
 
 def test_trials_that_fail_at_once_do_not_end_a_study_while_earlier_ones_are_under_way() -> None:
-    bench = Bench(THREE_RUNGS, Budget(trials=40), slots=8)
+    bench = Bench(THREE_RUNGS, Budget(trials=100), slots=8)
     for _ in range(3 * FIRST_FAILURES):
         failing = next(each for each in bench.in_flight if each.trial > 0)
         bench.in_flight.remove(failing)
