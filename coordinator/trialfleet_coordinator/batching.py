@@ -58,8 +58,11 @@ class Pacing:
         """How long to wait for more results after the first: not at all, unless evaluations are quick."""
         return GATHERING_SECONDS if self._mean is not None and self._mean < GATHERING_SECONDS else 0.0
 
-    def in_flight(self, slots: int) -> int:
-        """Evaluations to keep in flight on `slots` slots."""
+    def in_flight(self, slots: int, *, seconds_left: float = math.inf) -> int:
+        """Evaluations to keep in flight on `slots` slots, in a study that ends in so many seconds.
+
+        None is ahead that would begin after the end.
+        """
         if self._mean is None:
             ahead = 1
         elif self._mean >= SLOW_SECONDS:
@@ -68,6 +71,7 @@ class Pacing:
             mean = max(self._mean, 1e-9)
             quick = min(math.ceil(QUICK_SECONDS / mean), MOST_BATCHES * self._largest)
             ahead = max(min(math.ceil(AHEAD_SECONDS / mean), self._largest), quick)
+            ahead = int(min(ahead, max(seconds_left, 0.0) / mean))
         return min(slots * (1 + ahead), max(2 * slots, int(SHARE_IN_FLIGHT * self._answered)))
 
     def batch(self, evaluations: int, slots: int) -> int:

@@ -411,7 +411,8 @@ class StudyState:
             self._backlog.clear()
             return
         # One evaluation is in flight even while there are no slots: it waits for the first worker to come.
-        target = max(self.pacing.in_flight(self.slots), 1)
+        left = math.inf if self.budget.seconds is None else self.budget.seconds - self._elapsed
+        target = max(self.pacing.in_flight(self.slots, seconds_left=left), 1)
         # Where time ends the study there is no moment at which all trials are started.
         early = self.config.adaptive_trial_allocation or self.budget.time_runs_out
         while len(self.pending) < target and self._climbs_on and not self._drawing:

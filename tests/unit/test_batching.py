@@ -37,6 +37,13 @@ def test_little_is_in_flight_while_little_is_known() -> None:
     assert [paced(1e-5, answered=answered).in_flight(2) for answered in (1, 16, 100, 400)] == [4, 4, 25, 100]
 
 
+def test_nothing_is_kept_ahead_that_would_begin_after_the_end() -> None:
+    assert paced(3.0).in_flight(2, seconds_left=4.0) == 4
+    assert paced(3.0).in_flight(2, seconds_left=2.9) == 2
+    assert paced(0.02).in_flight(2, seconds_left=0.05) == 2 * 3
+    assert paced(0.02).in_flight(2, seconds_left=-1.0) == 2
+
+
 def test_a_message_leaves_work_for_the_other_slots() -> None:
     assert paced(1e-5).batch(6, 4) == 2
 

@@ -291,6 +291,20 @@ def test_a_study_whose_first_trials_all_fail_stops_and_says_why() -> None:
     assert bench.state.tally.failures[-1] == f"trial {FIRST_FAILURES - 1}: error: because"
 
 
+def test_what_would_begin_after_the_last_second_is_not_published() -> None:
+    bench = Bench(THREE_RUNGS, Budget(seconds=7.0))
+    bench.seconds = lambda _: 3.0
+    began = []
+    for now in (3.0, 6.0, 9.0, 12.0):
+        if not bench.in_flight:
+            break
+        began.append(now - 3.0)
+        bench.happen(TimePassed(now))
+        bench.answer(1.0)
+    assert began == [0.0, 3.0, 6.0]
+    assert bench.state.finished
+
+
 def test_trials_that_fail_at_once_do_not_end_a_study_while_earlier_ones_are_under_way() -> None:
     bench = Bench(THREE_RUNGS, Budget(trials=100), slots=8)
     for _ in range(3 * FIRST_FAILURES):
