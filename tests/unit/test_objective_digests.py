@@ -233,6 +233,45 @@ def test_methods_differ_by_what_their_objects_hold(make: Callable[[int], Any]) -
     assert digests[0] != digests[1] == digests[2]
 
 
+def uses_settings(params: dict[str, Any]) -> float:
+    made = settings_f  # type: ignore[name-defined]  # noqa: F821  # made below
+    return float(params["x"]) * made.LIMITS["bonus"] * made.STEPS[0] * made.Settings.bonus
+
+
+@pytest.mark.parametrize("changed", ["LIMITS['bonus'] = 2", "STEPS.append(2)", "Settings.bonus = 2", "Settings = int"])
+def test_settings_of_any_kind_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str) -> None:
+    source = "LIMITS, STEPS = {'bonus': 1}, [1]\nclass Settings:\n    bonus = 1\ndef unused():\n    pass\n"
+    write(tmp_path, settings_f=source)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "settings_f", raising=False)
+    settings = importlib.import_module("settings_f")
+    monkeypatch.setitem(globals(), "settings_f", settings)
+    before = function_digest(uses_settings)
+    assert function_digest(uses_settings) == before
+    exec(changed, vars(settings))
+    assert function_digest(uses_settings) != before
+    monkeypatch.delitem(sys.modules, "settings_f")
+
+
+def test_what_makes_a_class_counts() -> None:
+    def doubling(factor: int) -> type:
+        class Meta(type):
+            def __call__(cls, value: float) -> float:
+                return factor * value
+
+        class Doubled(metaclass=Meta):
+            pass
+
+        return Doubled
+
+    def objective_of(kind: type) -> Callable[[dict[str, Any]], Any]:
+        return lambda params: kind(params["x"])  # type: ignore[call-arg]
+
+    digests = [function_digest(objective_of(doubling(factor))) for factor in (2, 2, 3)]
+    assert digests[0] == digests[1]
+    assert digests[0] != digests[2]
+
+
 def uses_a_setting(params: dict[str, Any]) -> float:
     return float(params["x"]) * settings_d.SCALE  # type: ignore[name-defined,no-any-return]  # noqa: F821  # made below
 

@@ -294,6 +294,8 @@ class _Values:
     def _visit_class(self, value: type) -> None:
         self._put(_source(value))
         self.add(value.__bases__)
+        if type(value) is not type:
+            self.add(type(value))
         # Its source does not tell what its methods use of their module, nor what its attributes were computed from.
         for name, member in sorted(vars(value).items()):
             if isinstance(member, types.FunctionType) or not name.startswith("__"):
@@ -335,8 +337,11 @@ class _Values:
         """Feed what a module has under these names now: its source tells what they were at first."""
         if is_local(module.__name__):
             for name in names:
-                if not name.startswith("__") and isinstance(setting := getattr(module, name, ...), _PLAIN):
-                    self._put(name, repr(setting))
+                setting = None if name.startswith("__") else vars(module).get(name)
+                # Functions and modules are what their sources say.
+                if setting is not None and not isinstance(setting, types.FunctionType | types.ModuleType):
+                    self._put(name)
+                    self.add(setting)
 
     def _add_used(self, module: str, names: Collection[str]) -> None:
         """Feed the source of a module, and of those within it that a function that uses these names may use of it.
