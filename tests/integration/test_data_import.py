@@ -14,6 +14,7 @@ from typing import Any
 import fsspec
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from support.waiting import wait_until
 
@@ -116,6 +117,15 @@ def test_the_index_of_a_frame_is_no_feature(cache: DataCache, tmp_path: Path) ->
     assert info.columns == tuple(table().columns.drop("income"))
     table().rename_axis("visit").sample(frac=0.9, random_state=0).to_parquet(tmp_path / "named.parquet")
     assert "visit" in cache.import_data(spec("named.parquet"), base=tmp_path).columns, "a name means something"
+
+
+def test_nor_is_it_in_an_arrow_file(cache: DataCache, tmp_path: Path) -> None:
+    rows = pa.Table.from_pandas(table().sample(frac=0.9, random_state=0))
+    assert "__index_level_0__" in rows.column_names
+    with pa.ipc.new_file(tmp_path / "table.arrow", rows.schema) as file:
+        file.write_table(rows)
+    info = cache.import_data(spec("table.arrow"), base=tmp_path)
+    assert info.columns == tuple(table().columns.drop("income"))
 
 
 def test_equal_contents_have_equal_digests_wherever_they_come_from(cache: DataCache, tmp_path: Path) -> None:
@@ -321,6 +331,9 @@ def test_texts_that_do_not_sort_in_time_are_told(form: str, cache: DataCache) ->
         ("%Y-%m-%d", "%Y%m%d"),
         ("%Y-%m", "%Y-Q1"),
         ("%H:%M", "%Y"),
+        ("%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%dT%H:%M:%S.%fZ"),
+        ("%Y-%m-%d %H:%M:%S.5Z", "%Y-%m-%d %H:%M:%S.55Z"),
+        ("%Y-%m-%d", "%Y-%m-%d %H:%MZ"),
     ],
 )
 def test_texts_of_two_forms_that_do_not_sort_in_time_together_are_told(one: str, other: str, cache: DataCache) -> None:
@@ -333,9 +346,18 @@ def test_texts_of_two_forms_that_do_not_sort_in_time_together_are_told(one: str,
         cache.import_object(frame, spec(target="y", time_column="day", order="temporal", resampling=Resampling()))
 
 
-def test_texts_with_and_without_a_time_of_day_sort_together(cache: DataCache) -> None:
+@pytest.mark.parametrize(
+    ("less", "more"),
+    [
+        ("%Y-%m-%d", "%Y-%m-%d %H:%M"),
+        ("%Y-%m-%dT%H:%M:%S+01:00", "%Y-%m-%dT%H:%M:%S.%f+01:00"),
+        ("%Y-%m-%d %H:%M:%S-08:00", "%Y-%m-%d %H:%M:%S.5-08:00"),
+        ("%Y-%m-%d %H:%M UTC", "%Y-%m-%d %H:%M:%S UTC"),
+    ],
+)
+def test_texts_that_say_less_sort_together_with_those_that_say_more(less: str, more: str, cache: DataCache) -> None:
     times = pd.date_range("2022-09-28", periods=40, freq="12h")
-    texts = [str(time.date()) if time.hour == 0 else str(time) for time in times]
+    texts = [time.strftime(less if time.hour == 0 else more) for time in times]
     frame = pd.DataFrame({"day": texts, "y": np.arange(40.0)}).sample(frac=1.0, random_state=0)
     info = cache.import_object(frame, spec(target="y", time_column="day", order="temporal", resampling=Resampling()))
     data = cache.open(info.digest).split(fold=0, fraction=1.0, rung=0, seed=0)

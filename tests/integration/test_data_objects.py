@@ -281,3 +281,12 @@ def test_texts_are_told_apart_whatever_is_in_them(cache: DataCache) -> None:
     frames = [pd.DataFrame({"a": texts * 20, "y": range(40)}) for texts in (["x\0y", "z"], ["x", "y\0z"])]
     infos = [cache.import_object(one, DataSpec("memory:x", "y")) for one in frames]
     assert infos[0].digest != infos[1].digest
+
+
+def test_a_categorical_of_many_batches_keeps_its_words(cache: DataCache) -> None:
+    words = [f"word {number}" for number in range(3 * ROWS)]
+    places = np.random.default_rng(0).permutation(3 * ROWS)[:ROWS]
+    column = pd.Categorical.from_codes(places, categories=words)
+    data = imported(cache, pd.DataFrame({"word": column, "place": places, "y": 0.5 + np.arange(ROWS)}))
+    frame = everything(data)
+    assert frame["word"].astype(str).tolist() == [words[place] for place in frame["place"]]

@@ -40,7 +40,7 @@ NULL_VALUES = [
 ]
 #: What a CSV column is read as when its values turn out not to fit what the first block looked like.
 _WIDER = {pa.null(): pa.int64(), pa.int64(): pa.float64()}
-#: What a parquet file calls the index of a pandas frame where it has no name: the rows' former numbers are no feature.
+#: What a parquet or Arrow file calls the index of a pandas frame where it has no name: the rows' former numbers are no feature.
 _UNNAMED_INDEX = re.compile(r"__index_level_\d+__")
 #: How Arrow names the column whose value does not fit.
 _BAD_COLUMN = re.compile(r"CSV column #(\d+)")
@@ -153,5 +153,7 @@ def _read_arrow(file: Any, suffix: str) -> Iterator[pa.RecordBatch]:
         yield from parquet.iter_batches(batch_size=BATCH_ROWS, columns=columns, use_threads=False)
         return
     with pa.ipc.open_file(file) as reader:
+        # By place: a name that stands twice is told later.
+        columns = [place for place, name in enumerate(reader.schema.names) if not _UNNAMED_INDEX.fullmatch(name)]
         for index in range(reader.num_record_batches):
-            yield reader.get_batch(index)
+            yield reader.get_batch(index).select(columns)

@@ -188,8 +188,8 @@ class TableContents:
                     "points in time, numbers, and texts as of ISO 8601: '2022-12-31' or '2022-12-31 23:59', say"
                 )
             forms = {_form(text): text for text in spool.categories}
-            longest = max(forms, key=len)
-            other = next((forms[form] for form in forms if not longest.startswith(form)), None)
+            longest = max(forms)
+            other = next((forms[form] for form in forms if not _sort_together(form, longest)), None)
             if other is not None:
                 raise DataError(
                     f"data.time_column = {name!r} has texts like {other!r} and like {forms[longest]!r}, which do not sort "
@@ -233,13 +233,20 @@ class TableContents:
         return out
 
 
-def _form(text: str) -> str:
-    """How a text that `_SORTS_IN_TIME` writes a time: digits as 0. Those sort together whose forms begin alike."""
+def _form(text: str) -> tuple[str, str]:
+    """How a text that `_SORTS_IN_TIME` writes a time: with 0 for each digit, and its zone."""
     found = _SORTS_IN_TIME.fullmatch(text)
     assert found is not None
     zone = found.group("zone") or ""
-    digits = re.sub(r"\d", "0", text.removesuffix(zone))
-    return re.sub(r"(?<=[.,])0+", "0", digits) + zone
+    return re.sub(r"\d", "0", text.removesuffix(zone)), zone
+
+
+def _sort_together(form: tuple[str, str], longest: tuple[str, str]) -> bool:
+    """Whether texts of two forms sort in time: one says less than the other, and less comes before more.
+
+    It does not before a Z, which sorts after points and digits.
+    """
+    return form == longest or (longest[0].startswith(form[0]) and form[1] == longest[1] != "Z")
 
 
 def _missing(target: NDArray[Any]) -> NDArray[np.bool_]:

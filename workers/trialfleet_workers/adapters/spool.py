@@ -40,6 +40,9 @@ class ColumnSpool:
         #: Rows without a value, of columns whose type has no room for a gap.
         self._gaps: list[NDArray[np.int64]] = []
         self._codes: dict[str, int] = {}
+        #: The latest batch's dictionary, and the code of each of its entries; the last code is that of no entry.
+        self._dictionary: pa.Array | None = None
+        self._known = np.empty(0, np.int32)
         self.is_text = _is_text(arrow_type)
         self.is_time = pa.types.is_timestamp(arrow_type) or pa.types.is_date(arrow_type)
         self._dtype = self._stored_type(arrow_type)
@@ -91,11 +94,14 @@ class ColumnSpool:
 
     def _encode(self, values: pa.Array) -> NDArray[np.int32]:
         encoded = values if pa.types.is_dictionary(values.type) else values.dictionary_encode()
-        texts = encoded.dictionary.cast(pa.string()).to_pylist()
-        codes = [MISSING if text is None else self._codes.setdefault(text, len(self._codes)) for text in texts]
-        indices = encoded.indices.cast(pa.int64()).fill_null(len(codes)).to_numpy(zero_copy_only=False)
-        known = np.array([*codes, MISSING], dtype=np.int32)
-        return np.asarray(known[indices])
+        if self._dictionary is None or not encoded.dictionary.equals(self._dictionary):
+            # Of a categorical it is the same in every batch, and may be longer than the batch.
+            self._dictionary = encoded.dictionary
+            texts = encoded.dictionary.cast(pa.string()).to_pylist()
+            codes = [MISSING if text is None else self._codes.setdefault(text, len(self._codes)) for text in texts]
+            self._known = np.array([*codes, MISSING], dtype=np.int32)
+        indices = encoded.indices.cast(pa.int64()).fill_null(len(self._known) - 1).to_numpy(zero_copy_only=False)
+        return np.asarray(self._known[indices])
 
     def close(self) -> None:
         """No more values come. Raises DataError when the last of them can not be written."""
