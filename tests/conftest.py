@@ -3,16 +3,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.rabbit_node import ControlledNode
 
-from trialfleet.rabbitmq_node import RabbitNode
 from trialfleet_shared.errors import BrokerError
 
 
 @pytest.fixture(scope="session")
-def rabbitmq_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitNode]:
+def rabbitmq_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlledNode]:
     """A private node for all tests. Without the program: skipped on a laptop, failed where CI is set."""
     try:
-        node = RabbitNode(Path(tmp_path_factory.mktemp("rabbitmq")))
+        node = ControlledNode(Path(tmp_path_factory.mktemp("rabbitmq")))
     except BrokerError as error:
         if os.environ.get("CI"):
             raise
@@ -22,7 +22,7 @@ def rabbitmq_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitNo
 
 
 @pytest.fixture(scope="session")
-def rabbitmq(rabbitmq_node: RabbitNode) -> str:
+def rabbitmq(rabbitmq_node: ControlledNode) -> str:
     """The URL of a running broker."""
     return rabbitmq_node.url
 

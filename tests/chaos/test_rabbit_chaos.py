@@ -67,6 +67,12 @@ def fleet(rabbitmq: str, address: str) -> Iterator[RabbitFleet]:
     fleet.close()
 
 
+def await_written_down(node: RabbitNode, address: str) -> None:
+    """A queue that is younger comes back as one that nobody can use, which takes minutes to mend."""
+    (names,) = node.folder.glob("mnesia/*/quorum/*/names.dets")
+    wait_until(lambda: address.encode() in names.read_bytes(), "RabbitMQ has written the queue down")
+
+
 def test_what_a_killed_worker_held_is_evaluated_by_another(workers: WorkerProcesses, fleet: RabbitFleet) -> None:
     killed = workers.start()
     workers.start()
@@ -91,9 +97,7 @@ def test_a_broker_that_is_killed_and_comes_back_loses_nothing(
     fleet.start(make_spec("objectives.py:misbehave"))
     record = Record(fleet)
     poll_until(record.poll, lambda: fleet.slots() == 2, "the worker is there")
-    # A queue that is younger comes back as one that nobody can use, which takes minutes to mend.
-    (names,) = rabbitmq_node.folder.glob("mnesia/*/quorum/*/names.dets")
-    wait_until(lambda: address.encode() in names.read_bytes(), "RabbitMQ has written the queue down")
+    await_written_down(rabbitmq_node, address)
     for trial in range(8):
         fleet.submit([make_evaluation(trial, what="sleep", seconds=0.4)])
     record.await_results(2)
@@ -122,44 +126,44 @@ def test_a_broker_that_stays_away_is_told(tmp_path: Path) -> None:
         fleet.close()
 
 
-def test_a_port_that_is_open_and_silent_is_a_broker_that_is_away(tmp_path: Path) -> None:
-    with (
-        RabbitNode(tmp_path / "node") as node,
-        WorkerProcesses(f"{node.url}?stack_timeout=0.5", tmp_path, BASE) as workers,
-    ):
-        fleet = RabbitFleet(f"{node.url}?stack_timeout=0.5", address="a", clock=SystemClock())
+def test_a_port_that_is_open_and_silent_is_a_broker_that_is_away(rabbitmq_node: RabbitNode, tmp_path: Path) -> None:
+    url = f"{rabbitmq_node.url}?stack_timeout=0.5"
+    with WorkerProcesses(url, tmp_path, BASE) as workers:
+        fleet = RabbitFleet(url, address="silent", clock=SystemClock())
         fleet.start(make_spec("objectives.py:misbehave"))
         worker = workers.start()
         record = Record(fleet)
         poll_until(record.poll, lambda: fleet.slots() == 2, "the worker is there")
-        node.kill()
-        host, port = node.address.split(":")
+        await_written_down(rabbitmq_node, "silent")
+        rabbitmq_node.kill()
+        host, port = rabbitmq_node.address.split(":")
         with socket.create_server((host, int(port)), backlog=64):
             # As a load balancer whose back end is gone: whoever connects is kept waiting.
             with pytest.raises(BrokerError, match="is not reachable after 0 seconds: no answer in time"):
-                connect(f"{node.url}?stack_timeout=0.5", patience=0.0)
+                connect(url, patience=0.0)
             wait_until(lambda: "the broker is away" in workers.log(0).read_text(), "the worker notices")
             fleet.submit([make_evaluation(0, what="return", x=1.0)])
             record.poll()
-        node.start()
+        rabbitmq_node.start()
         record.await_results(1)
         assert worker.poll() is None
         fleet.close()
 
 
-def test_a_broker_short_of_memory_is_waited_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    node = ControlledNode(tmp_path / "node")
-    with node:
-        url = f"{node.url}?blocked_connection_timeout=1"
-        with WorkerProcesses(url, tmp_path, BASE) as workers:
-            fleet = RabbitFleet(url, address="a", clock=SystemClock(), outage=3.0)
-            fleet.start(make_spec("objectives.py:misbehave"))
-            worker = workers.start()
-            record = Record(fleet)
-            for trial in range(8):
-                fleet.submit([make_evaluation(trial, what="sleep", seconds=0.5)])
-            record.await_results(1)
-            node.control("set_vm_memory_high_watermark", "0")
+def test_a_broker_short_of_memory_is_waited_for(
+    rabbitmq_node: ControlledNode, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = f"{rabbitmq_node.url}?blocked_connection_timeout=1"
+    with WorkerProcesses(url, tmp_path, BASE) as workers:
+        fleet = RabbitFleet(url, address="blocked", clock=SystemClock(), outage=3.0)
+        fleet.start(make_spec("objectives.py:misbehave"))
+        worker = workers.start()
+        record = Record(fleet)
+        for trial in range(8):
+            fleet.submit([make_evaluation(trial, what="sleep", seconds=0.5)])
+        record.await_results(1)
+        rabbitmq_node.control("set_vm_memory_high_watermark", "0")
+        try:
             poll_until(record.poll, lambda: "takes no messages" in workers.log(0).read_text(), "the worker notices")
             fleet.submit([make_evaluation(8, what="return", x=1.0)])
             poll_until(record.poll, lambda: "takes no messages" in caplog.text, "the coordinator notices")
@@ -168,12 +172,13 @@ def test_a_broker_short_of_memory_is_waited_for(tmp_path: Path, caplog: pytest.L
             worker.send_signal(signal.SIGTERM)
             assert worker.wait(20) == 128 + signal.SIGTERM
             workers.start()
-            node.control("set_vm_memory_high_watermark", "0.4")
-            record.await_results(9)
-            assert {result.outcome for result in record.first.values()} == {Outcome.OK}
-            assert caplog.text.count("takes no messages") == 1
-            assert "takes messages again" in caplog.text
-            fleet.close()
+        finally:
+            rabbitmq_node.control("set_vm_memory_high_watermark", "0.4")
+        record.await_results(9)
+        assert {result.outcome for result in record.first.values()} == {Outcome.OK}
+        assert caplog.text.count("takes no messages") == 1
+        assert "takes messages again" in caplog.text
+        fleet.close()
 
 
 def test_a_node_ends_with_whoever_started_it(tmp_path: Path) -> None:

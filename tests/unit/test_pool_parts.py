@@ -1,7 +1,9 @@
 """What a slot pool keeps beside its slots."""
 
+import os
+import signal
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pytest
 from support.simulated import SimulatedClock
@@ -11,7 +13,7 @@ from trialfleet_shared.caching import CachedResult
 from trialfleet_shared.clock import SystemClock
 from trialfleet_shared.errors import ObjectiveError
 from trialfleet_shared.messages import Evaluation, EvaluationResult, Outcome, StudySpec
-from trialfleet_workers.pool_parts import MOST_STUDIES, CachedEvaluations, LatestStudies, Refusals
+from trialfleet_workers.pool_parts import MOST_STUDIES, CachedEvaluations, LatestStudies, Refusals, Waker
 
 SPEC = StudySpec(study="s", objective="f", objective_digest="ab")
 
@@ -89,3 +91,44 @@ def test_a_refusal_is_forgotten_though_nobody_asks_for_it_again() -> None:
     clock.now += 60.0
     refusals.add(study(1), ObjectiveError("so is this"))
     assert error() is None
+
+
+@pytest.fixture
+def alarm() -> Iterator[None]:
+    """Ends what would wait for ever."""
+
+    def fail(*_: object) -> None:
+        raise TimeoutError("it waits for itself")
+
+    before = signal.signal(signal.SIGALRM, fail)
+    signal.setitimer(signal.ITIMER_REAL, 10.0)
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0.0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.usefixtures("alarm")
+@pytest.mark.parametrize("interrupted", ["eventfd_write", "close"])
+def test_a_signal_may_wake_what_a_signal_wakes_or_closes(interrupted: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    waker = Waker()
+    waker.open()
+    original, met, woken = getattr(os, interrupted), [], []
+
+    def wake_as_well(number: int, _frame: object) -> None:
+        waker.wake()
+        woken.append(number)
+
+    def meet_a_signal(*args: int) -> None:
+        if not met:
+            met.append(args)
+            signal.raise_signal(signal.SIGUSR1)
+        original(*args)
+
+    before = signal.signal(signal.SIGUSR1, wake_as_well)
+    try:
+        monkeypatch.setattr(os, interrupted, meet_a_signal)
+        waker.wake()
+        waker.close()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert woken == [signal.SIGUSR1]

@@ -204,10 +204,10 @@ class SlotUsage:
 
 
 class Waker:
-    """Interrupts a selector from any thread."""
+    """Interrupts a selector from any thread, and from signal handlers, which may interrupt each other."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._fd: int | None = None
 
     def open(self) -> int:
@@ -229,9 +229,9 @@ class Waker:
     def close(self) -> None:
         """Close the descriptor. May be called twice."""
         with self._lock:
-            if self._fd is not None:
-                os.close(self._fd)
-                self._fd = None
+            fd, self._fd = self._fd, None  # first: a signal may come here
+            if fd is not None:
+                os.close(fd)
 
 
 def _key(spec: StudySpec, evaluation: Evaluation) -> bytes:

@@ -165,8 +165,8 @@ class WorkerService:
         self._telemetry = telemetry
         #: What other threads want done by the thread of `run`.
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._draining = threading.Event()
-        self._aborting = threading.Event()
+        # Set by signal handlers too, where a lock may be held by whom they interrupt: no events.
+        self._draining = self._aborting = False
         self._stopped_taking = False
         #: Evaluations that are held, each with the tickets of the batches it came in: copies wait for the one answer.
         self._held: dict[_Held, list[Ticket]] = {}
@@ -204,19 +204,19 @@ class WorkerService:
 
     def drain(self) -> None:
         """Take up nothing new, hand back what has not started, finish what runs; then `run` returns."""
-        self._draining.set()
+        self._draining = True
         self._pool.wake()
 
     def abort(self) -> None:
         """Hand back what runs as well; then `run` returns."""
-        self._draining.set()
-        self._aborting.set()
+        self._draining = True
+        self._aborting = True
         self._pool.wake()
 
     @property
     def draining(self) -> bool:
         """Whether the worker is about to leave."""
-        return self._draining.is_set()
+        return self._draining
 
     # The loop
 
@@ -255,10 +255,10 @@ class WorkerService:
         if self._held or not self._inbox.empty():
             self._idle_since = now
         elif self._patience is not None and now - self._idle_since >= self._patience:
-            self._draining.set()
+            self._draining = True
         if not self._stopped_taking:
             return False
-        if self._aborting.is_set():
+        if self._aborting:
             self._take_in()
             self._hand_back(list(self._held))
             return True
