@@ -171,9 +171,9 @@ def test_a_broker_short_of_memory_is_waited_for(
             worker.send_signal(signal.SIGINT)
             worker.send_signal(signal.SIGTERM)
             assert worker.wait(20) == 128 + signal.SIGTERM
-            workers.start()
         finally:
             rabbitmq_node.control("set_vm_memory_high_watermark", "0.4")
+        workers.start()
         record.await_results(9)
         assert {result.outcome for result in record.first.values()} == {Outcome.OK}
         assert caplog.text.count("takes no messages") == 1
