@@ -1,6 +1,7 @@
 """Data sets on their way into the cache: nothing changes on the way, whatever the source."""
 
 import gzip
+import itertools
 import os
 import resource
 import signal
@@ -22,7 +23,7 @@ from trialfleet_shared.errors import DataError
 from trialfleet_shared.messages import TEST_FOLD, DataSpec, Resampling
 from trialfleet_workers.adapters.data_set import DataSet
 from trialfleet_workers.adapters.lmdb_data import DataCache
-from trialfleet_workers.adapters.sources import read_file
+from trialfleet_workers.adapters.sources import Stamp, read_file
 
 ROWS = 300
 
@@ -404,6 +405,16 @@ def test_a_file_that_changes_while_it_is_read_is_told(
         cache.import_data(spec("table.csv", "y", resampling=Resampling()), base=tmp_path)
     monkeypatch.undo()
     assert cache.import_data(spec("table.csv", "y", resampling=Resampling()), base=tmp_path).rows == 80
+
+
+def test_a_server_may_name_the_same_contents_otherwise_each_time(
+    cache: DataCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stamps = (Stamp("memory://trialfleet/t.csv", 9, f"etag {number}") for number in itertools.count())
+    monkeypatch.setattr("trialfleet_workers.adapters.lmdb_data.stamp", lambda *_: next(stamps))
+    with fsspec.open("memory://trialfleet/t.csv", "wb") as file:
+        file.write(table().to_csv(index=False).encode())
+    assert cache.import_data(spec("memory://trialfleet/t.csv"), base=Path("nowhere")).rows == ROWS
 
 
 def test_a_table_may_have_more_columns_than_a_process_may_have_files(cache: DataCache) -> None:

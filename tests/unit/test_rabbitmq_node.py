@@ -39,7 +39,6 @@ def test_a_node_that_ends_is_told_with_what_it_said(tmp_path: Path, monkeypatch:
 
 
 def test_no_connection_is_given_a_port_that_a_server_gets() -> None:
-    given_to_connections = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     ports = rabbitmq_node.free_ports(20)
     assert len(set(ports)) == 20
-    assert max(ports) < given_to_connections
+    assert max(ports) < 32_768, "where Linux begins, unless it is told otherwise"

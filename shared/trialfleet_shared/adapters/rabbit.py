@@ -56,7 +56,7 @@ _LONGEST_PAUSE = 5.0
 
 #: Seconds that a broker short of memory or disk may take no messages before it counts as away, unless the URL says otherwise.
 _BLOCKED_SECONDS = 10.0
-#: Seconds between a connection's heartbeats, unless the URL says otherwise: one that hangs is noticed after 25 to 50 s.
+#: Seconds between a connection's heartbeats, unless the URL says otherwise: one that hangs is noticed within a minute.
 _HEARTBEAT_SECONDS = 20
 
 #: What goes wrong when a broker is gone, as the libraries below say it. Pika fails assertions on half-open connections, and

@@ -140,7 +140,7 @@ class ColumnSpool:
         """All values in the source's order, as a map of the file where nothing has to be changed."""
         if not self._rows:
             return np.empty(0, self.dtype)
-        raw = np.memmap(self._path, dtype=self._dtype, mode="r", shape=(self._rows,))
+        raw = self.raw()
         if not self._gaps:
             return raw if raw.dtype == self.dtype else raw.astype(self.dtype)
         filled = raw.astype(np.float64)
@@ -148,7 +148,7 @@ class ColumnSpool:
         return filled
 
     def raw(self) -> NDArray[np.generic]:
-        """All values as they were read; 0 where there is none and the type has no room for a gap."""
+        """All values as they were read, of which there is one at least; 0 in a gap that the type has no room for."""
         return np.memmap(self._path, dtype=self._dtype, mode="r", shape=(self._rows,))
 
     def missing(self) -> NDArray[np.bool_]:
