@@ -131,3 +131,29 @@ def test_a_study_that_is_only_looked_at_says_how_far_it_is() -> None:
         )
         report = build_report(state, study="s", elapsed_seconds=3.0)
         assert report.ended_because == f"what is recorded of it so far: {told}"
+
+
+def test_a_report_leaves_out_of_its_prices_what_slots_evaluated_first() -> None:
+    def of(trial: int, seconds: float) -> TrialRecord:
+        measured = msgspec.structs.replace(
+            result(0, 0, seconds), trial=trial, worker="w", slot=0, started_at=1000.0 + trial
+        )
+        return TrialRecord(trial, {}, {}, TrialState.PRUNED, 0.5, "halving", [measured])
+
+    state = StudyState(
+        ladder=LADDER,
+        maximize=True,
+        config=EfficiencyConfig(),
+        budget=Budget(),
+        has_test=False,
+        record=StudyRecord(
+            StudyDefinition("s", "maximize", {}, "f", "", "", LADDER, 0),
+            [of(0, 60.0), of(1, 1.0), of(2, 1.0)],
+            elapsed=62.0,
+            test=None,
+        ),
+    )
+    metrics = build_report(state, study="s", elapsed_seconds=62.0).efficiency_metrics
+    # Three trials on four folds at four times the rows, two CPU seconds for one of the wall's.
+    assert metrics.baseline_cpu_seconds == 3 * 4 * 4 * 2.0
+    assert metrics.speedup_factor == 3 * 4 * 4 * 1.0 / 62.0
