@@ -37,8 +37,8 @@ def clock() -> SimulatedClock:
 def connect(tmp_path: Path, clock: SimulatedClock) -> Iterator[Connect]:
     caches: list[LmdbResultCache] = []
 
-    def connect(size: int = 100) -> LmdbResultCache:
-        caches.append(LmdbResultCache(tmp_path / "results", size=size, ttl_hours=1.0, clock=clock))
+    def connect(size: int = 100, ttl_hours: float = 1.0) -> LmdbResultCache:
+        caches.append(LmdbResultCache(tmp_path / "results", size=size, ttl_hours=ttl_hours, clock=clock))
         return caches[-1]
 
     yield connect
@@ -240,6 +240,20 @@ def test_a_smaller_size_takes_nothing_from_who_asked_for_more(connect: Connect, 
     clock.now += 1801
     fill(fast, [bytes([number]) * 16 for number in range(5)])
     assert fast.stats().entries == 5, "nobody has asked for more within the time to live"
+
+
+def test_a_shorter_time_to_live_takes_nothing_from_who_keeps_entries_longer(
+    connect: Connect, clock: SimulatedClock
+) -> None:
+    long, short = connect(), connect(ttl_hours=0.1)
+    fill(long, keys(5))
+    clock.now += 1800
+    assert short.get_many(keys(5)) == [None] * 5, "too old for a study that asks for six minutes"
+    fill(short, [b"n" * 16])
+    assert long.get_many(keys(5)) == [RESULT] * 5
+    clock.now += 3600
+    fill(short, [b"m" * 16])
+    assert short.stats().entries == 1, "nobody keeps the others any more"
 
 
 def test_a_size_in_use_is_not_forgotten(connect: Connect, clock: SimulatedClock) -> None:

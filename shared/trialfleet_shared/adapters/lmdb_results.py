@@ -7,8 +7,9 @@ Three sub-databases, all trees; only the last, of a few entries, is ever scanned
     sizes     size (8 bytes)         -> asked, ttl (8 bytes each): who uses the cache asks for its size
 
 `created`, `used` and `asked` are microseconds since 1970, `ttl` microseconds. The cache keeps as many entries as the
-largest size that was asked for within the ttl of whoever asked: a study that wants less than another does not take away
-what the other kept, and once nobody has asked for so much for that long, the cache shrinks (docs/adr/0011).
+largest size that was asked for within the ttl of whoever asked, and each of them for the longest of those ttls: a study that
+wants less than another does not take away what the other kept, it only takes no older entries itself. Once nobody has asked
+for so much for that long, the cache shrinks (docs/adr/0011).
 
 The checksum is CRC-32 of key and result: a flipped bit, or a value under another's key, is noticed when it is read, and
 the entry counts as missing.
@@ -67,7 +68,7 @@ class CacheStats(NamedTuple):
     misses: int
     #: Entries removed to keep within the size, least recently used first.
     evictions: int
-    #: Entries removed because they were older than `ttl_hours`.
+    #: Entries that were older than `ttl_hours` when they were asked for, and those removed for their age.
     expirations: int
     #: Entries removed because they were damaged.
     corrupt: int
@@ -83,7 +84,7 @@ class LmdbResultCache:
     Args:
         path: folder of the environment; made if missing, for this user alone.
         size: entries kept at most, at least 1, unless others asked for more (see the top).
-        ttl_hours: hours after which an entry counts as missing, and after which this size is forgotten.
+        ttl_hours: hours after which an entry counts as missing here, and after which this size is forgotten.
         clock: tells the time entries are made and used.
 
     Raises:
@@ -156,10 +157,6 @@ class LmdbResultCache:
     def _now(self) -> int:
         return round(self._clock.time() * 1e6)
 
-    def _expired(self, created: int, now: int) -> bool:
-        # An entry from the future was made before the clock was put back; by more than the ttl, nobody knows its age.
-        return abs(now - created) >= self._ttl
-
     def _read(self, keys: Sequence[bytes]) -> list[CachedResult | None]:
         entries, uses = self._environment.database("entries"), self._environment.database("uses")
         now = self._now()
@@ -178,7 +175,7 @@ class LmdbResultCache:
     def _decode(self, key: bytes, stored: bytes, now: int, middle: int) -> CachedResult | None:
         """The result in `stored`; notes the use if it has to be written, or that the entry has to go."""
         entry = _unpack(key, stored)
-        if entry is None or self._expired(entry.created, now):
+        if entry is None or _expired(entry.created, now, self._ttl):
             if key not in self._dead:
                 self._dead.add(key)
                 self._corrupt += entry is None
@@ -212,14 +209,15 @@ class LmdbResultCache:
         """All changes of one write; returns how many entries were evicted and how many had expired unseen."""
         entries, uses = self._environment.database("entries"), self._environment.database("uses")
         now = self._now()
+        size, ttl = self._ask(transaction)
         cursor = transaction.cursor(uses)
         # Later than every other use, also where the clock stood still or was put back.
         stamps = itertools.count(max(now, _stamp_at(cursor, cursor.last()) + 1))
         for key in self._dead:
             stored = transaction.get(key, db=entries)
             entry = None if stored is None else _unpack(key, stored)
-            # Another process may have renewed it since.
-            if stored is not None and (entry is None or self._expired(entry.created, now)):
+            # Another process may have renewed it since, or use it longer.
+            if stored is not None and (entry is None or _expired(entry.created, now, ttl)):
                 transaction.delete(key, db=entries)
                 if len(stored) >= _HEADER.size:
                     transaction.delete(_STAMP.pack(_HEADER.unpack_from(stored)[1]) + key, db=uses)
@@ -237,17 +235,17 @@ class LmdbResultCache:
             if replaced is not None and len(replaced) >= _HEADER.size:
                 transaction.delete(_STAMP.pack(_HEADER.unpack_from(replaced)[1]) + key, db=uses)
             transaction.put(_STAMP.pack(stamp) + key, b"", db=uses)
-        return self._make_room(transaction, now, limit=len(packed) + _REMOVED_PER_WRITE)
+        return self._make_room(transaction, size, oldest=now - ttl, limit=len(packed) + _REMOVED_PER_WRITE)
 
-    def _make_room(self, transaction: Transaction, now: int, *, limit: int) -> tuple[int, int]:
-        """Remove the least recently used entries that expired or are too many, at most `limit` of them."""
+    def _make_room(self, transaction: Transaction, size: int, *, oldest: int, limit: int) -> tuple[int, int]:
+        """Remove the least recently used entries that expired or are more than `size`, at most `limit` of them."""
         entries, uses = self._environment.database("entries"), self._environment.database("uses")
-        excess = transaction.stat(entries)["entries"] - self._ask(transaction)
+        excess = transaction.stat(entries)["entries"] - size
         evicted = expired = 0
         cursor = transaction.cursor(uses)
         while evicted + expired < limit and cursor.first():
             stamp, key = _stamp_at(cursor, True), cursor.key()[_STAMP.size :]
-            if now - stamp >= self._ttl:  # made even earlier than it was used
+            if stamp <= oldest:  # made even earlier than it was used
                 expired += 1
             elif evicted + expired < excess:
                 evicted += 1
@@ -257,8 +255,8 @@ class LmdbResultCache:
             transaction.delete(key, db=entries)
         return evicted, expired
 
-    def _ask(self, transaction: Transaction) -> int:
-        """Have this size known, forget those that nobody asked for lately, and return the largest."""
+    def _ask(self, transaction: Transaction) -> tuple[int, int]:
+        """Have this size known, forget those that nobody asked for lately; return the largest, and the longest ttl."""
         sizes, now = self._environment.database("sizes"), self._now()
         known: dict[int, tuple[int, int]] = {}
         for key, stored in list(transaction.cursor(sizes)):
@@ -270,7 +268,12 @@ class LmdbResultCache:
         asked, ttl = known.get(self._size, (0, 0))
         if ttl < self._ttl or abs(now - asked) >= _ASK_AGAIN * ttl:
             transaction.put(_STAMP.pack(self._size), _HEADER.pack(now, max(ttl, self._ttl)), db=sizes)
-        return max([self._size, *known])
+        return max([self._size, *known]), max([self._ttl, *(ttl for _, ttl in known.values())])
+
+
+def _expired(created: int, now: int, ttl: int) -> bool:
+    # An entry from the future was made before the clock was put back; by more than the ttl, nobody knows its age.
+    return abs(now - created) >= ttl
 
 
 def examine_results(path: Path, *, repair: bool) -> tuple[int, int]:
