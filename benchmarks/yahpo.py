@@ -13,6 +13,8 @@ epochs). Peers have rungs at 1/27, 1/9, 1/3 and 1, trialfleet those of its mode,
   difference only. trialfleet, DEHB and SMAC restart always.
 - The budget of an instance is its unit (`anchors.py`), about the mean cost of a full evaluation, times 100 / workers,
   but at least 3: what is short of three evaluations in a row is no search.
+- Every run has a random stream of its own. Instances of a scenario share their space: by the run's number alone all of
+  them would begin with the same few configurations, and their mean would be the luck of so many draws, not of so many runs.
 - The incumbent is the best result of the highest fidelity seen so far. What counts is its true score at full
   fidelity, normalised between the best known and the median of random configurations (`regret.py`).
 
@@ -28,6 +30,7 @@ import argparse
 import json
 import tempfile
 import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -156,7 +159,7 @@ def _run_all(keys: list[Key], options: argparse.Namespace, anchors: dict[str, di
         problem = Problem(surrogates[key.scenario], key.scenario, key.instance)
         seconds = anchors[key.scenario][key.instance].unit * max(UNITS / key.workers, FEWEST_UNITS)
         began = time.monotonic()
-        trace = OPTIMIZERS[key.optimizer](problem, key.workers, seconds, key.seed)
+        trace = OPTIMIZERS[key.optimizer](problem, key.workers, seconds, _stream(key))
         took = time.monotonic() - began
         scores = problem.full_scores([params for _, params in trace.incumbents]) if trace.incumbents else []
         steps = [
@@ -165,6 +168,11 @@ def _run_all(keys: list[Key], options: argparse.Namespace, anchors: dict[str, di
         document = {"steps": steps, "evaluations": trace.evaluations, "full": trace.full, "took": round(took, 2)}
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(document))
+
+
+def _stream(key: Key) -> int:
+    """The seed of a run, that of all optimisers alike; some of them take 31 bits."""
+    return zlib.crc32(f"{key.scenario} {key.instance} {key.workers} {key.seed}".encode()) & 0x7FFFFFFF
 
 
 def _path(out: Path, key: Key) -> Path:

@@ -17,6 +17,11 @@ A rung costs nothing where the next one that is climbed has the same fraction: i
 What a slot evaluates first is not counted: imports and compilations that are done once would make the lowest rung dear.
 
 A rung is trusted until enough is known of it. A resumed study learns the choice anew from its record.
+
+A rung that ranks the trials at random looks like one that ranks well: who was sent up by chance is found to differ by chance.
+So in a long study every `FULL_START_EVERY`-th trial starts on all rows, whatever lower rungs would have said of it, much as some
+of Hyperband's brackets do (Li et al. 2018, "Hyperband: A Novel Bandit-Based Approach to Hyperparameter Optimization"). The
+sampler learns from them where they are better, and where trials are drawn that lower rungs misjudge, their ranks come to disagree.
 """
 
 import math
@@ -37,6 +42,10 @@ FEWEST_RANKS = 10
 RANKS_POOL = 100
 #: Standard errors below zero at which two rankings contradict each other.
 RANKS_ERRORS = 2.0
+#: From the trial of this number on, every so many-th starts on all rows. Where learning curves cross
+#: (`tests/unit/test_crossing_curves.py`, 12 seeds) the mean regret was 0.036 with 100 trials, 0.010 with 200 and 0.007 with 300,
+#: in place of 0.064, 0.063 and 0.052. From the tenth trial on, studies of 100 trials would cost a fifth to a third more.
+FULL_START_FROM, FULL_START_EVERY = 50, 10
 
 
 class Finished(NamedTuple):
@@ -137,8 +146,13 @@ class RungChoice:
 
     @property
     def first(self) -> int:
-        """Where new trials start."""
+        """Where most new trials start."""
         return self._climbed[0]
+
+    def start(self, trial: int) -> int:
+        """Where the trial of this number starts."""
+        on_all_rows = trial >= FULL_START_FROM and trial % FULL_START_EVERY == 0
+        return self._lowest_full if on_all_rows else self.first
 
     def above(self, rung: int) -> int:
         """The rung to which a trial is promoted from `rung`, which may be left out itself."""

@@ -98,6 +98,9 @@ class Standings:
             elif trial.phase is Phase.COMPLETE and trial.value is not None:
                 self.complete(trial, trial.value)
         self.halving.restore(finished)
+        for trial in trials:
+            if not trial.results and not trial.decided:  # it starts anew, where the trials start by now
+                self._move(trial, self.choice.start(trial.number))
         self._leader = None  # who led meanwhile was counted without the trials that came later
         self._lead()
 
@@ -122,9 +125,7 @@ class Standings:
         """It leaves the rung where it waited for the next one that pays."""
         self.leave(trial)
         self.halving.climb(trial.rung)
-        self._rung_mix[trial.rung] -= 1
-        trial.rung = self.choice.above(trial.rung)
-        self._rung_mix[trial.rung] += 1
+        self._move(trial, self.choice.above(trial.rung))
 
     def complete(self, trial: Trial, value: float) -> None:
         """It has all folds of the last rung, whose mean is `value`."""
@@ -206,6 +207,11 @@ class Standings:
         assert self._leader == (None if self.best is None else self.best.trial)
         if self._leader is not None:
             assert self.since_best == self._judged_after(self._leader)
+
+    def _move(self, trial: Trial, rung: int) -> None:
+        self._rung_mix[trial.rung] -= 1
+        trial.rung = rung
+        self._rung_mix[rung] += 1
 
     def _lead(self) -> None:
         """Another trial may be the best one now."""

@@ -168,7 +168,7 @@ class StudyState:
         self._drawing = 0
         for draw in draws:
             trial = Trial(len(self.trials), draw.params, draw.distributions)
-            trial.rung = self.standings.choice.first
+            trial.rung = self.standings.choice.start(trial.number)
             self.standings.add(trial)
             self._commands.append(RecordTrial(trial.number, trial.params, trial.distributions))
             self._publish(trial)

@@ -5,17 +5,12 @@ import statistics
 from collections.abc import Callable
 
 import pytest
-from support.simulated import SimulatedClock, SimulatedFleet
 
+from tests.support.simulated_study import simulated_study
 from trialfleet_coordinator import promotion
-from trialfleet_coordinator.adapters.memory_store import MemoryStudyStore
 from trialfleet_coordinator.budget import Budget
-from trialfleet_coordinator.driver import Outside, StudyPlan, run_study
-from trialfleet_coordinator.ports import StudyDefinition
-from trialfleet_coordinator.sampling.tpe import TpeSampler
 from trialfleet_shared.ladder import Ladder, Rung
-from trialfleet_shared.messages import Evaluation, StudySpec
-from trialfleet_shared.settings import EfficiencyConfig
+from trialfleet_shared.messages import Evaluation
 from trialfleet_shared.space import Float, SearchSpace
 
 LADDER = Ladder((Rung(0.1, 1), Rung(0.3, 1), Rung(1.0, 1)))
@@ -32,29 +27,14 @@ def value(evaluation: Evaluation, *, rounds_matter: float) -> float:
 
 def regret(budget: Budget, *, seed: int, rounds_matter: float) -> float:
     """What the best trial of a study with one slot is short of."""
-    clock, store = SimulatedClock(), MemoryStudyStore()
-    fleet = SimulatedFleet(
-        clock,
+    report = simulated_study(
+        LADDER,
+        SPACE,
         lambda evaluation: value(evaluation, rounds_matter=rounds_matter),
         seconds=lambda evaluation: float(evaluation.params["rounds"]) * evaluation.fraction,  # type: ignore[arg-type]
-    )
-    definition = StudyDefinition("s", "maximize", {}, "f", "", "", LADDER, seed)
-    plan = StudyPlan(
-        definition=definition,
-        config=EfficiencyConfig(),
-        spec=StudySpec(study="s", objective="f", objective_digest=""),
         budget=budget,
-        has_test=False,
+        seed=seed,
     )
-    outside = Outside(
-        fleet=fleet,
-        store=store,
-        cache=None,
-        sampler=TpeSampler(SPACE, maximize=True, startup=20, seed=seed),
-        clock=clock,
-        memory=lambda: 0,
-    )
-    report = run_study(plan, store.open(definition), outside, on_progress=lambda _: None, stop=lambda: None)
     return 1 - report.best_value if report.best_value is not None else 1.0
 
 

@@ -28,6 +28,12 @@ def test_every_rung_is_climbed_while_nothing_is_known() -> None:
     assert (choice.first, choice.above(0), choice.left_out) == (0, 1, ())
 
 
+def test_of_the_later_trials_every_tenth_starts_on_all_rows() -> None:
+    choice = RungChoice(LADDER, 3.0)
+    assert [trial for trial in range(100) if choice.start(trial) != 0] == [50, 60, 70, 80, 90]
+    assert choice.start(50) == 2, "on the lowest rung that has them"
+
+
 def test_rungs_that_save_enough_stay() -> None:
     choice = RungChoice(LADDER, 3.0)
     for trial in range(20):

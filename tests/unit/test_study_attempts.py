@@ -19,6 +19,7 @@ from trialfleet_coordinator.events import (
     StopRequested,
     TimePassed,
 )
+from trialfleet_coordinator.rung_choice import FULL_START_FROM
 from trialfleet_coordinator.study import FIRST_FAILURES
 from trialfleet_shared.ladder import Ladder, Rung
 from trialfleet_shared.messages import TEST_FOLD, EvaluationResult, Outcome
@@ -206,3 +207,16 @@ def test_a_resumed_study_takes_what_was_answered_before_it_is_published_again() 
     ]
     assert published in ([0], []), "the first is published for the first worker to come"
     assert set(resumed.pending) == {(0, 0, 0)}
+
+
+def test_a_resumed_study_takes_up_a_trial_without_results_on_the_rung_where_it_started() -> None:
+    bench = Bench(THREE_RUNGS, Budget(trials=60))
+    while bench.in_flight[0].trial != FULL_START_FROM:
+        bench.answer(-trial_number(bench.in_flight[0]))
+    assert bench.in_flight[0].rung == 2
+    resumed = bench.resumed()
+    resumed.validate()
+    resumed.handle(EvaluationFinished(EvaluationResult(FULL_START_FROM, 2, 0, 0, Outcome.OK, value=1.0)))
+    resumed.validate()
+    assert resumed.best is not None
+    assert (resumed.best.trial, resumed.best.complete) == (FULL_START_FROM, True)
