@@ -15,6 +15,9 @@ POINTS = (0.1, 0.3, 1.0)
 #: Shares of the budget of a curve's points.
 CURVE = tuple(float(share) for share in np.geomspace(0.01, 1.0, 50).round(4))
 
+#: What the others are compared with.
+OURS = "trialfleet"
+
 
 class Key(NamedTuple):
     """What identifies a run."""
@@ -93,6 +96,7 @@ def _summary(curves: _Regrets) -> dict[str, Any]:
                 "seeds": [len(one[place]) for place in places],
                 "regret": [_rounded(interval(table[index, :, point])) for point in range(len(POINTS))],
                 "regret_by_scenario": _by_scenario(table[index], places),
+                "behind_ours": _behind(table, list(curves), index),
                 "rank": ranks[index].mean(axis=0).round(3).tolist(),
                 "regret_by_instance": table[index, :, : len(POINTS)].round(4).tolist(),
                 "curve": table[index, :, len(POINTS) :].mean(axis=0).round(5).tolist(),
@@ -104,18 +108,31 @@ def _summary(curves: _Regrets) -> dict[str, Any]:
     }
 
 
+def _behind(table: np.ndarray, names: Sequence[str], index: int) -> list[tuple[float, float, float]] | None:
+    """How much more regret than trialfleet's at `POINTS`, on the same instances; None of trialfleet itself, and without it."""
+    if OURS not in names or names[index] == OURS:
+        return None
+    difference = table[index] - table[names.index(OURS)]
+    return [_rounded(interval(difference[:, point])) for point in range(len(POINTS))]
+
+
 def printed(figures: Mapping[str, Any], workers: int) -> str:
     """The table of one number of workers, lowest regret at the end first."""
     lines = [
-        f"\n{workers} workers, {len(figures['instances'])} instances: mean normalised regret x 100 (95% interval), mean rank",
+        f"\n{workers} workers, {len(figures['instances'])} instances: mean normalised regret x 100, mean rank;",
+        "in the line below, how much the optimiser is behind trialfleet (95% interval)",
         f"{'':16}" + "".join(f"{f'{share:.0%} of the budget':>28}" for share in POINTS) + f"{'seeds':>7}",
     ]
     for name, one in sorted(figures["optimizers"].items(), key=lambda item: float(item[1]["regret"][-1][0])):
         cells = [
-            f"{100 * mean:>11.2f} ({100 * low:.1f}-{100 * high:.1f})".rjust(22) + f"{rank:>6.2f}"
-            for (mean, low, high), rank in zip(one["regret"], one["rank"], strict=True)
+            f"{100 * mean:>22.2f}{rank:>6.2f}" for (mean, *_), rank in zip(one["regret"], one["rank"], strict=True)
         ]
         lines.append(f"{name:16}" + "".join(cells) + f"{min(one['seeds']):>7}")
+        if one["behind_ours"]:
+            behind = [
+                f"{100 * mean:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})" for mean, low, high in one["behind_ours"]
+            ]
+            lines.append(f"{'':16}" + "".join(f"{cell:>28}" for cell in behind))
     p = ", ".join(f"{value:.1g}" for value in figures["friedman_p"])
     lines.append(f"critical difference of ranks (Nemenyi, 5%): {figures['critical_difference']:.2f}; Friedman p: {p}")
     return "\n".join(lines)
