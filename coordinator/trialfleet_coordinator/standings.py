@@ -99,7 +99,7 @@ class Standings:
                 self.complete(trial, trial.value)
         self.halving.restore(finished)
         for trial in trials:
-            if not trial.results and not trial.decided:  # it starts anew, where the trials start by now
+            if not trial.results:  # it stands where trials start by now
                 self._move(trial, self.choice.start(trial.number))
         self._leader = None  # who led meanwhile was counted without the trials that came later
         self._lead()

@@ -15,7 +15,7 @@ from simulation.plan import ENDLESS, Rates, draw_plan
 from simulation.sampler import GridSampler
 from simulation.workers import SimulatedWorker
 from simulation.world import Killed, Violation, World
-from trialfleet_coordinator import driver
+from trialfleet_coordinator import driver, rung_choice
 from trialfleet_coordinator.adapters.lmdb_store import LmdbStudyStore
 from trialfleet_coordinator.adapters.memory_store import MemoryStudies, MemoryStudyStore
 from trialfleet_coordinator.budget import Ended
@@ -35,6 +35,9 @@ _HONEST = 0.5
 _AGAIN = 2.0
 #: Seconds that what is broken stays so, at most.
 _BROKEN = 3.0
+
+#: Studies have six trials at most here: which of them start on all rows.
+FULL_START_FROM, FULL_START_EVERY = 1, 3
 
 
 class Ending(NamedTuple):
@@ -103,7 +106,10 @@ class Schedule:
 
     def run(self) -> Ending:
         """Run it. Raises Violation where a promise is broken."""
-        with mock.patch.object(driver, "TICK_RECORDS", self.plan.tick_records):
+        with (
+            mock.patch.object(driver, "TICK_RECORDS", self.plan.tick_records),
+            mock.patch.multiple(rung_choice, FULL_START_FROM=FULL_START_FROM, FULL_START_EVERY=FULL_START_EVERY),
+        ):
             while (state := self._session()) is None:
                 self.world.run(self.world.now + self.world.random.uniform(0.0, _AGAIN))
         store = self.disk.make_store()
