@@ -37,7 +37,7 @@ _AGAIN = 2.0
 _BROKEN = 3.0
 
 #: Studies have six trials at most here: which of them start on all rows.
-FULL_START_FROM, FULL_START_EVERY = 1, 3
+FULL_START_AFTER, FULL_START_EVERY = 1, 3
 
 
 class Ending(NamedTuple):
@@ -108,7 +108,7 @@ class Schedule:
         """Run it. Raises Violation where a promise is broken."""
         with (
             mock.patch.object(driver, "TICK_RECORDS", self.plan.tick_records),
-            mock.patch.multiple(rung_choice, FULL_START_FROM=FULL_START_FROM, FULL_START_EVERY=FULL_START_EVERY),
+            mock.patch.multiple(rung_choice, FULL_START_AFTER=FULL_START_AFTER, FULL_START_EVERY=FULL_START_EVERY),
         ):
             while (state := self._session()) is None:
                 self.world.run(self.world.now + self.world.random.uniform(0.0, _AGAIN))

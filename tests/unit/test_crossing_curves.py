@@ -43,5 +43,5 @@ def test_trials_that_start_on_all_rows_find_what_lower_rungs_misjudge(monkeypatc
         return statistics.fmean(regret(seed, trials=300) for seed in range(4))
 
     with_them = mean_regret()
-    monkeypatch.setattr(rung_choice, "FULL_START_FROM", math.inf)
+    monkeypatch.setattr(rung_choice, "FULL_START_AFTER", math.inf)
     assert with_them < 0.5 * mean_regret()

@@ -5,7 +5,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trialfleet_coordinator.rung_choice import FEWEST_COSTS, FEWEST_RANKS, Finished, RungChoice
+from trialfleet_coordinator.rung_choice import FEWEST_COSTS, FEWEST_RANKS, FULL_START_AFTER, Finished, RungChoice
 from trialfleet_shared.ladder import Ladder, Rung
 
 LADDER = Ladder((Rung(0.1, 1), Rung(0.3, 1), Rung(1.0, 1), Rung(1.0, 5)))
@@ -28,9 +28,13 @@ def test_every_rung_is_climbed_while_nothing_is_known() -> None:
     assert (choice.first, choice.above(0), choice.left_out) == (0, 1, ())
 
 
-def test_of_the_later_trials_every_tenth_starts_on_all_rows() -> None:
+def test_once_some_trials_have_climbed_to_all_rows_every_tenth_starts_there() -> None:
     choice = RungChoice(LADDER, 3.0)
-    assert [trial for trial in range(100) if choice.start(trial) != 0] == [50, 60, 70, 80, 90]
+    for trial in range(FULL_START_AFTER):
+        assert {choice.start(trial) for trial in range(100)} == {0}
+        climb(choice, seconds=(1.0, 3.0), scores=(trial, trial))
+        climb(choice, seconds=(1.0, 3.0, 10.0, 10.0), scores=(trial, trial, trial, trial))
+    assert [trial for trial in range(50, 100) if choice.start(trial) != 0] == [50, 60, 70, 80, 90]
     assert choice.start(50) == 2, "on the lowest rung that has them"
 
 

@@ -19,7 +19,6 @@ from trialfleet_coordinator.events import (
     StopRequested,
     TimePassed,
 )
-from trialfleet_coordinator.rung_choice import FULL_START_FROM
 from trialfleet_coordinator.study import FIRST_FAILURES
 from trialfleet_shared.ladder import Ladder, Rung
 from trialfleet_shared.messages import TEST_FOLD, EvaluationResult, Outcome
@@ -211,12 +210,11 @@ def test_a_resumed_study_takes_what_was_answered_before_it_is_published_again() 
 
 def test_a_resumed_study_takes_up_a_trial_without_results_on_the_rung_where_it_started() -> None:
     bench = Bench(THREE_RUNGS, Budget(trials=60))
-    while bench.in_flight[0].trial != FULL_START_FROM:
+    while (bench.in_flight[0].trial, bench.in_flight[0].rung) != (number := 50, 2):
         bench.answer(-trial_number(bench.in_flight[0]))
-    assert bench.in_flight[0].rung == 2
     resumed = bench.resumed()
     resumed.validate()
-    resumed.handle(EvaluationFinished(EvaluationResult(FULL_START_FROM, 2, 0, 0, Outcome.OK, value=1.0)))
+    resumed.handle(EvaluationFinished(EvaluationResult(number, 2, 0, 0, Outcome.OK, value=1.0)))
     resumed.validate()
     assert resumed.best is not None
-    assert (resumed.best.trial, resumed.best.complete) == (FULL_START_FROM, True)
+    assert (resumed.best.trial, resumed.best.complete) == (number, True)
