@@ -76,14 +76,7 @@ class Standings:
 
     def restore(self, trials: Sequence[Trial]) -> None:
         """They come from an earlier session, and stand as they stood there."""
-        earliest: dict[tuple[str, int], EvaluationResult] = {}
-        for result in (result for trial in trials for result in trial.results):
-            if result.slot is not None:
-                first = earliest.setdefault((result.worker, result.slot), result)
-                if (result.started_at or 0.0) < (first.started_at or 0.0):
-                    earliest[result.worker, result.slot] = result
-        for result in earliest.values():
-            self.hear(result)
+        self._hear_firsts(trials)
         finished: list[tuple[int, Finished]] = []
         for trial in trials:
             self.add(trial)
@@ -207,6 +200,16 @@ class Standings:
         assert self._leader == (None if self.best is None else self.best.trial)
         if self._leader is not None:
             assert self.since_best == self._judged_after(self._leader)
+
+    def _hear_firsts(self, trials: Sequence[Trial]) -> None:
+        earliest: dict[tuple[str, int], EvaluationResult] = {}
+        for result in (result for trial in trials for result in trial.results):
+            if result.slot is not None:
+                first = earliest.setdefault((result.worker, result.slot), result)
+                if (result.started_at or 0.0) < (first.started_at or 0.0):
+                    earliest[result.worker, result.slot] = result
+        for result in earliest.values():
+            self.hear(result)
 
     def _move(self, trial: Trial, rung: int) -> None:
         self._rung_mix[trial.rung] -= 1

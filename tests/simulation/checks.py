@@ -157,13 +157,16 @@ def essence(state: StudyState) -> dict[str, Any]:
     if settled:
         found["waiting"] = halving._waiting
         found["climbed"] = halving._climbed
-        found["rung mix"] = standings.rung_mix()
+        if all(trial.results for trial in state.trials):
+            found["rung mix"] = standings.rung_mix()
     return found
 
 
 def _trial(trial: Trial) -> tuple[Any, ...]:
     known = (trial.number, trial.decided, dict(trial.values), [result.key for result in trial.results])
-    return (trial.phase, trial.value, trial.reason, trial.rung, *known) if trial.decided else known
+    # Where trials without results started is not recorded.
+    rung = trial.rung if trial.results else None
+    return (trial.phase, trial.value, trial.reason, rung, *known) if trial.decided else known
 
 
 def _difference(one: Any, other: Any) -> str:
