@@ -9,13 +9,13 @@ through, and the next one says how many were not.
 import json
 import logging
 import math
-import re
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Literal, TextIO
 
 from trialfleet_shared.clock import Clock
+from trialfleet_shared.redaction import without_secrets
 
 LogFormat = Literal["json", "text"]
 
@@ -24,27 +24,11 @@ RATE = 5
 RATE_SECONDS = 10.0
 #: Kinds of warnings that are told apart; beyond that, all others are one kind.
 MOST_KINDS = 1000
-#: What stands in place of a secret.
-HIDDEN = "***"
 
 #: Name of the field with the warnings that were not let through.
 _SUPPRESSED = "suppressed"
 #: What every record has; everything else was given as `extra`.
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
-#: A password may hold anything but white space: better too much is hidden than too little.
-_SECRETS: tuple[tuple[re.Pattern[str], str], ...] = (
-    (re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s:/@]*):\S*@", re.IGNORECASE), rf"\1:{HIDDEN}@"),
-    (re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^\s:/@]+@", re.IGNORECASE), rf"\1{HIDDEN}@"),
-    (re.compile(r"([?&][^\s=&]*(?:password|passwd|secret|token|key)[^\s=&]*=)[^\s&]+", re.IGNORECASE), rf"\1{HIDDEN}"),
-    (re.compile(r"(\bbearer\s+)\S+", re.IGNORECASE), rf"\1{HIDDEN}"),
-)
-
-
-def without_secrets(text: str) -> str:
-    """The text, with what may be a password or a token in it hidden."""
-    for pattern, replacement in _SECRETS:
-        text = pattern.sub(replacement, text)
-    return text
 
 
 class TextFormatter(logging.Formatter):

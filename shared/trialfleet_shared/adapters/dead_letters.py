@@ -8,7 +8,6 @@ called by a digest of what it says.
 RabbitMQ hands out letters only to be taken away or put back: while one looks, another one who looks finds fewer.
 """
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -33,6 +32,7 @@ from trialfleet_shared.errors import BrokerError, ConfigurationError, DecodeErro
 from trialfleet_shared.fingerprint import digest_bytes
 from trialfleet_shared.fleet import Attempt, Poison
 from trialfleet_shared.messages import Evaluation, EvaluationBatch, StudySpec
+from trialfleet_shared.redaction import without_secrets
 
 #: Headers of an evaluation that a coordinator gave up on: why, and its attempts as JSON.
 REASON, HISTORY = "trialfleet-reason", "trialfleet-history"
@@ -44,11 +44,6 @@ _NAME_CHARACTERS = 12
 _SHOWN = 200
 #: Seconds to try to reach the broker.
 _PATIENCE = 10.0
-#: Credentials in URLs, and values of parameters that sound secret.
-_CREDENTIALS = re.compile(r"(?<=://)[^/\s\"'@]*(?:@[^/\s\"'@]*)*@")
-_SECRETS = re.compile(
-    r"(?i)((?:pass(?:word|wd)?|secret|token|signature|sig|\w*key)\w*\\?[\"']?\s*[=:]\s*\\?[\"']?)[^\s&\"'\\,}]+"
-)
 
 
 class Letter(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,11 +79,6 @@ def bury(spec: StudySpec, poison: Poison) -> tuple[bytes, dict[str, str]]:
     """Body and headers of the letter for an evaluation that a coordinator gave up on."""
     history = msgspec.json.encode(poison.attempts).decode()
     return pack(EvaluationBatch(spec, (poison.evaluation,))), {REASON: poison.reason, HISTORY: history}
-
-
-def without_secrets(text: str) -> str:
-    """The text without what looks like credentials."""
-    return _SECRETS.sub(r"\1***", _CREDENTIALS.sub("***@", text))
 
 
 class DeadLetters:
