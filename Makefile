@@ -11,7 +11,7 @@ help:
 	@echo "make simulate N=100000   simulate so many studies in which everything fails; SEED=7 shows one"
 	@echo "make chaos  set up, then 200 faults over real studies: about half an hour"
 	@echo "make soak   set up, then an hour at full load; MINUTES=N for another time"
-	@echo "make bench  set up, then a short version of every benchmark"
+	@echo "make bench  set up, then a short version of the benchmarks"
 	@echo "make docs   set up, then build the documentation as a site in dist/site"
 	@echo "make check  format, lint, types, import contracts, tests"
 	@echo "make fuzz   look for bytes that codec, study files or HTTP fail on, SECONDS=60 for each"

@@ -13,6 +13,7 @@ from trialfleet.study_file import StudyRequest
 from trialfleet_coordinator.report import StudyReport
 from trialfleet_coordinator.serving import ServiceState, StudyStatus, Submission
 from trialfleet_shared.errors import ConfigurationError, StudyFailedError, TrialfleetError
+from trialfleet_shared.settings import MODES, PRESETS, EfficiencyConfig
 from trialfleet_shared.space import SearchSpace
 
 
@@ -37,6 +38,8 @@ def submission_of(request: StudyRequest, function: Callable[..., Any], warm_star
     study = {
         "name": request.name,
         "objective": f"{file.name}:{name}",
+        # Of what it sets nothing is left to it, see below; but lists and metrics tell by it how a study is run.
+        "mode": next((mode for mode in MODES if EfficiencyConfig(**PRESETS[mode]) == request.config), None),
         "direction": request.direction,
         "trials": budget.trials,
         "seconds": budget.seconds,

@@ -23,7 +23,7 @@ class CacheFigures(msgspec.Struct, frozen=True, kw_only=True):
     hits: int
     misses: int
     hit_rate: float
-    #: Entries it holds now, and at most; None when it is off, or the study is only looked at.
+    #: Entries it holds now, and the size that the study asked for; None when it is off, or the study is only looked at.
     entries: int | None
     cache_size: int | None
 

@@ -126,10 +126,4 @@ class Observe(NamedTuple):
     observation: Observation
 
 
-class Finish(NamedTuple):
-    """Every trial is decided and nothing is in flight."""
-
-    cause: str
-
-
-Command = Record | DrawTrials | StartEvaluations | GiveUp | Observe | Finish
+Command = Record | DrawTrials | StartEvaluations | GiveUp | Observe

@@ -400,7 +400,8 @@ class Daemon:
             and now >= self._not_before.get(entry.study, now)
         ]
         waiting.sort(key=lambda entry: -entry.submission.priority)
-        for entry in waiting[: max(self._most_running - len(self._runs), 0)]:
+        running = sum(self._entries[study].state is ServiceState.RUNNING for study in self._runs)
+        for entry in waiting[: max(self._most_running - running, 0)]:
             if self._closing:
                 return
             self._not_before.pop(entry.study, None)
@@ -410,8 +411,11 @@ class Daemon:
     def _divide(self) -> None:
         slots = sum(worker.slots for worker in self._watch.workers() if worker.state is WorkerState.LIVE)
         claims = [_claim(run) for run in self._runs.values()]
-        for study, share in self._shares.allot(claims, slots, self._clock.monotonic()).items():
-            self._runs[study].slots = share
+        shares = self._shares.allot(claims, slots, self._clock.monotonic())
+        spare = slots - sum(shares.values())
+        for study, run in self._runs.items():
+            # What nobody claims is there for the stragglers of studies that close: they are run again on idle slots.
+            run.slots = shares[study] + (spare if run.closes else 0)
 
 
 class _Abandoned(BaseException):
@@ -442,6 +446,11 @@ class _Run:
     def ended(self) -> bool:
         """Whether the thread has ended."""
         return not self._thread.is_alive()
+
+    @property
+    def closes(self) -> bool:
+        """Whether it takes up no new trials any more."""
+        return self.progress is not None and self.progress.closing is not None
 
     def stop(self, cause: str) -> None:
         """Have it start nothing new."""

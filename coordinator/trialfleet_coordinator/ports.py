@@ -8,7 +8,6 @@ import msgspec
 from trialfleet_coordinator.commands import Observation as Observation
 from trialfleet_coordinator.commands import Record, RecordTerms, TrialState
 from trialfleet_coordinator.events import Draw
-from trialfleet_shared.clock import Clock as Clock
 from trialfleet_shared.errors import StudyChangedError
 from trialfleet_shared.ladder import Ladder
 from trialfleet_shared.messages import EvaluationResult

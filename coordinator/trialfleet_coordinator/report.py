@@ -109,7 +109,7 @@ class EfficiencyMetrics(msgspec.Struct, frozen=True, kw_only=True):
     memory_usage_mb: float | None
     #: Estimate: baseline wall seconds / wall seconds of the study.
     speedup_factor: float
-    #: CPU seconds of the evaluations that ran.
+    #: CPU seconds of the evaluations that ran, but for the one on the test part.
     spent_cpu_seconds: float
     #: Estimate: CPU seconds of the baseline.
     baseline_cpu_seconds: float
@@ -143,7 +143,7 @@ class StudyReport(msgspec.Struct, frozen=True, kw_only=True):
 
     study: str
     direction: str
-    #: Why it ended, a value of `study.Ended`; "open" while it has not.
+    #: Why it ended, a value of `budget.Ended`; "open" while it has not.
     ended: str
     #: One sentence about `ended`, for people.
     ended_because: str
@@ -161,7 +161,7 @@ class StudyReport(msgspec.Struct, frozen=True, kw_only=True):
     #: Trials not decided because the study was stopped; it goes on with them when it is run again.
     undecided: int
     ladder: Ladder
-    #: Rungs of it that new trials do not climb any more, as they cost more than they save.
+    #: Rungs of it that trials do not climb any more: they cost more than they save, or rank trials contrary to the next.
     left_out: tuple[int, ...]
     #: Evaluations answered on each rung.
     rung_evaluations: tuple[int, ...]
@@ -241,7 +241,7 @@ def estimate_savings(
     """The baseline's cost and what was saved against it; see the module's docstring for the formulas.
 
     Args:
-        trials: all trials with an answered evaluation; evaluations on the test part are left out.
+        trials: all trials; evaluations on the test part are left out.
         ladder: the study's ladder.
         cpu: whether to count CPU seconds; else wall seconds.
         unstarted: further trials that the baseline would have run.

@@ -2,8 +2,8 @@
 
 A table without IO. `StudyState` tells it what happened to a trial, and asks it what that means; it decides nothing by
 itself. It owns the scores on every rung (`promotion`), the choice of rungs (`rung_choice`) and the best trial, and gives
-the samplers' view of it all. A resumed study has the same standings, in whatever order its results came; only the ranks
-of which a rung's choice looks at the latest are then the latest by number.
+the samplers' view of it all. A resumed study has the same standings, in whatever order its results came; only the choice of
+rungs may differ, as it compares the ranks of the latest trials: the latest by number then, by time before.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ class Best(NamedTuple):
 
     trial: int
     value: float
-    #: Whether the value was measured on all rows and all folds.
+    #: Whether the value was measured on the last rung.
     complete: bool
 
 
@@ -131,7 +131,7 @@ class Standings:
             self._lead()
 
     def judge(self, trial: Trial) -> None:
-        """It is about to be known for better or worse than the best one, if it was not before."""
+        """It will have its first value, or be decided: if it comes after the best one, it counts in `since_best` now."""
         if self._leader is not None and trial.number > self._leader and not trial.judged:
             self.since_best += 1
 

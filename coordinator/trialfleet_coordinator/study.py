@@ -25,7 +25,6 @@ from trialfleet_coordinator.budget import Budget, Ended
 from trialfleet_coordinator.commands import (
     Command,
     DrawTrials,
-    Finish,
     GiveUp,
     Observe,
     RecordDecision,
@@ -387,7 +386,6 @@ class StudyState:
             if self.tally.all_failed:
                 self._end(Ended.FAILED)
         self.finished = True
-        self._commands.append(Finish(self.ended.value))
 
     @property
     def _out_of_patience(self) -> bool:
@@ -410,9 +408,8 @@ class StudyState:
         if self._interrupted:
             self._backlog.clear()
             return
-        # One evaluation is in flight even while there are no slots: it waits for the first worker to come.
         left = math.inf if self.budget.seconds is None else self.budget.seconds - self._elapsed
-        target = max(self.pacing.in_flight(self.slots, seconds_left=left), 1)
+        target = max(self.pacing.in_flight(self.slots, seconds_left=left), self._fewest_in_flight)
         # Where time ends the study there is no moment at which all trials are started.
         early = self.config.adaptive_trial_allocation or self.budget.time_runs_out
         while len(self.pending) < target and self._climbs_on and not self._drawing:
@@ -422,6 +419,15 @@ class StudyState:
                 break
         while self._backlog and not self._climbs_on:
             self._publish(self._backlog.popleft())
+
+    @property
+    def _fewest_in_flight(self) -> int:
+        """One even while there are no slots: it waits for the first worker to come. None while all slots are other studies'.
+
+        A study that closes waits in any case, or it would leave off where it has nothing in flight.
+        """
+        others_have_all = self.slots == 0 and bool(self._attempts.workers) and self.ended is None
+        return 0 if others_have_all else 1
 
     def _take_promotion(self, *, early: bool) -> bool:
         """Promote one trial; `early` says whether promotions go before new trials."""

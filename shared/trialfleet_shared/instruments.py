@@ -47,7 +47,10 @@ BATCH_BUCKETS = one_two_five(0, 3)
 #: What a label says, and its values where they are always the same ones.
 LABELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "study": ("The study's name.", ()),
-    "mode": ("The study's mode; `custom` where the study names none.", ("fast", "balanced", "thorough", "custom")),
+    "mode": (
+        "The study's mode; `custom` for a study of the Python API that is run in its own process.",
+        ("fast", "balanced", "thorough", "custom"),
+    ),
     "direction": ("Which values are good.", ("minimize", "maximize")),
     "rung": ("Index of the rung; 0 is the lowest.", ()),
     "outcome": (
@@ -270,7 +273,9 @@ WORKER_RECONNECTS = Instrument(
     "trialfleet_worker_broker_reconnects", "counter", "Times that the broker was back after it had been away."
 )
 WORKER_REDELIVERIES = Instrument(
-    "trialfleet_worker_messages_redelivered", "counter", "Batches delivered to this worker for a second time."
+    "trialfleet_worker_messages_redelivered",
+    "counter",
+    "Batches that were delivered before, to this worker or another.",
 )
 WORKER_DEAD_LETTERS = Instrument(
     "trialfleet_worker_dead_letters", "counter", "Messages that could not be read, sent to the dead letters."

@@ -11,7 +11,7 @@ import msgspec
 from trialfleet_shared.errors import ConfigurationError
 from trialfleet_shared.tables import check_fields
 
-#: A rung below another must save at least this factor of the rows to be worth its own decision.
+#: The highest rung below all rows has at most 1 / this of them, to be worth its own decision.
 SMALLEST_STEP = 1.5
 
 

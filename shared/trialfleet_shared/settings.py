@@ -203,7 +203,7 @@ PRESETS: Mapping[str, dict[str, Any]] = {
 
 #: The fields that have a range: when a value is in it, and the range in words.
 _RANGES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
-    # Rungs are told apart to six decimals (`build_ladder`): down from here, and at a smaller factor, they would not be.
+    # `build_ladder` rounds fractions to six decimals: below this, or by a smaller factor, neighbouring rungs could be equal.
     "subsample_fraction": (lambda value: 0.0001 <= value <= 1, "0.0001 to 1"),
     "cache_size": (lambda value: 1 <= value <= 10**9, "1 to 1000000000"),
     "cache_ttl_hours": (lambda value: 0 < value <= 10**6, "above 0 and at most 1000000"),

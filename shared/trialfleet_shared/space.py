@@ -147,22 +147,24 @@ class Categorical(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="
         check_fields(self)
         if not self.choices:
             raise ValueError("choices must not be empty")
-        for index, choice in enumerate(self.choices):
+        seen: set[tuple[bool, Scalar]] = set()
+        for choice in self.choices:
             if isinstance(choice, int):
                 _check_whole(choice)
             if isinstance(choice, str) and len(choice) > TEXT_CHARACTERS:
                 raise ValueError(f"a choice has {len(choice)} characters; allowed are {TEXT_CHARACTERS}")
             if isinstance(choice, float) and not math.isfinite(choice):
                 raise ValueError(f"choices must be finite, got {choice!r}")
-            if any(same_scalar(choice, other) for other in self.choices[:index]):
+            if (key := (isinstance(choice, bool), choice)) in seen:  # as `same_scalar` has it
                 raise ValueError(f"choices must be different, {choice!r} stands twice")
+            seen.add(key)
 
     def cardinality(self) -> int:
         """How many values there are."""
         return len(self.choices)
 
     def contains(self, value: Scalar) -> bool:
-        """Whether `value` is one of the choices, of the same type (True is not 1)."""
+        """Whether `value` is one of the choices (True is not 1; 1.0 is)."""
         return any(same_scalar(value, choice) for choice in self.choices)
 
     def index(self, value: Scalar) -> int:

@@ -116,6 +116,7 @@ def test_what_nobody_can_read_is_listed_too(dead: DeadLetters, channel: Blocking
     assert "poison" in {letter.excerpt for letter in letters}
     requeued, refused = dead.requeue(None, WANTED)
     assert requeued == []
+    assert len(refused) == len(bodies)
     assert all("it is no evaluation" in one.reason for one in refused)
     assert messages(channel, EVALUATIONS) == 0
 

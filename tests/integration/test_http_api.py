@@ -2,7 +2,10 @@
 
 import asyncio
 import json
+import logging
+import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import httpx
@@ -12,7 +15,10 @@ from support.http_service import TOKEN, HttpService, http_service
 from support.waiting import wait_until
 
 from trialfleet.client import AsyncClient, Client, CoordinatorError
+from trialfleet_coordinator.adapters.http import application as http_application
+from trialfleet_coordinator.adapters.http import server
 from trialfleet_coordinator.adapters.http.guards import BURST, MOST_BYTES
+from trialfleet_coordinator.adapters.http.routes import PREFIX
 from trialfleet_coordinator.adapters.http.server import served
 from trialfleet_coordinator.serving import ServiceState, Submission
 from trialfleet_shared.errors import ConfigurationError, StoreError, StudyBusyError, UnknownStudyError
@@ -246,3 +252,36 @@ def test_the_document_describes_every_route(service: HttpService) -> None:
     operations = [operation for path in document["paths"].values() for operation in path.values()]
     assert len({operation["operationId"] for operation in operations}) == len(operations) == 12
     assert "Submission" in json.dumps(document["components"]["schemas"])
+
+
+def talk(service: HttpService, said: bytes) -> socket.socket:
+    """A connection on which that was said, and nothing more."""
+    url = httpx.URL(service.url)
+    connection = socket.create_connection((url.host, url.port), timeout=30.0)
+    connection.sendall(said)
+    return connection
+
+
+def test_who_says_nothing_and_who_is_one_too_many_is_hung_up_on(
+    service: HttpService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "HEAD_SECONDS", 0.2)
+    monkeypatch.setattr(server, "MOST_CONNECTIONS", 3)
+    silent = [talk(service, b"GET /healthz HTTP/1.1\r\nHost: x\r\n") for _ in range(5)]
+    for connection in silent:
+        with connection, suppress(ConnectionResetError):
+            assert connection.recv(100) == b""
+    assert ask(service, "GET", "/healthz", token=None).status_code == 200
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(
+    service: HttpService, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    head = (
+        f"POST {PREFIX}/studies HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\nContent-Length: 100\r\n\r\n{{"
+    )
+    talk(service, head.encode()).close()
+    monkeypatch.setattr(http_application, "BODY_SECONDS", 0.2)
+    with talk(service, head.encode()) as connection:
+        assert connection.recv(1000).startswith(b"HTTP/1.1 408")
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR], "it is the client's affair"

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from support.flipping import Died, flipped, flips, seen_by_child, write_alone
 from support.simulated import SimulatedClock
 
-from trialfleet_shared.adapters.lmdb_results import LmdbResultCache
+from trialfleet_shared.adapters.lmdb_results import LmdbResultCache, examine_results
 from trialfleet_shared.caching import CachedResult
 from trialfleet_shared.errors import StoreError
 
@@ -106,3 +106,25 @@ def test_a_cache_of_the_first_layout_is_emptied(tmp_path: Path) -> None:
     cache = opened(tmp_path / "results")
     assert cache.get_many(KEYS[:2]) == [None, RESULTS[1]]
     cache.close()
+
+
+def test_what_repair_removes_takes_no_later_entry_with_it(tmp_path: Path) -> None:
+    clock, path = SimulatedClock(), tmp_path / "results"
+
+    def put(key: bytes) -> list[CachedResult | None]:
+        cache = LmdbResultCache(path, size=1000, ttl_hours=24, clock=clock)
+        cache.put_many([(key, RESULTS[0])])
+        found = cache.get_many(KEYS[:1])
+        cache.close()
+        return found
+
+    put(KEYS[0])
+    change(
+        path,
+        lambda transaction, entries: transaction.put(KEYS[0], transaction.get(KEYS[0], db=entries)[:-1], db=entries),
+    )
+    assert examine_results(path, repair=True) == (1, 1)
+    clock.now += 23 * 3600
+    assert put(KEYS[0]) == [RESULTS[0]]
+    clock.now += 2 * 3600
+    assert put(KEYS[1]) == [RESULTS[0]], "the entry is two hours old, the one that was removed would be twenty-five"

@@ -79,6 +79,10 @@ class FakeStudy:
         self.entry = entry
         self.most_slots = most_slots
         self.closed = threading.Event()
+        #: What it tells while it runs.
+        self.progress = a_progress(entry.study)
+        #: Whether it goes on closing when it was stopped.
+        self.stays = False
         self._done = done
         self._ends: StudyReport | Exception | None = None
         self._may_go = threading.Event()
@@ -93,8 +97,8 @@ class FakeStudy:
 
     def run(self, on_progress: Callable[[Progress], None], stop: Callable[[], str | None]) -> StudyReport:
         while not self._may_go.wait(0.005):
-            on_progress(a_progress(self.entry.study))
-            if stop() is not None:
+            on_progress(self.progress)
+            if stop() is not None and not self.stays:
                 return a_report(self.entry.study, "stopped")
         if isinstance(self._ends, Exception):
             raise self._ends

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import msgspec
 import pytest
-from support.fake_workshop import FakeStudy, FakeWatch, FakeWorkshop, MemoryRoster, a_report
+from support.fake_workshop import FakeStudy, FakeWatch, FakeWorkshop, MemoryRoster, a_progress, a_report
 from support.simulated import SimulatedClock
 from support.waiting import wait_until
 
@@ -352,6 +352,34 @@ def test_slots_are_shared_by_weight_and_go_to_the_highest_priority(service: Serv
     service.watch.state = WorkerState.LOST
     service.daemon.tick()
     assert (a.most_slots(), b.most_slots(), c.most_slots()) == (0, 0, 0)
+
+
+def test_slots_that_nobody_claims_are_there_for_a_closing_studys_stragglers(service: Service) -> None:
+    service.submit("a")
+    a = service.running("a")
+    a.progress = a_progress("a", in_flight=1, closing="trials")
+
+    def has_all_slots() -> bool:
+        service.daemon.tick()
+        return a.most_slots() == 4
+
+    wait_until(has_all_slots, "the slots that nobody claims are its own")
+    service.submit("b")
+    b = service.running("b")
+    service.daemon.tick()
+    assert (a.most_slots(), b.most_slots()) == (1, 3)
+
+
+def test_a_paused_study_that_still_closes_keeps_no_other_from_running() -> None:
+    service = Service(most_running=1)
+    service.submit("a")
+    a = service.running("a")
+    a.stays = True
+    service.daemon.pause("a")
+    service.submit("b")
+    service.running("b")
+    a.stays = False
+    service.daemon.close()
 
 
 def test_what_is_wrong_with_the_broker_is_told(service: Service) -> None:

@@ -12,6 +12,7 @@ from trialfleet_coordinator.commands import (
 )
 from trialfleet_coordinator.events import (
     EvaluationFinished,
+    FleetChanged,
     TimePassed,
 )
 from trialfleet_shared.ladder import Ladder, Rung
@@ -195,3 +196,14 @@ def test_of_equal_trials_the_first_in_number_is_best_whichever_was_first_in_time
     assert bench.state.best == bench.resumed().best
     assert bench.state.best is not None
     assert bench.state.best.trial == 0
+
+
+def test_a_study_whose_slots_are_others_has_nothing_in_flight_and_one_without_a_fleet_has_one() -> None:
+    bench = Bench(Ladder((Rung(1.0, 1),)), Budget(trials=5), slots=0)
+    assert len(bench.in_flight) == 1, "it waits for the first worker to come"
+    bench.happen(FleetChanged(0, frozenset({"w"})))
+    bench.answer(1.0)
+    assert not bench.in_flight, "all slots are other studies'"
+    bench.happen(FleetChanged(1, frozenset({"w"})))
+    bench.answer_all(trial_number)
+    assert bench.state.finished

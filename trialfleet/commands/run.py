@@ -134,7 +134,7 @@ def _watched(home: Home, port: int | None, *, embedded: bool) -> Iterator[Watchi
     if port is None:
         yield None
         return
-    from trialfleet.metrics import coordinator_metrics, metrics_served, worker_metrics  # noqa: PLC0415  # see cli._EPILOG
+    from trialfleet.metrics import coordinator_metrics, metrics_served, worker_metrics  # noqa: PLC0415  # most studies are run without
 
     metrics, slots = coordinator_metrics(home.data), worker_metrics(home.data, alone=False)
     # Where others evaluate, this process has no slots to tell of.

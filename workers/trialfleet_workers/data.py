@@ -14,8 +14,8 @@ if (
 ):  # a quarter of a second, which objectives that take arrays do not need; see `zygote.py` for the others
     import pandas as pd
 
-#: A missing point in time, as numpy stores it.
-_SECONDS = "datetime64[ns]"
+#: Points in time, as numpy stores them.
+_MOMENTS = "datetime64[ns]"
 
 
 class Table:
@@ -85,7 +85,7 @@ class Table:
             import pandas as pd  # noqa: PLC0415  # see the top
 
             return pd.Categorical.from_codes(values, dtype=self._types[name], validate=False)
-        return values.view(_SECONDS) if name in self.times else values
+        return values.view(_MOMENTS) if name in self.times else values
 
     def copy(self) -> "Table":
         """The same in this process's own memory."""

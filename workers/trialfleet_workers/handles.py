@@ -89,7 +89,7 @@ class Zygote:
         return self._prepare.preload
 
     def killed_importing(self) -> bool:
-        """Whether somebody else ended it, which has fallen silent: want of memory, most likely, of which nothing is left."""
+        """Whether SIGKILL ended it, which is not ours: want of memory, most likely. To be asked once it is silent."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_END_SECONDS)
         return self._process.returncode == -signal.SIGKILL

@@ -113,7 +113,7 @@ class Offers:
         self._missing -= 1
 
     def begun(self) -> bool:
-        """Whether the slot, which is dead, had begun what it was at, be it that it had to claim that or not."""
+        """Whether the slot, which is dead, had begun its present evaluation: not an offer that is unclaimed still."""
         unclaimed = 0
         while claim(self.descriptor):
             unclaimed += 1

@@ -92,7 +92,7 @@ class WorkerTelemetry:
         """The broker is back after it had been away."""
 
     def redelivered(self) -> None:
-        """A batch came for a second time."""
+        """A batch came that had been delivered before, to this worker or another."""
 
     def unreadable(self) -> None:
         """A message could not be read, and went to the dead letters."""

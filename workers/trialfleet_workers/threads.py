@@ -8,7 +8,6 @@ program. Global random generators are not seeded, and CPU seconds are those of t
 
 import itertools
 import math
-import os
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
@@ -22,12 +21,11 @@ import msgspec
 from trialfleet_shared.clock import Clock
 from trialfleet_shared.errors import FleetError, ObjectiveError, TrialfleetError
 from trialfleet_shared.messages import Evaluation, EvaluationResult, Outcome, StudySpec
-from trialfleet_workers import linux
 from trialfleet_workers.allowance import resolve
 from trialfleet_workers.clocks import ThreadClock
 from trialfleet_workers.evaluate import evaluate, failed
 from trialfleet_workers.objective import MEMORY_PREFIX, Objective, load_function
-from trialfleet_workers.pool_parts import SlotUsage
+from trialfleet_workers.pool_parts import MemoryWatch, SlotUsage
 from trialfleet_workers.slot_process import DataSource, OpenData
 
 
@@ -85,8 +83,7 @@ class ThreadPool:
         self._clock = clock
         #: Threads that were given up on, by reason: timeout.
         self.restarts: Counter[str] = Counter()
-        #: Proportional set size at its highest so far, in bytes.
-        self.peak_pss_bytes = 0
+        self._memory = MemoryWatch(clock)
 
         self._changed = threading.Condition()
         # All below is guarded by `_changed`.
@@ -222,10 +219,15 @@ class ThreadPool:
         return self._usage.available
 
     def pss_bytes(self) -> int:
-        """Proportional set size of this process, in bytes."""
-        pss = linux.pss_bytes(os.getpid())
-        self.peak_pss_bytes = max(self.peak_pss_bytes, pss)
-        return pss
+        """Proportional set size of this process, at most 5 seconds old, in bytes."""
+        if self._memory.due():
+            self._memory.look(())
+        return self._memory.current
+
+    @property
+    def peak_pss_bytes(self) -> int:
+        """The highest proportional set size that was seen, in bytes."""
+        return self._memory.peak
 
     def _add_thread(self) -> None:
         self._threads_started += 1

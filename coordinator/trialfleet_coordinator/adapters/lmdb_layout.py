@@ -276,7 +276,7 @@ class StudyTables:
         name = self.study(transaction, study).name
         transaction.delete(_digest(name.encode()), db=self._db("names"))
         prefix = _STUDY.pack(study)
-        for database in ("studies", "attrs", "parameters", "spaces", "trials", "evaluations", "progress"):
+        for database in (one for one in DATABASES if one != "names"):
             cursor = transaction.cursor(self._db(database))
             found = cursor.set_range(prefix)
             while found and cursor.key().startswith(prefix):

@@ -1,4 +1,4 @@
-"""The study store in memory: for tests, and for studies that shall leave nothing behind."""
+"""The study store in memory: for tests, simulations and benchmarks."""
 
 from collections.abc import Sequence
 

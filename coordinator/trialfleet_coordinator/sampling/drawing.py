@@ -1,7 +1,8 @@
 """Drawing points that differ: what was drawn before is drawn again, a bounded number of times, until something new comes.
 
 Where chance finds nothing new, the space is enumerated, if it is small enough for that beside what was drawn already.
-So a finite space is exhausted exactly, whatever its size, and a continuous one pays a set lookup per draw.
+So a finite space of up to `ENUMERATED` points is exhausted exactly; of a larger one points may come again until a quarter of it
+was drawn. A continuous one pays a set lookup per draw.
 """
 
 import itertools
@@ -94,7 +95,7 @@ class Drawing:
         points: dict[bytes, Draw] = {}
         for count, draw in enumerate(enumerate_points(self.space)):
             if draw is None or count == limit:
-                self._enumerate_from = 2 * limit
+                self._enumerate_from = limit // 2
                 return
             points[canonical_params(draw.params)] = draw
         self._left = {key: draw for key, draw in points.items() if key not in self._seen}

@@ -26,7 +26,7 @@ Indices = npt.NDArray[np.intp]
 Mask = npt.NDArray[np.bool_]
 Single = npt.NDArray[np.float32]
 
-#: The narrowest bandwidth is a share 1/n of the range with n kernels, and never below 1 / MAX_RESOLUTION.
+#: The narrowest bandwidth is 1/(n + 1) of the range with n kernels, and never below 1 / MAX_RESOLUTION.
 MAX_RESOLUTION = 100.0
 #: Intervals between the nodes at which a mixture's log density is tabulated: the narrowest kernel spans ten.
 _INTERVALS = 256

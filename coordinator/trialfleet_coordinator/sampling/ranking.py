@@ -9,7 +9,7 @@ is as large as the function's range); a model of the highest rung with ten resul
 2018), -0.84 (-0.71); the same with all other trials after them -0.96 (-0.73); the lowest rung's values alone -0.87
 (-0.75).
 
-Of a ladder with several rungs fewer trials reach the highest one than a tenth, and a good set of the best tenth would
+Of a ladder with several rungs fewer trials reach the highest one than `GOOD_SHARE`, and a good set of that share would
 be all of them, the losers up there included, and more from below. So no more than `GOOD_ON_TOP` of the trials on the
 highest rung count as good. On YAHPO's surrogates (`benchmarks/yahpo.py`, 20 instances), with seeds that had no part in
 choosing it, that took the regret at the end of the budget from 15.6% to 14.2% with 8 workers (3 seeds), and from 16.8% to

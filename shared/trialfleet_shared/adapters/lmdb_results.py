@@ -219,8 +219,7 @@ class LmdbResultCache:
             # Another process may have renewed it since, or use it longer.
             if stored is not None and (entry is None or _expired(entry.created, now, ttl)):
                 transaction.delete(key, db=entries)
-                if len(stored) >= _HEADER.size:
-                    transaction.delete(_STAMP.pack(_HEADER.unpack_from(stored)[1]) + key, db=uses)
+                _drop_use(transaction, uses, key, stored)
         for key in self._used:
             stored = transaction.get(key, db=entries)
             if stored is not None:
@@ -232,8 +231,8 @@ class LmdbResultCache:
         for key, payload in packed:
             stamp = next(stamps)
             replaced = transaction.replace(key, _HEADER.pack(now, stamp) + payload, db=entries)
-            if replaced is not None and len(replaced) >= _HEADER.size:
-                transaction.delete(_STAMP.pack(_HEADER.unpack_from(replaced)[1]) + key, db=uses)
+            if replaced is not None:
+                _drop_use(transaction, uses, key, replaced)
             transaction.put(_STAMP.pack(stamp) + key, b"", db=uses)
         return self._make_room(transaction, size, oldest=now - ttl, limit=len(packed) + _REMOVED_PER_WRITE)
 
@@ -271,6 +270,12 @@ class LmdbResultCache:
         return max([self._size, *known]), max([self._ttl, *(ttl for _, ttl in known.values())])
 
 
+def _drop_use(transaction: Transaction, uses: Any, key: bytes, stored: bytes) -> None:
+    """Remove the use of what stood under a key: left behind, it would take the key's next entry away."""
+    if len(stored) >= _HEADER.size:
+        transaction.delete(_STAMP.pack(_HEADER.unpack_from(stored)[1]) + key, db=uses)
+
+
 def _expired(created: int, now: int, ttl: int) -> bool:
     # An entry from the future was made before the clock was put back; by more than the ttl, nobody knows its age.
     return abs(now - created) >= ttl
@@ -298,6 +303,7 @@ def examine_results(path: Path, *, repair: bool) -> tuple[int, int]:
                 stored = transaction.get(key, db=entries)
                 if stored is not None and _unpack(key, stored) is None:  # nobody renewed it since
                     transaction.delete(key, db=entries)
+                    _drop_use(transaction, environment.database("uses"), key, stored)
 
         if repair and damaged:
             environment.write(remove)

@@ -1,4 +1,4 @@
-"""The result cache in memory: for tests, and for a study that shall leave nothing behind."""
+"""The result cache in memory: for tests, simulations and benchmarks."""
 
 from collections import OrderedDict
 from collections.abc import Sequence

@@ -1,6 +1,5 @@
 """Options that several commands have, and what every command does first."""
 
-import logging
 import os
 import re
 import sys
@@ -102,9 +101,5 @@ def begin(
     if invocation is not None:
         invocation.verbose = verbose
         invocation.logs_json = taken == "json"
-    if not verbose:
-        # They log a traceback of what our one line says.
-        for noisy in ("pika", "dramatiq"):
-            logging.getLogger(noisy).setLevel(logging.CRITICAL)
     environment = read_environment(os.environ)
     return environment if home is None else msgspec.structs.replace(environment, home=home)

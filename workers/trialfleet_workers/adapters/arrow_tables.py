@@ -37,6 +37,10 @@ NULL_VALUES = [
     "#N/A",
     "#NA",
     "#N/A N/A",
+    "1.#IND",
+    "-1.#IND",
+    "1.#QNAN",
+    "-1.#QNAN",
 ]
 #: What a CSV column is read as when its values turn out not to fit what the first block looked like.
 _WIDER = {pa.null(): pa.int64(), pa.int64(): pa.float64()}

@@ -1,6 +1,6 @@
 """The evaluator processes' entry point: a zygote wired to the data cache.
 
-Started by `slots.py` as `python -c ... <control fd> <parent pid> <data cache's path>`.
+Started by `handles.py` as `python -c ... <control fd> <parent pid> <data cache's path>`.
 """
 
 import faulthandler

@@ -29,4 +29,4 @@ class WorkerLog(WorkerTelemetry):
 
     def redelivered(self) -> None:
         """See `WorkerTelemetry.redelivered`."""
-        _LOG.info("a batch was delivered for a second time")
+        _LOG.info("a batch came that had been delivered before")

@@ -9,6 +9,7 @@
 All but the last three lines need the token: figures tell no params, and the page asks for the token itself.
 """
 
+import asyncio
 import http
 import logging
 from collections.abc import Awaitable, Callable, Mapping
@@ -21,7 +22,7 @@ from prometheus_client.exposition import choose_encoder
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route as StarletteRoute
 from starlette.types import ASGIApp
@@ -35,6 +36,8 @@ from trialfleet_coordinator.serving import StudyService, Submission, WorkerState
 from trialfleet_shared.clock import Clock
 from trialfleet_shared.errors import ConfigurationError, TrialfleetError
 
+#: Seconds within which a request's body has to be there.
+BODY_SECONDS = 30.0
 #: Paths that need no token.
 OPEN_PATHS = frozenset({"/", "/healthz", "/readyz", "/metrics", "/sd"})
 
@@ -110,7 +113,7 @@ def _endpoint(verbs: Mapping[str, Route], service: StudyService) -> _Answer:
         route = verbs["GET" if request.method == "HEAD" else request.method]
         asked = Asked(
             study=_name(request.path_params.get("study", "")),
-            body=_read(await request.body(), Submission) if route.takes_body else None,
+            body=_read(await _body(request), Submission) if route.takes_body else None,
             query=_query(request) if route.takes_query else Paging(),
         )
         found = await run_in_threadpool(route.carry_out, service, asked)
@@ -119,6 +122,18 @@ def _endpoint(verbs: Mapping[str, Route], service: StudyService) -> _Answer:
         return _json(msgspec.json.encode(found), route.status)
 
     return answer
+
+
+async def _body(request: Request) -> bytes:
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            return await request.body()
+    except TimeoutError as error:
+        raise ProblemError(
+            http.HTTPStatus.REQUEST_TIMEOUT, f"the body did not come within {BODY_SECONDS:.0f} seconds"
+        ) from error
+    except ClientDisconnect as error:  # nobody is there to read it
+        raise ProblemError(http.HTTPStatus.BAD_REQUEST, "the connection ended before the body did") from error
 
 
 def _name(segment: str) -> str:

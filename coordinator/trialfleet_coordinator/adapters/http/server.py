@@ -1,5 +1,6 @@
 """Serves an ASGI application from a thread."""
 
+import asyncio
 import socket
 import ssl
 import threading
@@ -9,11 +10,16 @@ from typing import NamedTuple
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from trialfleet_shared.errors import ConfigurationError, TrialfleetError
+from trialfleet_shared.errors import ConfigurationError
 
 #: Seconds that requests may take to end when the server does.
 _END_SECONDS = 5
+#: Connections at most: far fewer than the files that a process may have.
+MOST_CONNECTIONS = 500
+#: Seconds within which the head of a connection's first request has to be there; idle ones are closed by uvicorn.
+HEAD_SECONDS = 10.0
 
 
 class ServerTls(NamedTuple):
@@ -23,6 +29,21 @@ class ServerTls(NamedTuple):
     key: str
     #: Certificates of the authority that clients have to show one of; None: they need none.
     client_authority: str | None = None
+
+
+class _Bounded(H11Protocol):
+    """A connection; those that say nothing, or are too many, may not use up the files that the studies need."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if len(self.connections) > MOST_CONNECTIONS:
+            transport.abort()
+        else:
+            self.loop.call_later(HEAD_SECONDS, self._leave_if_silent)
+
+    def _leave_if_silent(self) -> None:
+        if self.cycle is None and not self.transport.is_closing():
+            self.transport.abort()
 
 
 @contextmanager
@@ -41,6 +62,7 @@ def served(application: ASGIApp, host: str, port: int, tls: ServerTls | None = N
     listener = _listen(host, port)
     config = uvicorn.Config(
         application,
+        http=_Bounded,
         log_config=None,
         access_log=False,
         server_header=False,
@@ -53,11 +75,9 @@ def served(application: ASGIApp, host: str, port: int, tls: ServerTls | None = N
         ssl_cert_reqs=ssl.CERT_REQUIRED if tls and tls.client_authority else ssl.CERT_NONE,
     )
     server = uvicorn.Server(config)
-    ready = threading.Event()
-    thread = threading.Thread(target=_run, args=(server, listener, ready), name="trialfleet-http", daemon=True)
+    # The socket listens already: who connects from now on waits until the server has come up.
+    thread = threading.Thread(target=server.run, args=([listener],), name="trialfleet-http", daemon=True)
     thread.start()
-    if not ready.wait(_END_SECONDS * 2):
-        raise TrialfleetError("the HTTP server did not start")
     address, bound = listener.getsockname()[:2]
     try:
         scheme = "http" if tls is None else "https"
@@ -65,12 +85,6 @@ def served(application: ASGIApp, host: str, port: int, tls: ServerTls | None = N
     finally:
         server.should_exit = True
         thread.join()
-
-
-def _run(server: uvicorn.Server, listener: socket.socket, ready: threading.Event) -> None:
-    # The socket listens already: who connects from now on waits until the server has come up.
-    ready.set()
-    server.run(sockets=[listener])
 
 
 def _listen(host: str, port: int) -> socket.socket:
