@@ -5,6 +5,7 @@ Their methods are the verbs of `StudyService`; they take and return the same val
 
 import asyncio
 import http
+import random
 import re
 import ssl
 import time
@@ -26,6 +27,8 @@ from trialfleet_shared.errors import ConfigurationError, TrialfleetError
 
 #: Seconds that an answer may take.
 _PATIENCE = 30.0
+#: How often a request is made for which the coordinator has no time: with dozens of watchers on one host that happens.
+_TRIES = 8
 #: Seconds between two looks at a study that is watched.
 WATCH_SECONDS = 0.5
 _ERRORS: Mapping[str, type[TrialfleetError]] = {kind.__name__: kind for kind in STATUSES}
@@ -182,10 +185,14 @@ class Client:
         return self._ask(_WORKERS)  # type: ignore[no-any-return]
 
     def _ask(self, call: _Call) -> Any:
-        try:
-            answer = self._http.request(call.method, call.path, content=call.body)
-        except httpx.HTTPError as error:
-            raise _unreachable(self._url, error) from None
+        for tries_left in reversed(range(_TRIES)):
+            try:
+                answer = self._http.request(call.method, call.path, content=call.body)
+            except httpx.HTTPError as error:
+                raise _unreachable(self._url, error) from None
+            if not (tries_left and _is_too_soon(answer)):
+                break
+            time.sleep(_wait(answer))
         return _understood(call, answer, self._url)
 
 
@@ -282,11 +289,28 @@ class AsyncClient:
         return await self._ask(_WORKERS)  # type: ignore[no-any-return]
 
     async def _ask(self, call: _Call) -> Any:
-        try:
-            answer = await self._http.request(call.method, call.path, content=call.body)
-        except httpx.HTTPError as error:
-            raise _unreachable(self._url, error) from None
+        for tries_left in reversed(range(_TRIES)):
+            try:
+                answer = await self._http.request(call.method, call.path, content=call.body)
+            except httpx.HTTPError as error:
+                raise _unreachable(self._url, error) from None
+            if not (tries_left and _is_too_soon(answer)):
+                break
+            await asyncio.sleep(_wait(answer))
         return _understood(call, answer, self._url)
+
+
+def _is_too_soon(answer: httpx.Response) -> bool:
+    return answer.status_code == httpx.codes.TOO_MANY_REQUESTS
+
+
+def _wait(answer: httpx.Response) -> float:
+    """Seconds that the coordinator asks to wait, and up to as many more by chance: others were told the same."""
+    try:
+        asked = float(answer.headers.get("Retry-After", "1"))
+    except ValueError:
+        asked = 1.0
+    return min(max(asked, 1.0), _PATIENCE) * random.uniform(1.0, 2.0)  # noqa: S311  # nobody gains by guessing it
 
 
 def _checked(url: str) -> str:

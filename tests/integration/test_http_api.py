@@ -14,13 +14,14 @@ from support.fake_workshop import A_RUN
 from support.http_service import TOKEN, HttpService, http_service
 from support.waiting import wait_until
 
+import trialfleet.client
 from trialfleet.client import AsyncClient, Client, CoordinatorError
 from trialfleet_coordinator.adapters.http import application as http_application
 from trialfleet_coordinator.adapters.http import server
 from trialfleet_coordinator.adapters.http.guards import BURST, MOST_BYTES
 from trialfleet_coordinator.adapters.http.routes import PREFIX
 from trialfleet_coordinator.adapters.http.server import served
-from trialfleet_coordinator.serving import ServiceState, Submission
+from trialfleet_coordinator.serving import ServiceState, StudyStatus, Submission
 from trialfleet_shared.errors import ConfigurationError, StoreError, StudyBusyError, UnknownStudyError
 
 NAMES = ("a", "a/b", "..", "../../etc/passwd", "ünïcode", "a b?c#d&e=f%2F", "<script>")
@@ -285,3 +286,27 @@ def test_a_body_that_does_not_come_is_not_waited_for(
     with talk(service, head.encode()) as connection:
         assert connection.recv(1000).startswith(b"HTTP/1.1 408")
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR], "it is the client's affair"
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_clients_wait_where_the_coordinator_asks_them_to(
+    service: HttpService, monkeypatch: pytest.MonkeyPatch, *, asynchronous: bool
+) -> None:
+    def wait(answer: httpx.Response) -> float:
+        assert answer.headers["Retry-After"] == "1"
+        service.clock.now += 1.0
+        return 0.0
+
+    monkeypatch.setattr(trialfleet.client, "_wait", wait)
+    for _ in range(BURST):
+        ask(service, "GET", "/healthz", token=None)
+
+    async def listed() -> list[StudyStatus]:
+        async with AsyncClient(service.url, token=TOKEN) as client:
+            return await client.studies()
+
+    if asynchronous:
+        assert asyncio.run(listed()) == []
+    else:
+        with Client(service.url, token=TOKEN) as client:
+            assert client.studies() == []
