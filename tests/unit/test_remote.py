@@ -26,9 +26,15 @@ def bowl(params: dict[str, float]) -> float:
 
 
 @pytest.mark.parametrize(
-    "config", [EfficiencyConfig(), EfficiencyConfig.fast(), EfficiencyConfig.balanced(), EfficiencyConfig.thorough()]
+    ("config", "mode"),
+    [
+        (EfficiencyConfig(), "balanced"),  # of settings of its own, for want of a name
+        (EfficiencyConfig.fast(), "fast"),
+        (EfficiencyConfig.balanced(), "balanced"),
+        (EfficiencyConfig.thorough(), "thorough"),
+    ],
 )
-def test_a_coordinator_is_told_every_setting(config: EfficiencyConfig) -> None:
+def test_a_coordinator_is_told_every_setting_and_the_mode(config: EfficiencyConfig, mode: str) -> None:
     request = StudyRequest(
         name="bowl",
         direction="minimize",
@@ -39,7 +45,8 @@ def test_a_coordinator_is_told_every_setting(config: EfficiencyConfig) -> None:
         budget=Budget(trials=10),
     )
     told = msgspec.json.decode(msgspec.json.encode(submission_of(request, bowl, None)), type=Submission)
-    assert read_study(told.tables, "the submission", Path(told.base)).config == config
+    study = read_study(told.tables, "the submission", Path(told.base))
+    assert (study.config, study.mode) == (config, mode)
 
 
 class SlowClient:
