@@ -38,7 +38,7 @@ def submission_of(request: StudyRequest, function: Callable[..., Any], warm_star
     study = {
         "name": request.name,
         "objective": f"{file.name}:{name}",
-        # Of what it sets nothing is left to it, see below; but lists and metrics tell by it how a study is run.
+        # For lists and metrics, which tell by it how a study is run; every setting is given below.
         "mode": next((mode for mode in MODES if EfficiencyConfig(**PRESETS[mode]) == request.config), None),
         "direction": request.direction,
         "trials": budget.trials,

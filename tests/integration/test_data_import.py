@@ -1,6 +1,7 @@
 """Data sets on their way into the cache: nothing changes on the way, whatever the source."""
 
 import gzip
+import io
 import itertools
 import os
 import resource
@@ -17,10 +18,12 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from pandas._libs.parsers import STR_NA_VALUES
 from support.waiting import wait_until
 
 from trialfleet_shared.errors import DataError
 from trialfleet_shared.messages import TEST_FOLD, DataSpec, Resampling
+from trialfleet_workers.adapters.arrow_tables import NULL_VALUES
 from trialfleet_workers.adapters.data_set import DataSet
 from trialfleet_workers.adapters.lmdb_data import DataCache
 from trialfleet_workers.adapters.sources import Stamp, read_file
@@ -593,3 +596,9 @@ def test_only_its_owner_waits_for_an_import(cache: DataCache, tmp_path: Path) ->
         wait_until(lambda: cache.open(info.digest).info == info, "it is opened")
     finally:
         os.close(lock)
+
+
+def test_what_a_csv_file_may_write_for_a_missing_value_is_what_pandas_takes_for_one() -> None:
+    written = "x\n" + "\n".join(f'"{value}"' for value in NULL_VALUES)
+    assert pd.read_csv(io.StringIO(written), skip_blank_lines=False)["x"].isna().all()
+    assert set(NULL_VALUES) == STR_NA_VALUES

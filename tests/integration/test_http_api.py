@@ -275,6 +275,16 @@ def test_who_says_nothing_and_who_is_one_too_many_is_hung_up_on(
     assert ask(service, "GET", "/healthz", token=None).status_code == 200
 
 
+def test_who_is_silent_after_an_answer_is_hung_up_on_too(service: HttpService, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "HEAD_SECONDS", 0.2)
+    with talk(service, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\nGET /healthz HTTP/1.1\r\n") as connection:
+        said = b""
+        with suppress(ConnectionResetError):
+            while more := connection.recv(1000):
+                said += more
+    assert said.startswith(b"HTTP/1.1 200")
+
+
 def test_a_body_that_does_not_come_is_not_waited_for(
     service: HttpService, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

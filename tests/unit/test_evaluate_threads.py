@@ -126,3 +126,11 @@ def test_threads_end_with_the_pool(make_pool: MakePool) -> None:
     assert pool.available_slot_seconds == available
     with pytest.raises(FleetError, match="closed"):
         pool.submit(memory_spec(), evaluation(1))
+
+
+def test_the_memory_is_looked_at_every_few_seconds_only(make_pool: MakePool, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = iter([200, 300])
+    monkeypatch.setattr("trialfleet_workers.linux.pss_bytes", lambda pid: next(looks))
+    pool = make_pool(lambda params: 1.0)
+    assert [pool.pss_bytes() for _ in range(100)] == [200] * 100
+    assert pool.peak_pss_bytes == 200

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from trialfleet_shared.errors import ConfigurationError
 
@@ -18,8 +18,9 @@ from trialfleet_shared.errors import ConfigurationError
 _END_SECONDS = 5
 #: Connections at most: far fewer than the files that a process may have.
 MOST_CONNECTIONS = 500
-#: Seconds within which the head of a connection's first request has to be there; idle ones are closed by uvicorn.
+#: Seconds within which a connection's first request, or its next one, has to begin with a whole head; twice as many at most.
 HEAD_SECONDS = 10.0
+_UNANSWERED = object()
 
 
 class ServerTls(NamedTuple):
@@ -31,19 +32,26 @@ class ServerTls(NamedTuple):
     client_authority: str | None = None
 
 
-class _Bounded(H11Protocol):
-    """A connection; those that say nothing, or are too many, may not use up the files that the studies need."""
+class _Connection(H11Protocol):
+    """Those that say nothing, or are too many, may not use up the files that the studies need."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         if len(self.connections) > MOST_CONNECTIONS:
             transport.abort()
         else:
-            self.loop.call_later(HEAD_SECONDS, self._leave_if_silent)
+            self.loop.call_later(HEAD_SECONDS, self._leave_if_silent, None)
 
-    def _leave_if_silent(self) -> None:
-        if self.cycle is None and not self.transport.is_closing():
+    def _leave_if_silent(self, answered: object) -> None:
+        """End it if no request has come since the last look, when the latest was `answered`; else look again later."""
+        if self.transport.is_closing():
+            return
+        latest: RequestResponseCycle | None = self.cycle
+        if latest is answered:
             self.transport.abort()
+            return
+        is_answered = latest is None or latest.response_complete
+        self.loop.call_later(HEAD_SECONDS, self._leave_if_silent, latest if is_answered else _UNANSWERED)
 
 
 @contextmanager
@@ -62,7 +70,7 @@ def served(application: ASGIApp, host: str, port: int, tls: ServerTls | None = N
     listener = _listen(host, port)
     config = uvicorn.Config(
         application,
-        http=_Bounded,
+        http=_Connection,
         log_config=None,
         access_log=False,
         server_header=False,
