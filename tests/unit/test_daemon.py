@@ -359,11 +359,13 @@ def test_slots_that_nobody_claims_are_there_for_a_closing_studys_stragglers(serv
     a = service.running("a")
     a.progress = a_progress("a", in_flight=1, closing="trials")
 
-    def has_all_slots() -> bool:
-        service.daemon.tick()
-        return a.most_slots() == 4
+    def closes() -> bool:
+        progress = service.daemon.status("a").progress
+        return progress is not None and progress.closing is not None
 
-    wait_until(has_all_slots, "the slots that nobody claims are its own")
+    wait_until(closes, "it closes")
+    service.daemon.tick()
+    assert a.most_slots() == 4, "one is claimed, and the three that nobody claims are there too"
     service.submit("b")
     b = service.running("b")
     service.daemon.tick()

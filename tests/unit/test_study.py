@@ -207,3 +207,12 @@ def test_a_study_whose_slots_are_others_has_nothing_in_flight_and_one_without_a_
     bench.happen(FleetChanged(1, frozenset({"w"})))
     bench.answer_all(trial_number)
     assert bench.state.finished
+
+
+def test_a_study_that_closes_brings_its_trials_to_their_end_though_all_slots_are_others() -> None:
+    bench = Bench(THREE_RUNGS, Budget(trials=3), slots=3)
+    assert bench.state.ended is Ended.TRIALS
+    bench.happen(FleetChanged(0, frozenset({"w"})))
+    bench.answer_all(trial_number)
+    assert bench.state.finished
+    assert bench.state.tally.decided[TrialState.COMPLETE] > 0
