@@ -211,14 +211,16 @@ class _Block:
         complete = not np.isnan(observed).any()
         if complete or joint.any():
             self._good, self._bad = make_kernels(axes, observed[:count]), make_kernels(axes, observed[count:])
-            together = np.broadcast_to(kernels[joint, None], placing[joint].shape)
-            self.points[joint] = self._good.sample(together, placing[joint])
-        if alone.any():
-            self._own_good, self._own_bad = (
-                (self._good, self._bad) if complete else (make_kernels(axes, part) for part in _own(observed, split))
-            )
-            rows = self._own_good.components.choose(choosing[alone])
-            self.points[alone] = self._own_good.sample(rows, placing[alone])
+        together = np.broadcast_to(kernels[:, None], placing.shape)
+        if complete:
+            self._own_good, self._own_bad = self._good, self._bad
+            rows = np.where(joint[:, None], together, self._good.components.choose(choosing))
+            self.points = self._good.sample(rows, placing)
+            return
+        self._own_good, self._own_bad = (make_kernels(axes, part) for part in _own(observed, split))
+        if joint.any():
+            self.points[joint] = self._good.sample(together[joint], placing[joint])
+        self.points[alone] = self._own_good.sample(self._own_good.components.choose(choosing[alone]), placing[alone])
 
     def values(self, candidates: Indices | slice, column: int) -> list[Scalar]:
         """The candidates' values of one parameter."""

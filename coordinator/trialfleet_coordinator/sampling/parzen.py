@@ -30,6 +30,9 @@ Single = npt.NDArray[np.float32]
 MAX_RESOLUTION = 100.0
 #: Intervals between the nodes at which a mixture's log density is tabulated: the narrowest kernel spans ten.
 _INTERVALS = 256
+#: What is less has an exponential that is nothing beside a prior's. Not so little that products with weights come below the
+#: least normal number of single precision: arithmetic on those takes many times as long.
+_LEAST = np.float32(-60.0)
 #: Rows of a matrix product's pieces: OpenBLAS does up to 2^18 multiplications on one thread.
 _PIECE = 8
 
@@ -141,15 +144,17 @@ class NumberKernels:
         middle = centres - 0.5
         constant = -np.log(math.sqrt(2 * math.pi) * widths * self._inside) - 0.5 * middle * middle * precision
         #: By parameter, factor and kernel.
-        self._factors = np.stack((-0.5 * precision, middle * precision, constant), axis=1).T.astype(np.float32)
+        self._factors = np.stack((-0.5 * precision, middle * precision, constant), axis=1).T.astype(
+            np.float32, order="C"
+        )
         # From (kernel, factor, parameter) transposed: (parameter, factor, kernel).
 
     def sample(self, rows: Indices, shares: Array) -> Array:
         """A point from the kernel in each of these rows, by inversion of the uniform `shares`."""
-        columns = np.arange(len(self._axes))
-        levels = self._below[rows, columns] + shares * self._inside[rows, columns]
+        at = rows * len(self._axes) + np.arange(len(self._axes))
+        levels = self._below.take(at) + shares * self._inside.take(at)
         np.clip(levels, 1e-16, 1 - 1e-16, out=levels)
-        points = self.centres[rows, columns] + self.widths[rows, columns] * quantile(levels)
+        points = self.centres.take(at) + self.widths.take(at) * quantile(levels)
         return self._axes.snap(np.minimum(np.maximum(points, 0.0), 1.0))
 
     def features(self, points: Array, active: Mask) -> Single:
@@ -168,9 +173,9 @@ class NumberKernels:
         """Log density of each parameter's own mixture at each point."""
         middle = (points.T - 0.5).astype(np.float32)
         features = np.stack((middle * middle, middle, np.ones_like(middle)), axis=2)
-        density = np.matmul(features, self._factors)
-        np.exp(density, out=density)
-        mixture: Array = np.log(np.einsum("dpk,dk->pd", density, self.components.weights.astype(np.float32)))
+        density = _exp(np.matmul(features, self._factors))
+        weights = self.components.weights.astype(np.float32, order="C")
+        mixture: Array = np.log(np.einsum("dpk,dk->pd", density, weights))
         return mixture
 
 
@@ -296,9 +301,9 @@ def log_ratio(good: Kernels, bad: Kernels, points: Array) -> Array:
     table = good.log_mixture(nodes) - bad.log_mixture(nodes)
     scaled = points * _INTERVALS
     node = np.minimum(scaled.astype(np.intp), _INTERVALS - 1)
-    columns = np.arange(points.shape[1])
-    lower = table[node, columns]
-    ratio: Array = lower + (scaled - node) * (table[node + 1, columns] - lower)
+    at = node * points.shape[1] + np.arange(points.shape[1])
+    lower = table.take(at)
+    ratio: Array = lower + (scaled - node) * (table.take(at + points.shape[1]) - lower)
     return ratio
 
 
@@ -319,9 +324,15 @@ def log_mean_exp(terms: Single) -> Array:
     """Logarithm of the mean exponential of each row; overwrites the terms."""
     highest = terms.max(axis=1)
     terms -= highest[:, None]
-    np.exp(terms, out=terms)
-    mean: Array = np.log(terms.mean(axis=1, dtype=np.float64)) + highest
+    mean: Array = np.log(_exp(terms).mean(axis=1)) + highest
     return mean
+
+
+def _exp(terms: Single) -> Single:
+    """The exponential, in place; what is less than `_LEAST` counts as that."""
+    np.maximum(terms, _LEAST, out=terms)
+    np.exp(terms, out=terms)
+    return terms
 
 
 def _bandwidths(observed: Array, present: Mask) -> Array:
