@@ -52,7 +52,7 @@ class StudyDefinition(msgspec.Struct, frozen=True):
             )
 
 
-class TrialRecord(msgspec.Struct):
+class TrialRecord(msgspec.Struct, gc=False):
     """One trial as the store has it."""
 
     number: int

@@ -117,7 +117,7 @@ class EfficiencyMetrics(msgspec.Struct, frozen=True, kw_only=True):
     saved_cpu_seconds: SavedSeconds
 
 
-class TrialSummary(msgspec.Struct, frozen=True, kw_only=True):
+class TrialSummary(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One trial of a report."""
 
     number: int

@@ -4,6 +4,8 @@ from collections import deque
 from collections.abc import Iterable
 from enum import Enum
 
+import msgspec
+
 from trialfleet_coordinator.commands import Effort, Observation, TrialState
 from trialfleet_shared.errors import TrialfleetError
 from trialfleet_shared.ladder import Ladder
@@ -52,25 +54,22 @@ class InvalidTransitionError(TrialfleetError):
         super().__init__(f"trial {number} can not go from {start.value} to {finish.value}; its story: {steps}")
 
 
-class Trial:
+class Trial(msgspec.Struct, eq=False, gc=False):
     """One trial of the study; mutated by `StudyState` alone."""
 
-    __slots__ = ("distributions", "number", "params", "phase", "reason", "results", "rung", "value", "values")
-
-    def __init__(self, number: int, params: Params, distributions: dict[str, Distribution]) -> None:
-        self.number = number
-        self.params = params
-        self.distributions = distributions
-        self.phase = Phase.EVALUATING
-        #: The rung it is on or was decided on.
-        self.rung = 0
-        #: Values by (fraction, fold): a value counts on every rung that has both.
-        self.values: dict[tuple[float, int], float] = {}
-        #: Results that counted, in order.
-        self.results: list[EvaluationResult] = []
-        #: Its value once decided; while undecided, its mean on the highest rung it finished.
-        self.value: float | None = None
-        self.reason = ""
+    number: int
+    params: Params
+    distributions: dict[str, Distribution]
+    phase: Phase = Phase.EVALUATING
+    #: The rung it is on or was decided on.
+    rung: int = 0
+    #: Values by (fraction, fold): a value counts on every rung that has both.
+    values: dict[tuple[float, int], float] = {}
+    #: Results that counted, in order.
+    results: list[EvaluationResult] = []
+    #: Its value once decided; while undecided, its mean on the highest rung it finished.
+    value: float | None = None
+    reason: str = ""
 
     @property
     def decided(self) -> bool:

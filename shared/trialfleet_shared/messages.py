@@ -125,7 +125,7 @@ class EvaluationKey(NamedTuple):
     fold: int
 
 
-class Evaluation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Evaluation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     """The unit of work: one trial at one rung and fold; the objective is called once."""
 
     trial: Count
@@ -168,7 +168,7 @@ class Outcome(StrEnum):
         return self in (Outcome.TIMEOUT, Outcome.MEMORY, Outcome.CRASH, Outcome.REFUSED)
 
 
-class EvaluationResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+class EvaluationResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
     """What became of one evaluation."""
 
     trial: Count
