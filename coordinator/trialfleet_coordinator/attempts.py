@@ -11,7 +11,7 @@ A pure table; all times are seconds that the study ran. Three rules live here:
   second time, on one of these slots; never a third time. The first answer wins, so no value depends on it.
 """
 
-from collections import deque
+from collections import defaultdict, deque
 from enum import Enum
 from typing import NamedTuple
 
@@ -76,7 +76,7 @@ class Attempts:
         self._failed: dict[EvaluationKey, list[FailedAttempt]] = {}
         self._copied: set[EvaluationKey] = set()
         #: Seconds from publishing to the answer, by rung.
-        self._turnarounds: dict[int, deque[float]] = {}
+        self._turnarounds: defaultdict[int, deque[float]] = defaultdict(lambda: deque(maxlen=_REMEMBERED))
 
     def begin(self, key: EvaluationKey, attempt: int, elapsed: float) -> None:
         """The evaluation is published, perhaps again."""
@@ -94,7 +94,7 @@ class Attempts:
         key = result.key
         began = self._began.get(key)
         if began is not None and result.outcome is Outcome.OK and not result.cached and result.fold != TEST_FOLD:
-            self._turnarounds.setdefault(result.rung, deque(maxlen=_REMEMBERED)).append(elapsed - began)
+            self._turnarounds[result.rung].append(elapsed - began)
         self.forget(key)
 
     def forget(self, key: EvaluationKey) -> None:
@@ -158,7 +158,7 @@ class Attempts:
 
     def _is_late(self, key: EvaluationKey, elapsed: float) -> bool:
         began = self._began.get(key)
-        turnarounds = self._turnarounds.get(key.rung, ())
+        turnarounds = self._turnarounds[key.rung]
         if began is None or key in self._copied or key.fold == TEST_FOLD or len(turnarounds) < _KNOWN:
             return False
         slow_end = sorted(turnarounds)[int(_SLOW_END * (len(turnarounds) - 1))]

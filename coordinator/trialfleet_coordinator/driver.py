@@ -18,7 +18,7 @@ from typing import NamedTuple
 import msgspec
 
 from trialfleet_coordinator.budget import Budget
-from trialfleet_coordinator.collecting import nothing_collected
+from trialfleet_coordinator.collecting import nothing_collected, seldom_collected
 from trialfleet_coordinator.commands import (
     Command,
     DrawTrials,
@@ -111,7 +111,8 @@ def run_study(
     """
     with nothing_collected():
         session = Session(plan, record, outside)
-    return session.run(on_progress, stop)
+    with seldom_collected():
+        return session.run(on_progress, stop)
 
 
 class Session:

@@ -54,6 +54,8 @@ _RACING_QUANTILE = statistics.NormalDist().inv_cdf(RACING_CONFIDENCE)
 
 def mean(values: Sequence[float]) -> float:
     """Their mean, however large they are: objectives return the largest number there is to say "never again"."""
+    if len(values) == 1:
+        return values[0]
     try:
         return statistics.fmean(values)
     except OverflowError:

@@ -254,5 +254,5 @@ class Standings:
             and result.outcome is Outcome.OK
         ]
         seconds = mean([result.wall_seconds for result in measured])
-        typical = not any(result.key in self.firsts for result in measured)
+        typical = self.firsts.isdisjoint([result.key for result in measured])
         return Finished(rung, seconds, self.score(mean(values)), typical)

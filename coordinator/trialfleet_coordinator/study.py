@@ -180,11 +180,12 @@ class StudyState:
             known = result.trial < len(self.trials)
             self.tally.discarded["duplicate" if known else "unknown"] += 1
             return
-        if result.outcome in (Outcome.REFUSED, Outcome.CRASH) and self._tries_again(result):
-            return
-        if result.outcome.may_be_of_the_place and result.attempt < self.pending[key]:
-            self.tally.discarded["late"] += 1
-            return
+        if result.outcome is not Outcome.OK:
+            if result.outcome in (Outcome.REFUSED, Outcome.CRASH) and self._tries_again(result):
+                return
+            if result.outcome.may_be_of_the_place and result.attempt < self.pending[key]:
+                self.tally.discarded["late"] += 1
+                return
         self._attempts.answer(result, self._elapsed)
         trial = self.trials[result.trial]
         self._commands.append(RecordEvaluation(result))

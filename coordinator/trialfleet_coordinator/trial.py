@@ -127,15 +127,17 @@ class Story:
     """Has trials take their steps, and remembers the latest of all."""
 
     def __init__(self) -> None:
-        self._steps: deque[tuple[int, str]] = deque(maxlen=STORY_LENGTH)
+        #: Of each step the trial, the phases before and after it, and its cause.
+        self._steps: deque[tuple[int, Phase, Phase, str]] = deque(maxlen=STORY_LENGTH)
 
     def move(self, trial: Trial, phase: Phase, cause: str) -> None:
         """The trial takes a step. Raises InvalidTransitionError."""
         if (trial.phase, phase) not in TRANSITIONS:
             raise InvalidTransitionError(trial.number, trial.phase, phase, self.of(trial.number))
-        self._steps.append((trial.number, f"{trial.phase.value} -> {phase.value} ({cause})"))
+        self._steps.append((trial.number, trial.phase, phase, cause))
         trial.phase = phase
 
     def of(self, trial: int) -> list[str]:
         """The latest steps of a trial, oldest first."""
-        return [step for number, step in self._steps if number == trial]
+        steps = (step for step in self._steps if step[0] == trial)
+        return [f"{before.value} -> {after.value} ({cause})" for _, before, after, cause in steps]
