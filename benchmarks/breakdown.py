@@ -39,7 +39,7 @@ PARTS: list[tuple[str, Any, str]] = [
     ("ask: the sampler draws", TpeSampler, "ask"),
     ("tell: the sampler learns", TpeSampler, "tell"),
     ("state machine", StudyState, "handle"),
-    ("cache: keys", driver, "result_key"),
+    ("cache: keys", driver, "key_of"),
     ("cache: look-up", LmdbResultCache, "get_many"),
     ("cache: put", LmdbResultCache, "put_many"),
     ("store: encode, commit", LmdbStudyStore, "commit"),

@@ -48,11 +48,10 @@ from trialfleet_coordinator.ports import Sampler, StudyDefinition, StudyRecord, 
 from trialfleet_coordinator.report import Progress, StudyReport, build_report
 from trialfleet_coordinator.study import StudyState
 from trialfleet_coordinator.telemetry import NO_TELEMETRY, Telemetry
-from trialfleet_shared.caching import CachedResult, ResultCache
+from trialfleet_shared.caching import CachedResult, ResultCache, key_of
 from trialfleet_shared.clock import Clock
-from trialfleet_shared.fingerprint import result_key
 from trialfleet_shared.fleet import Attempt, Fleet, LostEvaluation, Poison
-from trialfleet_shared.messages import Evaluation, EvaluationKey, EvaluationResult, Outcome, StudySpec
+from trialfleet_shared.messages import Evaluation, EvaluationKey, EvaluationResult, StudySpec
 from trialfleet_shared.settings import EfficiencyConfig
 from trialfleet_shared.space import Params
 
@@ -267,7 +266,7 @@ class Session:
         for evaluation, key, kept in zip(evaluations, keys, cache.get_many(keys), strict=True):
             hit = kept or self._entries.get(key)
             if hit is not None:
-                events.append(EvaluationFinished(_cached_result(evaluation, hit)))
+                events.append(EvaluationFinished(hit.answer(evaluation)))
             elif evaluation.attempt == 0 and key in self._followers:
                 self._followers[key].append(evaluation)
             else:
@@ -287,10 +286,10 @@ class Session:
             return
         key = key or self._key(rungs[result.rung].fraction, result.fold, trials[result.trial].params)
         followers = self._waiting_for(key)
-        if result.outcome is Outcome.OK and result.value is not None:
-            entry = CachedResult(result.value, result.metrics, result.wall_seconds, result.cpu_seconds)
+        entry = CachedResult.of(result)
+        if entry is not None:
             self._entries[key] = entry
-            events.extend(EvaluationFinished(_cached_result(follower, entry)) for follower in followers)
+            events.extend(EvaluationFinished(entry.answer(follower)) for follower in followers)
         else:
             # A crash, a refusal or a timeout may be of the place, not of the params: each has its own chance.
             self._misses.extend(followers)
@@ -307,15 +306,7 @@ class Session:
         return [waiting for waiting in self._followers.pop(key, []) if pending.get(waiting.key) == waiting.attempt]
 
     def _key(self, fraction: float, fold: int, params: Params) -> bytes:
-        spec = self._plan.spec
-        return result_key(
-            objective=spec.objective_digest,
-            data=spec.data_digest,
-            fraction=fraction,
-            fold=fold,
-            seed=spec.seed,
-            params=params,
-        )
+        return key_of(self._plan.spec, fraction=fraction, fold=fold, params=params)
 
     def _carry_out(self) -> None:
         fleet, store, cache = self._outside.fleet, self._outside.store, self._outside.cache
@@ -384,18 +375,3 @@ class Session:
         if budget.trials is not None and rate > 0:
             ends.append(max(budget.trials - sum(self._state.tally.decided.values()), 0) / rate)
         return min(ends, default=None)
-
-
-def _cached_result(evaluation: Evaluation, hit: CachedResult) -> EvaluationResult:
-    return EvaluationResult(
-        trial=evaluation.trial,
-        rung=evaluation.rung,
-        fold=evaluation.fold,
-        attempt=evaluation.attempt,
-        outcome=Outcome.OK,
-        value=hit.value,
-        metrics=hit.metrics,
-        wall_seconds=hit.wall_seconds,
-        cpu_seconds=hit.cpu_seconds,
-        cached=True,
-    )

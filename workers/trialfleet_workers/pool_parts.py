@@ -5,11 +5,10 @@ import os
 import threading
 from collections.abc import Iterable
 
-from trialfleet_shared.caching import CachedResult, ResultCache
+from trialfleet_shared.caching import CachedResult, ResultCache, key_of
 from trialfleet_shared.clock import Clock
 from trialfleet_shared.errors import TrialfleetError
-from trialfleet_shared.fingerprint import result_key
-from trialfleet_shared.messages import Evaluation, EvaluationResult, Outcome, StudySpec
+from trialfleet_shared.messages import Evaluation, EvaluationResult, StudySpec
 from trialfleet_workers import linux
 
 #: Seconds between two looks at the processes' memory: a look costs 1 ms per process.
@@ -47,24 +46,11 @@ class CachedEvaluations:
         found = self._cache.get_many([_key(spec, evaluation)])[0]
         if found is None:
             return None
-        return EvaluationResult(
-            trial=evaluation.trial,
-            rung=evaluation.rung,
-            fold=evaluation.fold,
-            attempt=evaluation.attempt,
-            outcome=Outcome.OK,
-            value=found.value,
-            metrics=found.metrics,
-            wall_seconds=found.wall_seconds,
-            cpu_seconds=found.cpu_seconds,
-            cached=True,
-            worker=self._worker,
-        )
+        return found.answer(evaluation, worker=self._worker)
 
     def remember(self, spec: StudySpec, evaluation: Evaluation, result: EvaluationResult) -> None:
         """Keep a result that is a value, with the next `flush`."""
-        if self._cache is not None and spec.use_cache and result.value is not None:
-            entry = CachedResult(result.value, result.metrics, result.wall_seconds, result.cpu_seconds)
+        if self._cache is not None and spec.use_cache and (entry := CachedResult.of(result)) is not None:
             self._fresh.append((_key(spec, evaluation), entry))
             self._fresh_seconds += result.wall_seconds
 
@@ -235,11 +221,4 @@ class Waker:
 
 
 def _key(spec: StudySpec, evaluation: Evaluation) -> bytes:
-    return result_key(
-        objective=spec.objective_digest,
-        data=spec.data_digest,
-        fraction=evaluation.fraction,
-        fold=evaluation.fold,
-        seed=spec.seed,
-        params=evaluation.params,
-    )
+    return key_of(spec, fraction=evaluation.fraction, fold=evaluation.fold, params=evaluation.params)

@@ -10,8 +10,8 @@ import sys
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from trialfleet_shared.caching import key_of
 from trialfleet_shared.errors import DataError, TrialfleetError
-from trialfleet_shared.fingerprint import result_key
 from trialfleet_shared.messages import Evaluation, EvaluationResult, Outcome, StudySpec
 from trialfleet_workers import linux
 from trialfleet_workers.clocks import ProcessClock
@@ -149,14 +149,7 @@ def _seed(spec: StudySpec, evaluation: Evaluation) -> None:
 
     Without it all slots forked from one zygote would draw the same numbers from numpy's global generator.
     """
-    key = result_key(
-        objective=spec.objective_digest,
-        data=spec.data_digest,
-        fraction=evaluation.fraction,
-        fold=evaluation.fold,
-        seed=spec.seed,
-        params=evaluation.params,
-    )
+    key = key_of(spec, fraction=evaluation.fraction, fold=evaluation.fold, params=evaluation.params)
     seed = int.from_bytes(key[:4], "little")
     random.seed(seed)
     numpy = sys.modules.get("numpy")
