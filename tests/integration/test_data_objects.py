@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -290,3 +291,46 @@ def test_a_categorical_of_many_batches_keeps_its_words(cache: DataCache) -> None
     data = imported(cache, pd.DataFrame({"word": column, "place": places, "y": 0.5 + np.arange(ROWS)}))
     frame = everything(data)
     assert frame["word"].astype(str).tolist() == [words[place] for place in frame["place"]]
+
+
+ZONED = ["Europe/Berlin", "UTC", "+05:30"]
+
+
+def _zoned(zone: str) -> pd.DataFrame:
+    hours = pd.date_range("2024-03-30 20:00", periods=40, freq="h", tz="UTC").tz_convert(
+        zone
+    )  # a clock change in Berlin
+    sizes = pd.Categorical(["mid", "low", "top", "mid"] * 10, categories=["low", "mid", "top", "never"], ordered=True)
+    return pd.DataFrame({"at": hours, "size": sizes, "a": np.arange(40.0), "y": np.arange(40.0)})
+
+
+@pytest.mark.parametrize("source", ["frame", "parquet", "feather"])
+@pytest.mark.parametrize("zone", ZONED)
+def test_time_zones_and_the_order_of_categories_arrive(
+    zone: str, source: str, cache: DataCache, tmp_path: Path
+) -> None:
+    frame = _zoned(zone)
+    spec = DataSpec(source="memory:data", target="y", order="temporal", time_column="at")
+    if source == "frame":
+        info = cache.import_object(frame, spec)
+    else:
+        path = tmp_path / f"data.{source}"
+        getattr(frame, f"to_{source}")(path)
+        info = cache.import_data(msgspec.structs.replace(spec, source=str(path)), base=tmp_path)
+    data = cache.open(info.digest).split(fold=0, fraction=1.0, rung=0, seed=0)
+    arrived = everything(data).sort_values("a")
+    assert arrived["at"].dt.hour.tolist() == frame["at"].dt.hour.tolist()
+    assert str(arrived["at"].dtype) == str(frame["at"].astype(f"datetime64[ns, {zone}]").dtype)
+    assert (arrived["at"].array == frame["at"].array).all()
+    assert arrived["size"].dtype == frame["size"].dtype
+    assert arrived["size"].max() == "top"
+
+
+def test_only_what_has_a_zone_or_an_order_is_another_data_set_for_it(cache: DataCache) -> None:
+    def digest(frame: pd.DataFrame) -> str:
+        return cache.import_object(frame, DataSpec(source="memory:data", target="y")).digest
+
+    zoned = _zoned("UTC")
+    plain = zoned.assign(at=zoned["at"].dt.tz_localize(None), size=zoned["size"].cat.as_unordered())
+    others = [zoned.assign(at=plain["at"]), zoned.assign(size=plain["size"]), zoned, _zoned("Europe/Berlin"), plain]
+    assert len({digest(frame) for frame in others}) == len(others)

@@ -28,7 +28,9 @@ class Table:
         target: shape (rows,).
         target_name: what frames call it.
         categories: the texts behind the codes, by column.
+        ordered: columns whose categories have an order that means something.
         times: columns that are points in time.
+        zones: the time zones of those that have one.
         classes: what the target's codes stand for; None for a target of numbers.
     """
 
@@ -41,7 +43,9 @@ class Table:
         target: NDArray[Any],
         target_name: str,
         categories: Mapping[str, Sequence[str]],
+        ordered: Sequence[str],
         times: Sequence[str],
+        zones: Mapping[str, str],
         classes: Sequence[str] | None,
     ) -> None:
         self.block = block
@@ -50,7 +54,9 @@ class Table:
         self.target = target
         self.target_name = target_name
         self.categories = categories
+        self.ordered = frozenset(ordered)
         self.times = frozenset(times)
+        self.zones = zones
         self.classes = None if classes is None else tuple(classes)
 
     @cached_property
@@ -58,7 +64,10 @@ class Table:
         """Of the text columns; built once: comparing two columns' categories is quick when they are the same object."""
         import pandas as pd  # noqa: PLC0415  # see the top
 
-        return {name: pd.CategoricalDtype(pd.Index(texts)) for name, texts in self.categories.items()}
+        return {
+            name: pd.CategoricalDtype(pd.Index(texts), ordered=name in self.ordered)
+            for name, texts in self.categories.items()
+        }
 
     def features(self, rows: Positions) -> NDArray[Any]:
         """X of these rows; a view where they are neighbours. Raises DataError when a column is text."""
@@ -70,7 +79,10 @@ class Table:
         )
 
     def frame(self, rows: Positions) -> "pd.DataFrame":
-        """The features of these rows as a frame; numbers are views where the rows are neighbours."""
+        """The features of these rows as a frame.
+
+        Numbers are views where the rows are neighbours, and so are points in time that have no time zone.
+        """
         import pandas as pd  # noqa: PLC0415  # see the top
 
         if self.block is not None:
@@ -85,7 +97,14 @@ class Table:
             import pandas as pd  # noqa: PLC0415  # see the top
 
             return pd.Categorical.from_codes(values, dtype=self._types[name], validate=False)
-        return values.view(_MOMENTS) if name in self.times else values
+        if name not in self.times:
+            return values
+        moments = values.view(_MOMENTS)
+        if name not in self.zones:
+            return moments
+        import pandas as pd  # noqa: PLC0415  # see the top
+
+        return pd.Series(moments).dt.tz_localize("UTC").dt.tz_convert(self.zones[name]).array
 
     def copy(self) -> "Table":
         """The same in this process's own memory."""
@@ -96,7 +115,9 @@ class Table:
             target=self.target.copy(),
             target_name=self.target_name,
             categories=self.categories,
+            ordered=tuple(self.ordered),
             times=tuple(self.times),
+            zones=self.zones,
             classes=self.classes,
         )
 
@@ -146,7 +167,10 @@ class Data:
 
     @cached_property
     def frame(self) -> "pd.DataFrame":
-        """Training features as a frame; text columns are categorical, with the categories of the whole data set."""
+        """Training features as a frame; text columns are categorical, with the categories of the whole data set.
+
+        Points in time have the time zone of the source, categories its order, and are ordered where they are there.
+        """
         return self._table.frame(self._train)
 
     @cached_property

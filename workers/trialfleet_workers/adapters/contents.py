@@ -47,7 +47,9 @@ class ArrayContents:
         self.names = tuple(f"x{i}" for i in range(source.features.shape[1])) if source.features.ndim == 2 else ()
         self.target_name = spec.target or "y"
         self.categories: dict[str, list[str]] = {}
+        self.ordered: tuple[str, ...] = ()
         self.times: tuple[str, ...] = ()
+        self.zones: dict[str, str] = {}
         state = hashlib.blake2b(b"whole" if source.whole else b"", digest_size=16)
         labels = source.target
         for part in (source.features, labels if labels.dtype.kind in "biuf" else labels.astype(str)):
@@ -123,7 +125,9 @@ class TableContents:
             raise DataError(f"data.source = {spec.source!r} has no column beside the target {spec.target!r}")
         self.rows = len(self._target.values())
         self.categories = {name: self._by_name[name].categories for name in self.names if self._by_name[name].is_text}
+        self.ordered = tuple(name for name in self.names if self._by_name[name].is_ordered)
         self.times = tuple(name for name in self.names if self._by_name[name].is_time)
+        self.zones = {name: zone for name in self.names if (zone := self._by_name[name].zone) is not None}
         self.digest = hashlib.blake2b(b"".join(spool.digest() for spool in spools), digest_size=16).hexdigest()
 
     @property

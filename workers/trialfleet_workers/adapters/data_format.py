@@ -46,3 +46,6 @@ class Meta(msgspec.Struct, frozen=True):
     folds: list[tuple[tuple[int, int] | str, tuple[int, int] | str]]
     search_rows: int
     from_end: bool
+    #: Of `categories`, those whose order means something; of `times`, the time zones. Older files have neither.
+    ordered: tuple[str, ...] = ()
+    zones: dict[str, str] = {}

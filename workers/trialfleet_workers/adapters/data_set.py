@@ -106,6 +106,8 @@ class DataSet:
             target=self._array("y"),
             target_name=meta.info.target,
             categories=meta.categories,
+            ordered=meta.ordered,
             times=meta.times,
+            zones=meta.zones,
             classes=meta.classes,
         )

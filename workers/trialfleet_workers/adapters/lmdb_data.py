@@ -257,6 +257,8 @@ class DataCache:
                 folds=folds,
                 search_rows=layout.search.stop,
                 from_end=layout.from_end,
+                ordered=contents.ordered,
+                zones=contents.zones,
             )
             _write(folder / "data.mdb", arrays, msgspec.json.encode(meta))
             write_checksums(folder / "data.mdb")

@@ -45,6 +45,10 @@ class ColumnSpool:
         self._known = np.empty(0, np.int32)
         self.is_text = _is_text(arrow_type)
         self.is_time = pa.types.is_timestamp(arrow_type) or pa.types.is_date(arrow_type)
+        #: Where the clocks show its points in time; None where that is not said.
+        self.zone: str | None = arrow_type.tz if pa.types.is_timestamp(arrow_type) else None
+        #: Whether its texts are said to have an order, which is that of `categories`.
+        self.is_ordered = self.is_text and pa.types.is_dictionary(arrow_type) and arrow_type.ordered
         self._dtype = self._stored_type(arrow_type)
         self._file: IO[bytes] = open(path, "wb", opener=private)  # noqa: SIM115  # closed by `close`
 
@@ -113,6 +117,8 @@ class ColumnSpool:
     def digest(self) -> bytes:
         """Digest of name, type, values, texts and gaps."""
         self._digest.update(msgspec.json.encode([self.name, str(self._dtype), self.is_time, *self._codes]))
+        if self.zone is not None or self.is_ordered:
+            self._digest.update(msgspec.json.encode([self.zone, self.is_ordered]))
         for gaps in self._gaps:
             self._digest.update(gaps.data)
         return self._digest.digest()
