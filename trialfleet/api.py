@@ -10,7 +10,7 @@ import os
 import tempfile
 import threading
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypedDict, Unpack, cast
@@ -25,7 +25,7 @@ from trialfleet.paths import named_path
 from trialfleet.progress import progress_view
 from trialfleet.recorded import cache_figures_of
 from trialfleet.rendering import CacheFigures, finite
-from trialfleet.study_file import Direction, StudyRequest, StudySection, check_finite, read_space
+from trialfleet.study_file import Direction, StudyRequest, StudySection, check_finite, read_points, read_space
 from trialfleet_coordinator.budget import Budget
 from trialfleet_coordinator.report import StudyReport
 from trialfleet_shared.clock import SystemClock
@@ -72,6 +72,8 @@ class StudyOptions(TypedDict, total=False):
     seed: int | None
     #: "tpe" (default), "random", or the name of one of Optuna's samplers.
     sampler: str
+    #: Params that are evaluated before the sampler draws its own: those in use today, say.
+    points_to_evaluate: Sequence[Mapping[str, Any]]
     #: Wall seconds after which an evaluation is ended.
     evaluation_seconds: float | None
     #: Private memory that an evaluation may use, in MB of 2^20 bytes.
@@ -360,6 +362,7 @@ def _request(
         "target": options.get("target_value"),
         "seed": 0 if seed is None else seed,
         "sampler": options.get("sampler", "tpe"),
+        "points_to_evaluate": options.get("points_to_evaluate", []),
         "evaluation_seconds": options.get("evaluation_seconds"),
         "memory_mb": options.get("memory_mb"),
     }
@@ -372,10 +375,11 @@ def _request(
     types = field_types(StudySection)
     read = {key: read_value(types[key], value, words.get(key, key)) for key, value in given.items()}
     check_finite(read["target"], words["target"])
+    space = _space(search_space)
     return StudyRequest(
         name=read["name"],
         direction=read["direction"],
-        space=_space(search_space),
+        space=space,
         objective=f"{MEMORY_PREFIX}{name}",
         base=Path.cwd(),
         config=config,
@@ -383,6 +387,7 @@ def _request(
         data=_data(read["seed"], options),
         seed=read["seed"],
         sampler=read["sampler"],
+        points_to_evaluate=read_points(read["points_to_evaluate"], space, "points_to_evaluate"),
         evaluation_seconds=read["evaluation_seconds"],
         memory_mb=read["memory_mb"],
         functions={name: function},

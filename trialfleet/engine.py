@@ -26,6 +26,7 @@ from trialfleet_coordinator.driver import Outside, StudyPlan, run_study
 from trialfleet_coordinator.events import TimePassed
 from trialfleet_coordinator.ports import Sampler, StudyDefinition, StudyRecord
 from trialfleet_coordinator.report import Progress, StudyReport, build_report
+from trialfleet_coordinator.sampling.given_points import GivenPoints
 from trialfleet_coordinator.sampling.tpe import TpeSampler
 from trialfleet_coordinator.sampling.uniform import UniformSampler
 from trialfleet_coordinator.sampling.warm_start import warm_start as learn_from
@@ -195,7 +196,7 @@ def open_study(
             record,
             store=store,
             cache=cache,
-            sampler=sampler,
+            sampler=GivenPoints(sampler, request.points_to_evaluate),
             make_fleet=make_fleet,
             memory=_memory if request.config.use_process_pool or broker_url is not None else lambda: 0,
             mode=request.mode,

@@ -49,6 +49,7 @@ def submission_of(request: StudyRequest, function: Callable[..., Any], warm_star
         "target": budget.target,
         "seed": request.seed,
         "sampler": request.sampler,
+        "points_to_evaluate": [point.params for point in request.points_to_evaluate] or None,
         "evaluation_seconds": request.evaluation_seconds,
         "memory_mb": request.memory_mb,
     }

@@ -15,8 +15,10 @@ import msgspec
 from msgspec import Meta
 
 from trialfleet_coordinator.budget import Budget
+from trialfleet_coordinator.events import Draw
+from trialfleet_coordinator.sampling.given_points import point_of
 from trialfleet_shared.errors import ConfigurationError
-from trialfleet_shared.messages import Count, DataSpec, Name, Resampling
+from trialfleet_shared.messages import BoundedParams, Count, DataSpec, Name, Resampling
 from trialfleet_shared.settings import EfficiencyConfig, Mode, layered
 from trialfleet_shared.space import (
     Categorical,
@@ -24,6 +26,7 @@ from trialfleet_shared.space import (
     Float,
     FunctionSpace,
     Int,
+    Params,
     SearchSpace,
     Space,
     check_choices,
@@ -36,6 +39,8 @@ Direction = Literal["maximize", "minimize"]
 
 #: Sections of a study file.
 SECTIONS = ("study", "data", "resampling", "efficiency", "space")
+#: Points that a study may be given: more are a sampler of their own.
+MOST_POINTS = 10_000
 #: Fields of `DataSpec` that a study file gives elsewhere: as [resampling] and as study.seed.
 _ELSEWHERE = ("resampling", "seed")
 _DISTRIBUTIONS: Mapping[str, type[Float] | type[Int] | type[Categorical]] = {
@@ -69,6 +74,8 @@ class StudySection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     seed: Count = 0
     #: "tpe", "random", or the name of one of Optuna's samplers.
     sampler: Annotated[str, Meta(min_length=1)] = "tpe"
+    #: Params that are evaluated before the sampler draws its own.
+    points_to_evaluate: Annotated[list[BoundedParams], Meta(max_length=MOST_POINTS)] = []
     #: Wall seconds after which an evaluation is ended.
     evaluation_seconds: Annotated[float, Meta(gt=0, le=1e9)] | None = None
     #: Private memory that an evaluation may use, in MB of 2^20 bytes.
@@ -102,6 +109,8 @@ class StudyRequest:
     data: DataSpec | None = None
     seed: int = 0
     sampler: str = "tpe"
+    #: Points that are evaluated before the sampler draws its own.
+    points_to_evaluate: Sequence[Draw] = ()
     #: Wall seconds after which an evaluation is ended.
     evaluation_seconds: float | None = None
     #: Private memory that an evaluation may use, in MB of 2^20 bytes.
@@ -159,10 +168,11 @@ def read_study(
             f"{where}: study.trials, study.seconds and study.cpu_seconds are missing; give at least one of them"
         )
     check_finite(study.target, f"{where}: study.target")
+    space = _space(tables, study.space, where, base, own=own)
     return StudyRequest(
         name=study.name or base.name or "study",
         direction=study.direction,
-        space=_space(tables, study.space, where, base, own=own),
+        space=space,
         objective=study.objective,
         base=base,
         config=_efficiency(tables, study.mode, where, beside),
@@ -176,6 +186,7 @@ def read_study(
         data=_data(tables, study.seed, where, beside),
         seed=study.seed,
         sampler=study.sampler,
+        points_to_evaluate=read_points(study.points_to_evaluate, space, f"{where}: study.points_to_evaluate"),
         evaluation_seconds=study.evaluation_seconds,
         memory_mb=study.memory_mb,
         origin=where,
@@ -224,6 +235,11 @@ def read_space(values: object, where: str, *, prefix: str = "space.") -> SearchS
         return SearchSpace(parameters)
     except ConfigurationError as error:
         raise ConfigurationError(f"{where}: {error}") from error
+
+
+def read_points(points: Sequence[Params], space: Space, key: str) -> list[Draw]:
+    """The points of the space that are given at `key`. Raises ConfigurationError, see `point_of`."""
+    return [point_of(space, values, f"{key}[{place}]") for place, values in enumerate(points)]
 
 
 def _distribution(values: object, where: str, key: str) -> Distribution:

@@ -121,6 +121,10 @@ class Sampler(Protocol):
         """
         ...
 
+    def add(self, draws: Sequence[tuple[int, Params, dict[str, Distribution]]]) -> None:
+        """These trials, given as for `restore`, were drawn elsewhere; they count as pending, and are not drawn again."""
+        ...
+
     def ask(self, numbers: range) -> list[Draw]:
         """One draw for each trial number; fewer when every point of the space was drawn already."""
         ...

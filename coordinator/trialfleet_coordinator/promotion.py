@@ -55,7 +55,7 @@ _RACING_QUANTILE = statistics.NormalDist().inv_cdf(RACING_CONFIDENCE)
 def mean(values: Sequence[float]) -> float:
     """Their mean, however large they are: objectives return the largest number there is to say "never again"."""
     if len(values) == 1:
-        return values[0]
+        return values[0] + 0.0  # 0.0 of -0.0, as of several
     try:
         return statistics.fmean(values)
     except OverflowError:

@@ -13,7 +13,8 @@ from trialfleet_coordinator.adapters.optuna_samplers import OptunaSampler, optun
 from trialfleet_coordinator.commands import Observation
 from trialfleet_coordinator.events import Draw
 from trialfleet_coordinator.ports import Sampler
-from trialfleet_coordinator.sampling.drawing import Drawn
+from trialfleet_coordinator.sampling.drawing import Drawn, draw_point, uniform_value
+from trialfleet_coordinator.sampling.given_points import GivenPoints
 from trialfleet_coordinator.sampling.tpe import TpeSampler
 from trialfleet_coordinator.sampling.uniform import UniformSampler
 from trialfleet_shared.errors import ConfigurationError
@@ -66,6 +67,10 @@ def branching(trial: SpaceTrial) -> None:
     trial.suggest_float("dropout", 0, 0.1 * layers)
 
 
+def _middle(space: Space) -> list[Draw]:
+    return [draw_point(space, lambda _, distribution: uniform_value(distribution, 0.5))]
+
+
 SPACES: dict[str, Space] = {
     "mixed": MIXED,
     "conditional": CONDITIONAL,
@@ -76,6 +81,7 @@ SAMPLERS: dict[str, Make] = {
     "uniform": lambda space, seed: UniformSampler(space, seed=seed),
     "optuna's tpe": lambda space, seed: OptunaSampler("TPESampler", space, maximize=False, seed=seed),
     "optuna's nsga2": lambda space, seed: OptunaSampler("NSGAIISampler", space, maximize=False, seed=seed),
+    "given points": lambda space, seed: GivenPoints(UniformSampler(space, seed=seed), _middle(space)),
     "optuna's random": lambda space, seed: OptunaSampler("RandomSampler", space, maximize=False, seed=seed),
 }
 
@@ -205,6 +211,15 @@ def test_learns_of_trials_that_it_never_drew(make: Make, space: Space) -> None:
     seen = {canonical_params(draw.params) for draw in foreign}
     assert len(draws) == 10
     assert not any(canonical_params(draw.params) in seen for draw in draws)
+
+
+def test_what_was_drawn_elsewhere_is_pending_and_not_drawn_again(make: Make) -> None:
+    sampler = make(SMALL, 0)
+    foreign = UniformSampler(SMALL, seed=9).ask(range(30))
+    sampler.add([(number, *draw) for number, draw in enumerate(foreign)])
+    sampler.tell([observe(number, draw, value=score(draw)) for number, draw in enumerate(foreign)][:20])
+    drawn = foreign + sampler.ask(range(30, 40))
+    assert len({canonical_params(draw.params) for draw in drawn}) == len(drawn) == 36
 
 
 def test_goes_on_after_a_restore(make: Make, space: Space) -> None:

@@ -154,6 +154,24 @@ def test_a_changed_study_is_refused_and_can_be_forked(tmp_path: Path, home: Path
     assert document(forked.stdout)["study"] == "wider"
 
 
+def test_given_points_come_first_and_later_ones_when_the_study_goes_on(tmp_path: Path, home: Path) -> None:
+    study = write_study(tmp_path / "study", trials=3)
+    plain = study.read_text()
+    study.write_text(plain.replace("trials = 3", "trials = 3\npoints_to_evaluate = [{ x = 0.5 }]"))
+    first = document(trialfleet(["run", study, "--json"], home).stdout)
+    study.write_text(plain.replace("trials = 3", "trials = 5\npoints_to_evaluate = [{ x = 0.5 }, { x = 0.25 }]"))
+    then = document(trialfleet(["run", study, "--json"], home).stdout)
+    study.write_text(plain.replace("trials = 3", "trials = 6\npoints_to_evaluate = [{ x = 5 }]"))
+    refused = trialfleet(["run", study], home)
+
+    assert first["trials"][0]["params"] == {"x": 0.5}
+    assert [trial["params"] for trial in then["trials"][:3]] == [trial["params"] for trial in first["trials"]]
+    assert then["trials"][3]["params"] == {"x": 0.25}
+    check_whole(then, 5)
+    assert refused.returncode == 2
+    assert "study.points_to_evaluate[0].x = 5: allowed is -1.0 to 1.0" in refused.stderr
+
+
 def test_repeated_params_come_from_the_cache_of_another_study(tmp_path: Path, home: Path) -> None:
     study = write_study(tmp_path / "study")
     trialfleet(["run", study], home)

@@ -13,6 +13,7 @@ from trialfleet.client import AsyncClient
 from trialfleet.remote import run_by, submission_of
 from trialfleet.study_file import StudyRequest, read_study
 from trialfleet_coordinator.budget import Budget
+from trialfleet_coordinator.sampling.given_points import point_of
 from trialfleet_coordinator.serving import ServiceState, StudyStatus, Submission
 from trialfleet_shared.errors import StudyFailedError, TrialfleetError
 from trialfleet_shared.settings import EfficiencyConfig
@@ -47,6 +48,22 @@ def test_a_coordinator_is_told_every_setting_and_the_mode(config: EfficiencyConf
     told = msgspec.json.decode(msgspec.json.encode(submission_of(request, bowl, None)), type=Submission)
     study = read_study(told.tables, "the submission", Path(told.base))
     assert (study.config, study.mode) == (config, mode)
+
+
+def test_a_coordinator_is_told_the_points_to_evaluate() -> None:
+    space = SearchSpace({"x": Float(0.0, 1.0)})
+    request = StudyRequest(
+        name="bowl",
+        direction="minimize",
+        space=space,
+        objective="memory:bowl",
+        base=Path(),
+        config=EfficiencyConfig(),
+        budget=Budget(trials=10),
+        points_to_evaluate=[point_of(space, {"x": 0.25}, "point")],
+    )
+    told = submission_of(request, bowl, None)
+    assert read_study(told.tables, "the submission", Path(told.base)).points_to_evaluate == request.points_to_evaluate
 
 
 class SlowClient:

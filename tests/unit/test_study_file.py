@@ -61,6 +61,7 @@ def test_every_section_is_read(tmp_path: Path) -> None:
             sampler = "random"
             evaluation_seconds = 1.5
             memory_mb = 100
+            points_to_evaluate = [{ kind = "a", n = 3 }, { kind = true }]
             [data]
             source = "table.csv"
             target = "y"
@@ -97,6 +98,7 @@ def test_every_section_is_read(tmp_path: Path) -> None:
         "kind": Categorical(["a", 1, True]),
         "n": Int(1, 9, step=2, when={"kind": ["a"]}),
     }
+    assert [point.params for point in study.points_to_evaluate] == [{"kind": "a", "n": 3}, {"kind": True}]
     assert (study.seed, study.sampler, study.evaluation_seconds, study.memory_mb) == (3, "random", 1.5, 100.0)
 
 

@@ -110,10 +110,14 @@ class OptunaSampler:
             draws: its trials, by number.
             observations: what it was told.
         """
-        for number, params, distributions in draws:
-            self._add(number, params, distributions)
+        self.add(draws)
         self._study.sampler = self._sampler(self._seed + len(draws))
         self.tell(observations)
+
+    def add(self, draws: Sequence[Drawn]) -> None:
+        """These trials were drawn elsewhere, and are running."""
+        for number, params, distributions in draws:
+            self._add(number, params, distributions)
 
     def _open(self, *, maximize: bool) -> Study:
         # Optuna would greet on standard error.

@@ -97,10 +97,14 @@ class TpeSampler:
             draws: its trials, by number.
             observations: what it was told.
         """
+        self.add(draws)
+        self.tell(observations)
+
+    def add(self, draws: Sequence[Drawn]) -> None:
+        """These trials were drawn elsewhere, and are pending."""
         for number, params, distributions in draws:
             self._drawing.add(params)
             self._estimator.add(number, params, distributions)
-        self.tell(observations)
 
     def learn_from(self, ranked: Sequence[Draw]) -> None:
         """Begin with an earlier study's trials, best first; see `warm_start.py`.

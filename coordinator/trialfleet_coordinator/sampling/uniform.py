@@ -41,6 +41,10 @@ class UniformSampler:
             draws: its trials, by number.
             observations: what it was told.
         """
+        self.add(draws)
+        self.tell(observations)
+
+    def add(self, draws: Sequence[Drawn]) -> None:
+        """These trials were drawn elsewhere."""
         for _, params, _ in draws:
             self._drawing.add(params)
-        self.tell(observations)
