@@ -5,7 +5,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Union
@@ -20,7 +20,7 @@ from trialfleet.watching import Watching
 from trialfleet_coordinator.adapters.lmdb_store import LmdbStudyStore
 from trialfleet_coordinator.budget import Budget
 from trialfleet_coordinator.capped_fleet import CappedFleet
-from trialfleet_coordinator.collecting import nothing_collected
+from trialfleet_coordinator.collecting import nothing_collected, seldom_collected
 from trialfleet_coordinator.commands import RecordTerms
 from trialfleet_coordinator.driver import Outside, StudyPlan, run_study
 from trialfleet_coordinator.events import TimePassed
@@ -70,7 +70,7 @@ class OpenStudy:
         cache: LmdbResultCache | None,
         sampler: Sampler,
         make_fleet: Callable[[Telemetry], Fleet],
-        memory: Callable[[], int],
+        evaluates_here: bool,
         mode: str,
         watching: Watching,
     ) -> None:
@@ -80,7 +80,7 @@ class OpenStudy:
         self._cache = cache
         self._sampler = sampler
         self._make_fleet = make_fleet
-        self._memory = memory
+        self._evaluates_here = evaluates_here
         self._mode = mode
         self._watching = watching
 
@@ -98,12 +98,16 @@ class OpenStudy:
 
     def run(self, on_progress: Callable[[Progress], None], stop: Callable[[], str | None]) -> StudyReport:
         """Run it on its fleet; see `run_study`."""
-        with self._watching.study(self.plan.definition, self._mode, self.record, self._cache) as telemetry:
+        here = self._evaluates_here
+        with (
+            # What objectives leave behind may hold much memory: in this process it is looked for as often as ever.
+            nullcontext() if here else seldom_collected(),
+            self._watching.study(self.plan.definition, self._mode, self.record, self._cache) as telemetry,
+        ):
+            memory = (lambda: 0) if here else _memory  # a fleet in this process counts it by itself
             fleet = self._make_fleet(telemetry)
             try:
-                outside = Outside(
-                    fleet, self._store, self._cache, self._sampler, SystemClock(), self._memory, telemetry
-                )
+                outside = Outside(fleet, self._store, self._cache, self._sampler, SystemClock(), memory, telemetry)
                 return run_study(self.plan, self.record, outside, on_progress=on_progress, stop=stop)
             finally:
                 fleet.close()
@@ -198,7 +202,7 @@ def open_study(
             cache=cache,
             sampler=GivenPoints(sampler, request.points_to_evaluate),
             make_fleet=make_fleet,
-            memory=_memory if request.config.use_process_pool or broker_url is not None else lambda: 0,
+            evaluates_here=broker_url is None and not request.config.use_process_pool,
             mode=request.mode,
             watching=watching,
         )

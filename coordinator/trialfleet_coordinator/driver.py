@@ -18,7 +18,7 @@ from typing import NamedTuple
 import msgspec
 
 from trialfleet_coordinator.budget import Budget
-from trialfleet_coordinator.collecting import nothing_collected, seldom_collected
+from trialfleet_coordinator.collecting import nothing_collected
 from trialfleet_coordinator.commands import (
     Command,
     DrawTrials,
@@ -110,8 +110,7 @@ def run_study(
     """
     with nothing_collected():
         session = Session(plan, record, outside)
-    with seldom_collected():
-        return session.run(on_progress, stop)
+    return session.run(on_progress, stop)
 
 
 class Session:

@@ -1,6 +1,7 @@
 """The Python API: every kind of objective, space and data; named and unnamed studies; cancelling."""
 
 import asyncio
+import gc
 import math
 import os
 import re
@@ -16,9 +17,14 @@ from support.waiting import wait_until
 
 import trialfleet
 from trialfleet import EfficiencyConfig, Resampling, TrialfleetError
+from trialfleet.engine import open_study
 from trialfleet.home import Home
 from trialfleet.recorded import studies
+from trialfleet.study_file import StudyRequest
+from trialfleet_coordinator.budget import Budget
+from trialfleet_coordinator.collecting import SELDOM
 from trialfleet_shared.errors import ConfigurationError, StudyChangedError, StudyFailedError
+from trialfleet_shared.space import Float, SearchSpace
 
 X = {"x": {"type": "float", "min": 0.0, "max": 1.0}}
 
@@ -406,3 +412,22 @@ def test_importing_the_package_shows_its_names() -> None:
     assert set(trialfleet.__all__) <= set(dir(trialfleet))
     with pytest.raises(AttributeError, match="no attribute 'optimise'"):
         trialfleet.optimise  # type: ignore[attr-defined]  # noqa: B018  # on purpose
+
+
+@pytest.mark.parametrize("use_process_pool", [True, False])
+def test_the_collector_looks_as_often_as_ever_where_objectives_run(use_process_pool: bool, home: Path) -> None:
+    request = StudyRequest(
+        name="score",
+        direction="maximize",
+        space=SearchSpace({"x": Float(0.0, 1.0)}),
+        objective="memory:score",
+        base=Path(),
+        config=EfficiencyConfig(use_process_pool=use_process_pool, max_workers=1),
+        budget=Budget(trials=3),
+        functions={"score": local_function()},
+    )
+    usual, seen = gc.get_threshold()[0], set[int]()
+    with open_study(request, Home(home)) as study:
+        study.run(lambda _: seen.add(gc.get_threshold()[0]), lambda: None)
+    assert seen == {max(SELDOM, usual) if use_process_pool else usual}
+    assert gc.get_threshold()[0] == usual
