@@ -366,7 +366,10 @@ class Daemon:
             case None | StudyReport(ended="stopped"):
                 # Abandoned or paused: the state says so; or resumed meanwhile, and then it is queued.
                 self._note(entry)
-            case TrialfleetError() as error if entry.state not in (ServiceState.RUNNING, ServiceState.QUEUED):
+            case StudyReport() if entry.state is ServiceState.CANCELLED:
+                # It was about to end by itself; who cancelled it was told that it is cancelled.
+                self._note(entry)
+            case Exception() as error if entry.state not in (ServiceState.RUNNING, ServiceState.QUEUED):
                 # It was about to fail when somebody asked for another state, which it keeps.
                 _LOG.warning("study %s: %s", entry.study, error, extra={"study": entry.study})
                 self._note(entry)

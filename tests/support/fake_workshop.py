@@ -79,6 +79,8 @@ class FakeStudy:
         self.entry = entry
         self.most_slots = most_slots
         self.closed = threading.Event()
+        #: The thread that has it open.
+        self.thread = threading.current_thread()
         #: What it tells while it runs.
         self.progress = a_progress(entry.study)
         #: Whether it goes on closing when it was stopped.

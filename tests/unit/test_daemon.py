@@ -132,7 +132,9 @@ def test_a_study_does_not_wait_for_what_a_deleted_one_of_its_name_waited_for(ser
     assert service.state("a") is RUNNING
 
 
-@pytest.mark.parametrize("outcome", [BrokerError("nobody answers"), StoreError("the disk is full"), DataError("odd")])
+@pytest.mark.parametrize(
+    "outcome", [BrokerError("nobody answers"), StoreError("the disk is full"), DataError("odd"), KeyError("x")]
+)
 @pytest.mark.parametrize("asked", [PAUSED, CANCELLED])
 def test_a_study_that_fails_while_it_is_paused_or_cancelled_stays_so(
     service: Service, outcome: Exception, asked: ServiceState
@@ -140,12 +142,25 @@ def test_a_study_that_fails_while_it_is_paused_or_cancelled_stays_so(
     service.submit("a")
     study = service.running("a")
     study.end(outcome)
-    wait_until(study.closed.is_set, "the study to close")
+    study.thread.join()
     (service.daemon.pause if asked is PAUSED else service.daemon.cancel)("a")
     service.clock.now += RETRY_SECONDS
-    service.submit("b")
-    service.running("b")
-    assert (service.state("a"), len(service.workshop.opened)) == (asked, 2)
+    for _ in range(2):
+        service.daemon.tick()
+    assert (service.state("a"), len(service.workshop.opened)) == (asked, 1)
+
+
+@pytest.mark.parametrize("ended", ["trials", "failed"])
+def test_a_study_that_comes_to_its_end_while_it_is_cancelled_is_cancelled(service: Service, ended: str) -> None:
+    service.submit("a")
+    study = service.running("a")
+    study.end(a_report("a", ended))
+    study.thread.join()
+    assert service.daemon.cancel("a").state is CANCELLED
+    service.daemon.tick()
+    assert (service.state("a"), service.daemon.status("a").because) == (CANCELLED, "by request")
+    assert service.daemon.report("a").ended == "stopped"
+    assert service.roster.entries["a"].state is CANCELLED
 
 
 def test_a_full_disk_ends_neither_the_coordinator_nor_other_studies(service: Service) -> None:
