@@ -243,10 +243,10 @@ class Daemon:
     def tick(self) -> None:
         """Conclude studies that came to an end, start queued ones, divide the slots; to be called several times a second."""
         with self._lock:
-            for study, run in list(self._runs.items()):
-                if run.ended:
-                    del self._runs[study]
-                    self._conclude(self._entries[study], run)
+            self._conclude_ended()
+            for study, run in self._runs.items():
+                if run.opened and self._entries[study].before is not None:  # it is not what it was before any more
+                    self._note(_latest(self._entries[study], run))
             self._start_queued()
             self._divide()
 
@@ -259,14 +259,17 @@ class Daemon:
                 run.abandon()
         for run in runs:
             run.join()
+        with self._lock:
+            self._conclude_ended()
 
     def _command(self, study: str, state: ServiceState, because: str) -> StudyStatus:
         with self._lock:
             entry = self._entry(study)
             if entry.state.ended:
                 raise StudyBusyError(f"study {study!r} has ended: it is {entry.state}; submit it again to go on")
-            self._enter(entry, state, because, asked=True)
             run = self._runs.get(study)
+            # With what is known so far: there may be no later moment to write it.
+            self._enter(entry if run is None else _latest(entry, run), state, because, asked=True)
             if run is not None and state is ServiceState.PAUSED:
                 run.stop("paused")
             elif run is not None and state is ServiceState.CANCELLED:
@@ -357,11 +360,14 @@ class Daemon:
             refused=entry.refused,
         )
 
+    def _conclude_ended(self) -> None:
+        for study, run in list(self._runs.items()):
+            if run.ended:
+                del self._runs[study]
+                self._conclude(_latest(self._entries[study], run), run)
+
     def _conclude(self, entry: Entry, run: "_Run") -> None:
         """A study's thread has ended: what has become of the study?"""
-        entry = msgspec.structs.replace(
-            entry, progress=run.progress or entry.progress, before=None if run.opened else entry.before
-        )
         match run.outcome:
             case None | StudyReport(ended="stopped"):
                 # Abandoned or paused: the state says so; or resumed meanwhile, and then it is queued.
@@ -490,6 +496,13 @@ class _Run:
     def _leave_if_abandoned(self) -> None:
         if self._abandoned:
             raise _Abandoned
+
+
+def _latest(entry: Entry, run: _Run) -> Entry:
+    """The entry with what its thread has come to."""
+    return msgspec.structs.replace(
+        entry, progress=run.progress or entry.progress, before=None if run.opened else entry.before
+    )
 
 
 def _claim(run: _Run) -> Claim:

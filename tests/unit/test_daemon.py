@@ -343,6 +343,58 @@ def test_a_restarted_coordinator_goes_on_with_what_ran_and_leaves_paused_what_wa
     assert (service.state("b"), service.state("c")) == (PAUSED, CANCELLED)
 
 
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_submission_that_was_opened_is_what_the_next_coordinator_knows_of(service: Service, killed: bool) -> None:
+    service.submit("a")
+    service.running("a").end(a_report("a", "trials"))
+    service.tick_until("a", DONE)
+    service.submit("a")
+    service.running("a")
+    service.daemon.tick()
+    first = service.daemon
+    if not killed:
+        first.close()
+    service.workshop.failures["a"] = DataError("no such file")
+    service.start()
+    service.tick_until("a", FAILED)
+    assert (service.daemon.status("a").because, service.daemon.status("a").refused) == ("no such file", "")
+    first.close()
+
+
+@pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.parametrize("asked", [PAUSED, CANCELLED])
+def test_a_study_that_is_paused_or_cancelled_at_a_restart_shows_what_it_came_to(
+    service: Service, asked: ServiceState, killed: bool
+) -> None:
+    service.submit("a")
+    progress = service.running("a").progress
+    (service.daemon.pause if asked is PAUSED else service.daemon.cancel)("a")
+    first = service.daemon
+    if not killed:
+        first.close()
+    service.start()
+    assert (service.state("a"), service.daemon.status("a").progress) == (asked, progress)
+    first.close()
+
+
+def test_a_study_that_runs_at_a_restart_shows_what_it_came_to_until_it_runs_again(service: Service) -> None:
+    service.submit("a")
+    progress = service.running("a").progress
+    service.daemon.close()
+    service.start()
+    assert (service.state("a"), service.daemon.status("a").progress) == (RUNNING, progress)
+
+
+def test_a_study_that_ends_while_the_coordinator_is_closed_has_ended(service: Service) -> None:
+    service.submit("a")
+    study = service.running("a")
+    study.end(a_report("a", "trials", "all trials are done"))
+    study.thread.join()
+    service.daemon.close()
+    service.start()
+    assert (service.state("a"), service.daemon.status("a").because) == (DONE, "all trials are done")
+
+
 def test_closing_leaves_no_study_open(service: Service) -> None:
     for name in "abc":
         service.submit(name)
