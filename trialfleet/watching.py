@@ -50,6 +50,11 @@ class Watching:
         if self._metrics is not None:
             self._metrics.data_imported(seconds, size)
 
+    def study_deleted(self, study: str) -> None:
+        """A study that had ended was deleted: one of its name is another one."""
+        if self._metrics is not None:
+            self._metrics.forget(study)
+
     @contextmanager
     def study(
         self, definition: StudyDefinition, mode: str, record: StudyRecord, cache: LmdbResultCache | None

@@ -79,6 +79,7 @@ class HomeWorkshop:
         with open_store(self._home) as store:
             if store.load(study) is not None:
                 store.delete(study)
+        self._watching.study_deleted(study)
 
     def trouble(self) -> str:
         """See `Workshop.trouble`."""

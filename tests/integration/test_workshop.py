@@ -5,13 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.exposition import told
 
 from trialfleet.engine import open_study
 from trialfleet.home import Home
 from trialfleet.study_file import read_study
 from trialfleet.watching import Watching
 from trialfleet.workshop import HomeWorkshop
+from trialfleet_coordinator.adapters.prometheus import FleetMetrics
 from trialfleet_coordinator.serving import Submission
+from trialfleet_shared.clock import SystemClock
 from trialfleet_shared.errors import StudyChangedError
 from trialfleet_workers.allowance import Allowance
 
@@ -67,3 +70,15 @@ def test_other_code_is_refused(describe: Callable[[dict[str, Any]], str], tmp_pa
     (tmp_path / "objective.py").write_text(OBJECTIVE.replace("params['x']", "-params['x']"))
     with pytest.raises(StudyChangedError, match="another objective's code;"):
         describe(tables())
+
+
+def test_metrics_of_a_deleted_study_are_none_of_the_next_ones_of_its_name(tmp_path: Path) -> None:
+    (tmp_path / "objective.py").write_text(OBJECTIVE)
+    home, metrics = Home(tmp_path / "home"), FleetMetrics(SystemClock(), memory=lambda: 1)
+    workshop = HomeWorkshop(home, "amqp://nowhere", Allowance((tmp_path,)), Watching(metrics))
+    for deleted in (False, True):
+        if deleted:
+            workshop.delete("a")
+        with open_study(read_study(tables(), "here", tmp_path), home, watching=Watching(metrics)) as study:
+            study.run(lambda _: None, lambda: None)
+        assert told(metrics)["trialfleet_trials_started_total", "a"] == 4

@@ -204,6 +204,16 @@ def test_a_study_that_is_taken_up_again_soon_is_counted_on(fleet: Fleet) -> None
     assert told(fleet.metrics)["trialfleet_trials_started_total", "s"] == 2
 
 
+def test_a_deleted_study_is_forgotten_and_an_equal_one_of_its_name_starts_at_nothing(fleet: Fleet) -> None:
+    work(fleet.metrics.study(a_definition("s"), "fast"))
+    fleet.metrics.retire("s")
+    fleet.metrics.forget("s")
+    assert not fleet.studies()
+    fleet.metrics.study(a_definition("s"), "fast")
+    assert told(fleet.metrics)["trialfleet_trials_started_total", "s"] == 0
+    fleet.metrics.forget("nobody")
+
+
 def test_another_study_of_the_same_name_starts_at_nothing(fleet: Fleet) -> None:
     work(fleet.metrics.study(a_definition("s"), "fast"))
     fleet.metrics.retire("s")

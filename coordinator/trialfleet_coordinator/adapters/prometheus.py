@@ -4,6 +4,7 @@ Studies are watched by a `StudyMetrics` each, which counts in plain numbers unde
 second an evaluation), and is read when Prometheus scrapes. Every series of a study is there, at 0, from its first scrape
 on, so that rates miss no first increment; all go some minutes after the study's end, when Prometheus has seen the last
 figures, so that a service that runs for months keeps the series of those studies alone that run, be it scraped or not.
+Those of a deleted study go at once: a study of its name is another one, whose counters start again at 0.
 """
 
 import threading
@@ -286,6 +287,11 @@ class FleetMetrics(Collector):
         with self._lock:
             if study in self._studies:
                 self._studies[study].gone_at = self._clock.monotonic() + KEEP_SECONDS
+
+    def forget(self, study: str) -> None:
+        """The study has ended, and is deleted: one of its name is another one. Nothing happens where it is not watched."""
+        with self._lock:
+            self._studies.pop(study, None)
 
     def watch_cache(self, study: str, stats: Callable[[], CacheStats]) -> None:
         """Tell of the result cache as the study has it open, until the study is retired."""
