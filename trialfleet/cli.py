@@ -17,6 +17,7 @@ from trialfleet.commands.declared import care, deadletters, recorded, running, s
 from trialfleet.commands.declared.options import EPILOG, Invocation
 from trialfleet.signals import Interrupted
 from trialfleet_shared.errors import TrialfleetError
+from trialfleet_shared.visible import visible
 
 _LOG = logging.getLogger("trialfleet")
 
@@ -88,6 +89,6 @@ def _complain(message: str, invocation: Invocation) -> None:
     if invocation.logs_json:
         _LOG.error(message, exc_info=invocation.verbose)
         return
-    click.echo(f"error: {' '.join(message.split())}", err=True)
+    click.echo(f"error: {visible(' '.join(message.split()))}", err=True)
     if invocation.verbose:
-        traceback.print_exc()
+        click.echo(visible(traceback.format_exc()), nl=False, err=True)

@@ -4,7 +4,7 @@ import msgspec
 
 from trialfleet.environment import Environment
 from trialfleet_shared.errors import ConfigurationError
-from trialfleet_shared.messages import Name
+from trialfleet_shared.messages import StudyName
 from trialfleet_shared.settings import Mode
 from trialfleet_shared.tables import Setting, read_value
 
@@ -40,5 +40,5 @@ class StudyFlags(msgspec.Struct, frozen=True, kw_only=True):
                 )
             settings.setdefault(section, []).append(Setting(key, value, f"--set {place}", is_text=True))
         if self.fork is not None:
-            read_value(Name, self.fork, "--fork", is_text=True)
+            read_value(StudyName, self.fork, "--fork", is_text=True)
         return settings

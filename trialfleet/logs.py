@@ -16,6 +16,7 @@ from typing import Any, Literal, TextIO
 
 from trialfleet_shared.clock import Clock
 from trialfleet_shared.redaction import without_secrets
+from trialfleet_shared.visible import visible, visible_in_json
 
 LogFormat = Literal["json", "text"]
 
@@ -41,7 +42,7 @@ class TextFormatter(logging.Formatter):
         """See `logging.Formatter.format`."""
         suppressed = getattr(record, _SUPPRESSED, 0)
         more = f" ({suppressed} more like this were not shown)" if suppressed else ""
-        return without_secrets(super().format(record)) + more
+        return visible(without_secrets(super().format(record))) + more
 
 
 class JsonFormatter(logging.Formatter):
@@ -60,7 +61,7 @@ class JsonFormatter(logging.Formatter):
                 line[name] = _as_json(value)
         if record.exc_info:
             line["exception"] = without_secrets(self.formatException(record.exc_info))
-        return json.dumps(line, ensure_ascii=False)
+        return visible_in_json(json.dumps(line, ensure_ascii=False))
 
 
 def _as_json(value: object) -> object:

@@ -9,8 +9,8 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
-from rich.text import Text
 
+from trialfleet.words import words
 from trialfleet_coordinator.report import Progress
 from trialfleet_shared.clock import Clock
 from trialfleet_shared.ladder import Ladder
@@ -71,7 +71,7 @@ class PlainView:
 
     def _draw(self, progress: Progress) -> None:
         line = ", ".join(f"{name} {value}" for name, value in facts(progress))
-        self._console.print(Text(f"{progress.study}: {line}"), soft_wrap=True)
+        self._console.print(words(f"{progress.study}: {line}"), soft_wrap=True)
 
 
 class LiveView:
@@ -111,13 +111,13 @@ def render_progress(progress: Progress) -> Group:
     """The live view of one moment."""
     head = Table.grid(padding=(0, 1))
     head.add_row(
-        Text(progress.study, style="bold"),
+        words(progress.study, style="bold"),
         ProgressBar(total=1.0, completed=done_share(progress) or 0.0, width=40),
-        Text(_state(progress), style="dim"),
+        words(_state(progress), style="dim"),
     )
     body = Table.grid(padding=(0, 2))
     for name, value in facts(progress):
-        body.add_row(Text(name, style="dim"), Text(value))
+        body.add_row(words(name, style="dim"), words(value))
     return Group(head, body)
 
 

@@ -7,11 +7,12 @@ from typing import Any
 import msgspec
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
-from rich.text import Text
 
 from trialfleet.progress import duration, rung_name, undecided
+from trialfleet.words import words
 from trialfleet_coordinator.report import BestTrial, EfficiencyMetrics, StudyReport
 from trialfleet_coordinator.serving import ServiceState, StudyStatus
+from trialfleet_shared.visible import visible_in_json
 
 
 class CacheFigures(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,7 +61,7 @@ def finite(value: Any) -> Any:
 
 def print_json(console: Console, document: Any) -> None:
     """One JSON document on one line each level, without colours or wrapping."""
-    text = msgspec.json.format(msgspec.json.encode(document), indent=2).decode()
+    text = visible_in_json(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
     console.print(text, soft_wrap=True, markup=False, highlight=False, emoji=False)
 
 
@@ -72,34 +73,34 @@ def print_report(console: Console, report: StudyReport, cache: CacheFigures, hom
 def print_best(console: Console, best: BestTrial) -> None:
     """The best trial for people."""
     if best.params is None:
-        console.print(Text(f"{best.study}: no trial has a value."))
+        console.print(words(f"{best.study}: no trial has a value."))
         return
-    parts: list[RenderableType] = [Text(f"{best.study}: trial {best.trial}", style="bold"), _params(best.params)]
+    parts: list[RenderableType] = [words(f"{best.study}: trial {best.trial}", style="bold"), _params(best.params)]
     assert best.value is not None
-    parts.append(Text(f"value {_number(best.value)}{'' if best.complete else ' *'}"))
+    parts.append(words(f"value {_number(best.value)}{'' if best.complete else ' *'}"))
     if not best.complete:
-        parts.append(Text(_NOT_COMPLETE, style="dim"))
+        parts.append(words(_NOT_COMPLETE, style="dim"))
     console.print(Group(*parts))
 
 
 def render_report(report: StudyReport, cache: CacheFigures, home: Path | None) -> RenderableType:
     """The report for people."""
-    parts: list[RenderableType] = [Text(f"{report.study}: {first_line(report.ended_because)}", style="bold")]
+    parts: list[RenderableType] = [words(f"{report.study}: {first_line(report.ended_because)}", style="bold")]
     if report.best_params is None:
-        parts += [Text(), Text("No trial has a value.")]
+        parts += [words(), words("No trial has a value.")]
     else:
         parts += _section(f"Best params (trial {report.best_trial})", _params(report.best_params))
         parts += _section(f"Values ({report.direction})", _values(report))
         if not report.best_is_complete:
-            parts.append(Text(_NOT_COMPLETE, style="dim"))
+            parts.append(words(_NOT_COMPLETE, style="dim"))
     parts += _section("Trials", _trials(report))
     parts += _section("Efficiency", _efficiency(report.efficiency_metrics, report, cache))
-    parts.append(Text(_ESTIMATED, style="dim"))
+    parts.append(words(_ESTIMATED, style="dim"))
     if report.failures:
-        parts += [Text(), Text("Latest failures", style="bold")]
-        parts += [Text(f"  {first_line(failure)}") for failure in report.failures]
+        parts += [words(), words("Latest failures", style="bold")]
+        parts += [words(f"  {first_line(failure)}") for failure in report.failures]
     if home is not None:
-        parts += [Text(), Text(f"Kept in {home}; see it again with: trialfleet report {report.study}", style="dim")]
+        parts += [words(), words(f"Kept in {home}; see it again with: trialfleet report {report.study}", style="dim")]
     return Group(*parts)
 
 
@@ -110,19 +111,19 @@ def render_studies(studies: Sequence[StudySummary]) -> RenderableType:
         table.add_column(name, justify="left" if name in ("study", "direction") else "right", no_wrap=True)
     for study in studies:
         if study.trouble:
-            table.add_row(Text(study.study), "damaged")
+            table.add_row(words(study.study), "damaged")
             continue
         best = "" if study.best_value is None else _number(study.best_value)
         table.add_row(
-            Text(study.study),
+            words(study.study),
             study.direction,
             *(str(count) for count in (study.trials, study.complete, study.pruned, study.failed)),
             best if study.best_is_complete or not best else f"* {best}",
             duration(study.elapsed_seconds),
         )
-    notes = [Text(study.trouble) for study in studies if study.trouble]
+    notes = [words(study.trouble) for study in studies if study.trouble]
     if any(study.best_value is not None and not study.best_is_complete for study in studies):
-        notes.append(Text(_NOT_COMPLETE, style="dim"))
+        notes.append(words(_NOT_COMPLETE, style="dim"))
     return Group(table, *notes)
 
 
@@ -146,8 +147,8 @@ def render_statuses(statuses: Sequence[StudyStatus]) -> RenderableType:
                 str(progress.slots) if running else "",
                 duration(progress.elapsed_seconds),
             ]
-        because = Text(first_line(status.because))
-        table.add_row(Text(status.study), status.state, status.mode, str(status.priority), *cells, because)
+        because = words(first_line(status.because))
+        table.add_row(words(status.study), status.state, status.mode, str(status.priority), *cells, because)
     return table
 
 
@@ -158,7 +159,7 @@ _NOT_COMPLETE = "* not measured on all rows and all folds yet"
 def _params(params: Mapping[str, Any]) -> Table:
     table = _table()
     for name, value in params.items():
-        table.add_row(Text(name), Text(_number(value) if isinstance(value, float) else str(value)))
+        table.add_row(words(name), words(_number(value) if isinstance(value, float) else str(value)))
     return table
 
 
@@ -172,7 +173,7 @@ def _values(report: StudyReport) -> Table:
         table.add_row("best so far *", _number(report.best_value))
     best = next(trial for trial in report.trials if trial.number == report.best_trial)
     for name, value in best.metrics.items():
-        table.add_row(Text(f"  {name}"), _number(value))
+        table.add_row(words(f"  {name}"), _number(value))
     if report.test_value is not None:
         table.add_row("on the held-out test part", _number(report.test_value))
     return table
@@ -212,7 +213,7 @@ def _efficiency(metrics: EfficiencyMetrics, report: StudyReport, cache: CacheFig
 
 
 def _section(title: str, table: Table) -> list[RenderableType]:
-    return [Text(), Text(title, style="bold"), table]
+    return [words(), words(title, style="bold"), table]
 
 
 def _table() -> Table:

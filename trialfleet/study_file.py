@@ -18,7 +18,7 @@ from trialfleet_coordinator.budget import Budget
 from trialfleet_coordinator.events import Draw
 from trialfleet_coordinator.sampling.given_points import point_of
 from trialfleet_shared.errors import ConfigurationError
-from trialfleet_shared.messages import BoundedParams, Count, DataSpec, Name, Resampling
+from trialfleet_shared.messages import BoundedParams, Count, DataSpec, Resampling, StudyName
 from trialfleet_shared.settings import EfficiencyConfig, Mode, layered
 from trialfleet_shared.space import (
     Categorical,
@@ -54,7 +54,7 @@ class StudySection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """[study]."""
 
     #: Name of the study in the store; None: the name of the study file's folder.
-    name: Name | None = None
+    name: StudyName | None = None
     #: "package.module:function" or "file.py:function".
     objective: Annotated[str, Meta(min_length=1, max_length=4096)]
     direction: Direction = "maximize"
@@ -170,7 +170,7 @@ def read_study(
     check_finite(study.target, f"{where}: study.target")
     space = _space(tables, study.space, where, base, own=own)
     return StudyRequest(
-        name=study.name or base.name or "study",
+        name=study.name or read_value(StudyName, base.name or "study", f"{where}: study.name (the folder's)"),
         direction=study.direction,
         space=space,
         objective=study.objective,

@@ -20,6 +20,8 @@ from trialfleet_coordinator.roster import Entry
 from trialfleet_coordinator.runs import Run
 from trialfleet_coordinator.serving import Submission
 from trialfleet_shared.errors import ConfigurationError, StoreError, UnknownStudyError
+from trialfleet_shared.messages import StudyName
+from trialfleet_shared.tables import read_value
 from trialfleet_workers.adapters.sources import is_function
 from trialfleet_workers.allowance import Allowance, require_allowed
 from trialfleet_workers.digests import code_digest
@@ -43,6 +45,8 @@ class HomeWorkshop:
 
     def describe(self, submission: Submission) -> Described:
         """See `Workshop.describe`."""
+        if submission.name is not None:
+            read_value(StudyName, submission.name, "the submission: name")
         request = self._request(submission)
         self._require_same(request)
         return Described(request.name, request.mode, request.direction)

@@ -13,6 +13,7 @@ from msgspec import Meta
 
 from trialfleet_shared.space import MOST_PARAMETERS, NAME_CHARACTERS, TEXT_CHARACTERS, WHOLE_MAX, WHOLE_MIN
 from trialfleet_shared.tables import check_fields
+from trialfleet_shared.visible import NO_CONTROLS
 
 #: 2: results tell when and in which slot an evaluation ran.
 SCHEMA_VERSION = 2
@@ -31,6 +32,8 @@ MOST_SLOTS = 65_536
 MOST_HELD = 250_000
 
 Name = Annotated[str, Meta(min_length=1, max_length=200)]
+#: Name that a study may be given: it stands on terminals, in logs, in queries of metrics.
+StudyName = Annotated[str, Meta(min_length=1, max_length=200, pattern=NO_CONTROLS)]
 Digest = Annotated[str, Meta(max_length=64, pattern="^[0-9a-f]*$")]
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 #: Seconds, of many slots over years at most: sums of them stay finite.

@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_
 import msgspec
 
 from trialfleet_shared.errors import ConfigurationError
+from trialfleet_shared.visible import NO_CONTROLS, visible_in_json
 
 Table = TypeVar("Table", bound=msgspec.Struct)
 
@@ -114,7 +115,7 @@ def read_table(table: type[Table], values: object, where: str, *, prefix: str = 
 def show(value: object) -> str:
     """`value` as TOML writes it, shortened."""
     if isinstance(value, bool | str) or value is None:
-        text = json.dumps(value, ensure_ascii=False)
+        text = visible_in_json(json.dumps(value, ensure_ascii=False))
     elif isinstance(value, Mapping):
         text = "{" + ", ".join(f"{key} = {show(item)}" for key, item in value.items()) + "}"
     elif isinstance(value, list | tuple):
@@ -129,7 +130,8 @@ def _allowed(kind: Any, error: Exception) -> str:
     choices = _choices(kind)
     if choices:
         return f"allowed are {', '.join(choices)}"
-    message, _, path = str(error).replace("`", "").replace(" | null", "").partition(" - at $")
+    told = str(error).replace(f"matching regex {NO_CONTROLS!r}", "without control characters")
+    message, _, path = told.replace("`", "").replace(" | null", "").partition(" - at $")
     return message[:1].lower() + message[1:] + (f" at {path}" if path else "")
 
 

@@ -106,6 +106,8 @@ def test_data_that_the_objective_does_not_take(folder: Path) -> None:
         (["run", "study.toml", "--set", "study.sampler=tpee"], ["sampler 'tpee'", "did you mean 'tpe'?"]),
         (["run", "study.toml", "--warm-start", "none"], ["there is no study 'none'"]),
         (["run", "study.toml", "--fork", ""], ['--fork = "": expected str of length >= 1']),
+        (["run", "study.toml", "--fork", "\x1bc"], [r'--fork = "\u001bc": expected str without control characters']),
+        (["run", "study.toml", "--set", "\x1bc"], [r"--set \x1bc: allowed is"]),
         (["run", "study.toml", "--fork", "\udcff"], ["'\\udcff' is not Unicode"]),
         (["report", "\udcff"], ["'\\udcff' is not Unicode"]),
         (["report", "none"], ["there is no study 'none'"]),
@@ -145,6 +147,14 @@ def test_verbose_shows_where_an_error_comes_from(folder: Path) -> None:
     assert done.returncode == 2
     assert "Traceback" in done.stderr
     assert "there_is_no_such_module" in done.stderr
+
+
+def test_verbose_shows_no_terminal_what_it_would_obey(folder: Path) -> None:
+    done = trialfleet(["run", folder / "study.toml", "--set", "\x1bc", "-v"], folder / "home")
+
+    assert done.returncode == 2
+    assert done.stderr.count(r"--set \x1bc") == 2
+    assert "\x1b" not in done.stderr
 
 
 def test_a_reader_that_goes_away_is_no_error(folder: Path) -> None:

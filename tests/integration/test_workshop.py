@@ -15,7 +15,7 @@ from trialfleet.workshop import HomeWorkshop
 from trialfleet_coordinator.adapters.prometheus import FleetMetrics
 from trialfleet_coordinator.serving import Submission
 from trialfleet_shared.clock import SystemClock
-from trialfleet_shared.errors import StudyChangedError
+from trialfleet_shared.errors import ConfigurationError, StudyChangedError
 from trialfleet_workers.allowance import Allowance
 
 OBJECTIVE = "def evaluate(params):\n    return params['x']\n"
@@ -31,13 +31,18 @@ def tables(**study: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def describe(tmp_path: Path) -> Callable[[dict[str, Any]], str]:
-    """Describes a submission to a coordinator whose home has the study of `tables()`; its name."""
+def workshop(tmp_path: Path) -> HomeWorkshop:
+    """That of a coordinator whose home has the study of `tables()`."""
     (tmp_path / "objective.py").write_text(OBJECTIVE)
     home = Home(tmp_path / "home")
     with open_study(read_study(tables(), "here", tmp_path), home):
         pass
-    workshop = HomeWorkshop(home, "amqp://nowhere", Allowance((tmp_path,)), Watching())
+    return HomeWorkshop(home, "amqp://nowhere", Allowance((tmp_path,)), Watching())
+
+
+@pytest.fixture
+def describe(workshop: HomeWorkshop, tmp_path: Path) -> Callable[[dict[str, Any]], str]:
+    """Describes a submission to it; its name."""
     return lambda asked: workshop.describe(Submission(tables=asked, base=str(tmp_path))).study
 
 
@@ -64,6 +69,12 @@ def test_another_study_of_the_name_is_refused(
 def test_another_space_is_refused(describe: Callable[[dict[str, Any]], str]) -> None:
     with pytest.raises(StudyChangedError, match="another search space;"):
         describe({**tables(), "space": {"x": {"type": "float", "min": 0.0, "max": 2.0}}})
+
+
+def test_a_name_with_control_characters_is_refused(workshop: HomeWorkshop, tmp_path: Path) -> None:
+    submission = Submission(tables=tables(), base=str(tmp_path), name="\x1bc")
+    with pytest.raises(ConfigurationError, match=r"the submission: name = .*: expected str without control characters"):
+        workshop.describe(submission)
 
 
 def test_other_code_is_refused(describe: Callable[[dict[str, Any]], str], tmp_path: Path) -> None:

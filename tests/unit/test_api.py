@@ -371,6 +371,7 @@ def test_a_study_whose_first_trials_all_fail_raises(home: Path) -> None:
         ({"direction": "up"}, 'direction = "up": allowed are maximize, minimize'),
         ({"home": "~nobody-at-all/x"}, "home = ~nobody-at-all/x: there is no home folder to put in place of ~"),
         ({"study_name": ""}, 'study_name = "": expected str of length >= 1'),
+        ({"study_name": "\x1bc"}, r'study_name = "\u001bc": expected str without control characters'),
         ({"config": {"max_workers": 1}}, "config = {max_workers = 1}: expected an EfficiencyConfig"),
         ({"config": {}}, "config = {}: expected an EfficiencyConfig"),
         ({"config": "fast"}, 'config = "fast": expected an EfficiencyConfig'),

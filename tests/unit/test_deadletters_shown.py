@@ -24,3 +24,19 @@ def test_a_time_that_no_calendar_has_is_shown_as_the_number_it_is(
     deadletters.list_command(None, as_json=False)
     deadletters.show_command("abc", None, as_json=False)
     assert shown in " ".join(capfd.readouterr().out.split())
+
+
+def test_a_terminal_is_shown_nothing_that_it_would_obey(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    letter = Letter(
+        id="abc", at=None, reason="\x1bc", queue="\x1bc", size_bytes=3, problem="\x1bc", excerpt="\x1bc",
+        study="\x1bc", objective="\x1bc", evaluations=(), attempts=(),
+    )  # fmt: skip
+    dead = SimpleNamespace(letters=lambda: [letter])
+    monkeypatch.setattr(deadletters, "_opened", lambda _url: nullcontext(dead))
+    deadletters.list_command(None, as_json=False)
+    deadletters.show_command("abc", None, as_json=False)
+    out = capfd.readouterr().out
+    assert out.count(r"\x1bc") == 8
+    assert "\x1b" not in out

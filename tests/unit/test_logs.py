@@ -108,6 +108,14 @@ def test_what_json_does_not_know_is_text(logged: Logged) -> None:
     assert (line["value"], line["place"], line["share"]) == ("nan", "{1}", 0.5)
 
 
+@pytest.mark.parametrize(("log_format", "escaped"), [("text", r"\x1b\x9b"), ("json", r"\u001b\u009b")])
+def test_a_terminal_is_shown_nothing_that_it_would_obey(logged: Logged, log_format: LogFormat, escaped: str) -> None:
+    logged.start(log_format=log_format)
+    LOG.warning("study \x1b\x9b failed", exc_info=ValueError("\x1b\x9b"))
+    assert logged.text.count(escaped) == 2
+    assert not {"\x1b", "\x9b"} & set(logged.text)
+
+
 def test_an_exception_is_a_field(logged: Logged) -> None:
     logged.start()
     LOG.error("a study failed", exc_info=ValueError("at amqp://u:secret@h"))

@@ -3,6 +3,8 @@
 import io
 import math
 import re
+import unicodedata
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -10,18 +12,30 @@ from rich.console import Console
 from support.fake_workshop import a_status
 from support.simulated import SimulatedClock
 
-from trialfleet.progress import PLAIN_SECONDS, PlainView, done_share, duration, facts, progress_view, rung_name
+from trialfleet.commands.output import say
+from trialfleet.progress import (
+    PLAIN_SECONDS,
+    PlainView,
+    done_share,
+    duration,
+    facts,
+    progress_view,
+    render_progress,
+    rung_name,
+)
 from trialfleet.recorded import cache_figures_of
 from trialfleet.rendering import (
     CacheFigures,
     StudySummary,
     finite,
+    print_best,
+    print_json,
     render_report,
     render_statuses,
     render_studies,
     report_document,
 )
-from trialfleet_coordinator.report import EfficiencyMetrics, Progress, SavedSeconds, StudyReport, TrialSummary
+from trialfleet_coordinator.report import EfficiencyMetrics, Progress, SavedSeconds, StudyReport, TrialSummary, best_of
 from trialfleet_coordinator.serving import ServiceState
 from trialfleet_shared.ladder import Ladder, Rung
 
@@ -157,6 +171,52 @@ def test_a_narrow_terminal_shows_all_values(width: int) -> None:
     assert max(map(len, lines)) <= width
     values = {"[red]", "0.5", "0.25", "0.45", "3", "4", "1:01:40", "50.0%", "100", "MB", "1:32"}
     assert values <= set(" ".join(lines).split())
+
+
+#: Sets a terminal's title, and clears it in one byte more than ASCII has.
+EVIL, EVIL_SHOWN = "\x1b]0;owned\x07\x9b2J", r"\x1b]0;owned\x07\x9b2J"
+EVIL_TRIAL = msgspec.structs.replace(REPORT.trials[0], metrics={EVIL: 0.25})
+EVIL_REPORT = msgspec.structs.replace(
+    REPORT,
+    study=EVIL,
+    ended_because=EVIL,
+    best_params={EVIL: EVIL},
+    failures=(f"trial 1: error: ValueError: {EVIL}",),
+    trials=(EVIL_TRIAL,),
+)
+
+
+@pytest.mark.parametrize(
+    ("renderable", "times"),
+    [
+        (render_report(EVIL_REPORT, CACHE, Path("home")), 7),
+        (render_studies([StudySummary(study=EVIL), StudySummary(study=EVIL, trouble=EVIL)]), 3),
+        (
+            render_statuses([msgspec.structs.replace(a_status(EVIL, ServiceState.FAILED), because=EVIL)]),
+            2,
+        ),
+        (render_progress(msgspec.structs.replace(PROGRESS, study=EVIL)), 1),
+    ],
+)
+def test_a_terminal_is_shown_nothing_that_it_would_obey(renderable: object, times: int) -> None:
+    text = shown(renderable)
+    assert text.count(EVIL_SHOWN) == times
+    assert not [character for character in text if unicodedata.category(character) == "Cc" and character != "\n"]
+
+
+def test_lines_and_documents_show_a_terminal_nothing_that_it_would_obey() -> None:
+    console = Console(file=io.StringIO(), width=120)
+    with PlainView(console, SimulatedClock()) as view:
+        view(msgspec.structs.replace(PROGRESS, study=EVIL))
+    print_best(console, best_of(EVIL_REPORT))
+    print_best(console, best_of(msgspec.structs.replace(EVIL_REPORT, best_params=None)))
+    say(console, EVIL)
+    print_json(console, {"study": EVIL})
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
+    assert text.count(EVIL_SHOWN) == 6
+    assert r"\u001b]0;owned\u0007\u009b2J" in text
+    assert not [character for character in text if unicodedata.category(character) == "Cc" and character != "\n"]
 
 
 def test_a_report_without_values() -> None:

@@ -1,5 +1,6 @@
 """study.toml: every layer, and every kind of mistake as one line."""
 
+import json
 import re
 from pathlib import Path
 
@@ -43,6 +44,21 @@ def test_a_small_study_file_gets_the_defaults(tmp_path: Path) -> None:
     assert study.data is None
     assert study.base == folder
     assert study.space.describe() == SearchSpace({"x": Float(0.0, 1.0)}).describe()
+
+
+@pytest.mark.parametrize("name", ["\x1b]0;owned\x07", "two\nlines", "line\n", "\x9b31m"])
+def test_a_name_that_would_do_more_than_stand_on_a_terminal_is_refused(name: str, tmp_path: Path) -> None:
+    shown = json.dumps(name)
+    told = "expected str without control characters"
+    path = write(tmp_path, STUDY + f"name = {shown}" + SPACE)
+    with pytest.raises(ConfigurationError, match=re.escape(f"{path}: study.name = {shown}: {told}")):
+        load_study(path)
+    with pytest.raises(ConfigurationError, match=re.escape(f"--name = {shown}: {told}")):
+        load_study(write(tmp_path, STUDY + SPACE), {"study": [Setting("name", name, "--name", is_text=True)]})
+    folder = tmp_path / name
+    folder.mkdir()
+    with pytest.raises(ConfigurationError, match=re.escape(f"study.name (the folder's) = {shown}: {told}")):
+        load_study(write(folder, STUDY + SPACE))
 
 
 def test_every_section_is_read(tmp_path: Path) -> None:

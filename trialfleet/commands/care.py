@@ -4,7 +4,6 @@ from pathlib import Path
 
 import msgspec
 from rich.table import Table
-from rich.text import Text
 
 from trialfleet.backup import Manifest, back_up, restore
 from trialfleet.commands.output import error_console, results_only, say
@@ -12,6 +11,7 @@ from trialfleet.doctor import examine
 from trialfleet.environment import Environment
 from trialfleet.home import Home
 from trialfleet.rendering import print_json
+from trialfleet.words import words
 from trialfleet_shared.clock import SystemClock
 
 
@@ -31,7 +31,7 @@ def doctor_command(environment: Environment, *, repair: bool, as_json: bool) -> 
         else:
             table = Table("what", "name", "state", "detail", box=None, header_style="bold")
             for item in items:
-                table.add_row(*map(Text, (item.kind, item.name, item.state, item.detail)))
+                table.add_row(*map(words, (item.kind, item.name, item.state, item.detail)))
             results.print(table)
     if damaged:
         say(

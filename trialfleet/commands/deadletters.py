@@ -8,7 +8,6 @@ import click
 import msgspec
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
-from rich.text import Text
 
 from trialfleet.commands.output import error_console, results_only, say
 from trialfleet.engine import results_address
@@ -16,11 +15,13 @@ from trialfleet.environment import BROKER_URL, BROKER_URL_FILE, Environment
 from trialfleet.home import Home
 from trialfleet.recorded import decided_trials
 from trialfleet.rendering import finite, print_json
+from trialfleet.words import words
 from trialfleet_coordinator.commands import TrialState
 from trialfleet_shared.adapters.dead_letters import DeadLetters, Letter
 from trialfleet_shared.errors import ConfigurationError, TrialfleetError
 from trialfleet_shared.fleet import Attempt
 from trialfleet_shared.messages import Evaluation, StudySpec
+from trialfleet_shared.visible import visible
 
 
 def list_command(url: str | None, *, as_json: bool) -> None:
@@ -79,7 +80,9 @@ def drop_command(names: Sequence[str], url: str | None, *, every: bool, yes: boo
     if not yes:
         if not sys.stdin.isatty():
             raise ConfigurationError("nobody can be asked whether that is meant; give --yes")
-        click.confirm(f"Drop {'all dead letters' if every else ', '.join(names)} for good?", abort=True, err=True)
+        click.confirm(
+            f"Drop {'all dead letters' if every else visible(', '.join(names))} for good?", abort=True, err=True
+        )
     with results_only() as results, _opened(url) as dead:
         dropped = dead.drop(chosen)
         if as_json:
@@ -135,23 +138,23 @@ def _table(letters: Sequence[Letter]) -> RenderableType:
     for letter in letters:
         tries = str(len(letter.attempts)) if letter.attempts else ""
         cells = (letter.id, _when(letter.at), letter.study or "", _what(letter), tries, letter.reason)
-        table.add_row(*map(Text, cells))
+        table.add_row(*map(words, cells))
     return table
 
 
 def _details(letter: Letter) -> RenderableType:
     parts: list[RenderableType] = [
-        Text(f"{letter.id}: {_what(letter)}", style="bold"),
-        Text(f"died {_when(letter.at) or 'at an unknown time'} on {letter.queue}: {letter.reason}"),
+        words(f"{letter.id}: {_what(letter)}", style="bold"),
+        words(f"died {_when(letter.at) or 'at an unknown time'} on {letter.queue}: {letter.reason}"),
     ]
     if letter.study is not None:
-        parts.append(Text(f"study {letter.study}, objective {letter.objective}"))
+        parts.append(words(f"study {letter.study}, objective {letter.objective}"))
     for one in letter.evaluations:
         where = f"trial {one.trial}, rung {one.rung}, fold {one.fold}, fraction {one.fraction:g}, attempt {one.attempt}"
-        parts.append(Text(f"  {where}: {one.params}"))
-    parts += [Text(_tried(attempt)) for attempt in letter.attempts]
+        parts.append(words(f"  {where}: {one.params}"))
+    parts += [words(_tried(attempt)) for attempt in letter.attempts]
     if letter.problem is not None:
-        parts += [Text(letter.problem), Text(f"it begins with: {letter.excerpt}")]
+        parts += [words(letter.problem), words(f"it begins with: {letter.excerpt}")]
     return Group(*parts)
 
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.text import Text
 
 from trialfleet.streams import output
+from trialfleet.words import words
 
 #: Columns of output that is not on a terminal.
 _FILE_WIDTH = 160
@@ -21,7 +21,7 @@ def error_console() -> Console:
 
 def say(console: Console, remark: str) -> None:
     """Print one line as it is."""
-    console.print(Text(remark), soft_wrap=True)
+    console.print(words(remark), soft_wrap=True)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from trialfleet.recorded import delete_study
 from trialfleet.rendering import CacheFigures, finite, print_best, print_json, report_document
 from trialfleet_coordinator.report import StudyReport, best_of
 from trialfleet_shared.errors import ConfigurationError, StudyBusyError, TrialfleetError
+from trialfleet_shared.visible import visible
 
 ExportFormat = Literal["csv", "parquet", "json", "optuna"]
 
@@ -103,7 +104,7 @@ def delete_command(study: str, environment: Environment, *, yes: bool, as_json: 
     if not yes:
         if not sys.stdin.isatty():
             raise ConfigurationError("nobody can be asked whether that is meant; give --yes")
-        click.confirm(f"Delete {study} and its {trials} trials?", abort=True, err=True)
+        click.confirm(f"Delete {visible(study)} and its {trials} trials?", abort=True, err=True)
     if not _deleted_by_coordinator(study, environment) and home is not None:
         delete_study(home, study)
     say(error_console(), f"{study} is deleted")
