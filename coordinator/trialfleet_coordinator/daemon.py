@@ -35,6 +35,8 @@ from trialfleet_shared.tables import nearest
 
 #: Seconds after which a study is tried again whose broker was out of reach.
 RETRY_SECONDS = 5.0
+#: Seconds that studies which are being opened have to leave off when the coordinator is closed: imports of data take hours.
+OPENING_SECONDS = 2.0
 #: Slots that a study can use which goes on starting trials: as many as there are.
 _ALL = 2**31
 
@@ -250,17 +252,24 @@ class Daemon:
             self._start_queued()
             self._divide()
 
-    def close(self) -> None:
-        """Have all studies leave off where they are; those that were running go on at the next start."""
+    def close(self) -> bool:
+        """Have all studies leave off where they are; those that were running go on at the next start.
+
+        Returns:
+            whether all have; a study that is still being opened, as its data are imported, may not have. It is left behind:
+            the process may end in the midst of it, as of everything else.
+        """
         with self._lock:
             self._closing = True
             runs = list(self._runs.values())
             for run in runs:
                 run.abandon()
+        end = self._clock.monotonic() + OPENING_SECONDS
         for run in runs:
-            run.join()
+            run.join(max(end - self._clock.monotonic(), 0.0))
         with self._lock:
             self._conclude_ended()
+            return not self._runs
 
     def _command(self, study: str, state: ServiceState, because: str) -> StudyStatus:
         with self._lock:
@@ -469,9 +478,11 @@ class _Run:
         """Have it leave off at its next tick, which leaves nothing half done."""
         self._abandoned = True
 
-    def join(self) -> None:
-        """Wait for its end."""
-        self._thread.join()
+    def join(self, opening: float) -> None:
+        """Wait for its end; while it is being opened, so many seconds at most."""
+        self._thread.join(opening)
+        if self.opened:
+            self._thread.join()
 
     # In the thread.
 

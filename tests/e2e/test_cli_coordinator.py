@@ -180,3 +180,36 @@ def test_a_coordinator_needs_a_broker(tmp_path: Path) -> None:
     ran = trialfleet(["coordinator"], tmp_path)
     assert ran.returncode == 2
     assert "TRIALFLEET_BROKER_URL" in ran.stderr
+
+
+SOURCE = """
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+def rows():
+    with ThreadPoolExecutor() as pool:
+        Path(__file__).with_name("begun").touch()
+        pool.submit(time.sleep, 3600).result()
+
+def fit(params, data):
+    return 0.0
+"""
+
+
+def test_an_import_of_data_keeps_no_coordinator_from_ending(fleet: Fleet) -> None:
+    (fleet.folder / "source.py").write_text(SOURCE)
+    begun = fleet.folder / "begun"
+    study = fleet.write("a")
+    words = study.read_text().replace("objective.py:quadratic", "source.py:fit")
+    study.write_text(words + '[data]\nsource = "source.py:rows"\ntarget = "y"\n')
+    submitted = fleet.run("submit", study)
+    assert submitted.returncode == 0, submitted.stderr
+    wait_until(begun.exists, "the import begins", PATIENCE)
+    fleet.coordinator.send_signal(signal.SIGTERM)
+    assert fleet.coordinator.wait(PATIENCE) == 0
+    assert not (fleet.home / "coordinator" / "url").exists()
+    begun.unlink()
+    fleet.start_coordinator()
+    wait_until(begun.exists, "the import begins again", PATIENCE)
+    assert fleet.status("a")["state"] == "running"

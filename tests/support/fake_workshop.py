@@ -119,6 +119,8 @@ class FakeWorkshop:
         self.deleted: list[str] = []
         #: What opening a study raises, by name.
         self.failures: dict[str, Exception] = {}
+        #: What opening a study waits for, as for an import of data, by name.
+        self.imports: dict[str, threading.Event] = {}
         #: The reports of studies that have nothing left to do, by name.
         self.finished: dict[str, StudyReport] = {}
 
@@ -130,6 +132,8 @@ class FakeWorkshop:
 
     @contextmanager
     def open(self, entry: Entry, most_slots: Callable[[], int]) -> Iterator[FakeStudy]:
+        if entry.study in self.imports:
+            self.imports[entry.study].wait()
         if entry.study in self.failures:
             raise self.failures[entry.study]
         study = FakeStudy(entry, most_slots, self.finished.get(entry.study))

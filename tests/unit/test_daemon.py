@@ -1,6 +1,8 @@
 """Many studies in one coordinator: their states, their starts and ends, their shares."""
 
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 import pytest
@@ -8,6 +10,7 @@ from support.fake_workshop import FakeStudy, FakeWatch, FakeWorkshop, MemoryRost
 from support.simulated import SimulatedClock
 from support.waiting import wait_until
 
+from trialfleet_coordinator import daemon
 from trialfleet_coordinator.daemon import RETRY_SECONDS, Daemon
 from trialfleet_coordinator.serving import ServiceState, Submission, WorkerState
 from trialfleet_shared.errors import (
@@ -395,11 +398,30 @@ def test_a_study_that_ends_while_the_coordinator_is_closed_has_ended(service: Se
     assert (service.state("a"), service.daemon.status("a").because) == (DONE, "all trials are done")
 
 
+def test_closing_waits_for_no_import_of_data(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(daemon, "OPENING_SECONDS", 0.0)
+    imported = service.workshop.imports["a"] = threading.Event()
+    service.submit("a")
+    service.submit("b")
+    other = service.running("b")
+    with ThreadPoolExecutor() as pool:
+        try:
+            assert not pool.submit(service.daemon.close).result(20.0), "it is still imported"
+        finally:
+            imported.set()
+    assert other.closed.is_set()
+    wait_until(lambda: service.workshop.opened[-1].entry.study == "a", "the import to end")
+    wait_until(service.workshop.opened[-1].closed.is_set, "the study to close")
+    assert service.daemon.close()
+    assert service.daemon.status("a").progress is None, "it was not run"
+    assert service.roster.entries["a"].state is RUNNING, "the next coordinator goes on with it"
+
+
 def test_closing_leaves_no_study_open(service: Service) -> None:
     for name in "abc":
         service.submit(name)
     opened = [service.running(name) for name in "abc"]
-    service.daemon.close()
+    assert service.daemon.close()
     assert all(study.closed.is_set() for study in opened)
     service.daemon.tick()
     assert len(service.workshop.opened) == 3, "a closed daemon starts nothing"

@@ -74,5 +74,9 @@ def _serve(fleet: CoordinatorSection, broker_url: str, home: Home, files: Coordi
                 pause.wait(_TICK_SECONDS)
         finally:
             notifier.stopping()
-            daemon.close()
+            all_left_off = daemon.close()
             watch.close()
+    if not all_left_off:
+        _LOG.info("data were being imported: the next coordinator begins with that again")
+        # At once: Python itself would wait for threads that a source of data has started.
+        os._exit(0)
