@@ -16,6 +16,7 @@ from trialfleet.client import Client, CoordinatorError
 from trialfleet.coordinator_files import CoordinatorFiles
 from trialfleet.fleet_file import load_fleet
 from trialfleet.tls import client_tls
+from trialfleet_coordinator.adapters.http import server as http_server
 from trialfleet_coordinator.adapters.http.server import ServerTls
 from trialfleet_shared.errors import ConfigurationError
 
@@ -90,6 +91,22 @@ def test_a_token_without_a_certificate_does_not_do(
         with pytest.raises(CoordinatorError) as refused:
             studies(service.url, variables)
         assert TOKEN not in str(refused.value)
+
+
+def test_whose_handshake_stalls_is_hung_up_on(server: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_server, "HEAD_SECONDS", 0.2)
+    certificate, key = map(str, server)
+    with http_service(tls=ServerTls(certificate, key)) as service:
+        host, _, port = service.url.removeprefix("https://").partition(":")
+        begun = ssl.MemoryBIO()
+        handshake = ssl.create_default_context().wrap_bio(ssl.MemoryBIO(), begun, server_hostname=host)
+        with pytest.raises(ssl.SSLWantReadError):
+            handshake.do_handshake()
+        hello = begun.read()
+        for said in (b"", hello[:-1]):
+            with socket.create_connection((host, int(port)), timeout=20) as connection:
+                connection.sendall(said)
+                assert connection.recv(1000) == b""
 
 
 def test_nothing_is_spoken_in_the_clear_or_in_old_versions(service: HttpService, client: dict[str, str]) -> None:

@@ -6,7 +6,7 @@ import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -18,7 +18,8 @@ from trialfleet_shared.errors import ConfigurationError
 _END_SECONDS = 5
 #: Connections at most: far fewer than the files that a process may have.
 MOST_CONNECTIONS = 500
-#: Seconds within which a connection's first request, or its next one, has to begin with a whole head; twice as many at most.
+#: Seconds within which a connection's first request, or its next one, has to begin with a whole head, twice as many at most;
+#: and within which TLS has to be agreed on before.
 HEAD_SECONDS = 10.0
 _UNANSWERED = object()
 
@@ -84,7 +85,7 @@ def served(application: ASGIApp, host: str, port: int, tls: ServerTls | None = N
     )
     server = uvicorn.Server(config)
     # The socket listens already: who connects from now on waits until the server has come up.
-    thread = threading.Thread(target=server.run, args=([listener],), name="trialfleet-http", daemon=True)
+    thread = threading.Thread(target=_serve, args=(server, listener), name="trialfleet-http", daemon=True)
     thread.start()
     address, bound = listener.getsockname()[:2]
     try:
@@ -93,6 +94,19 @@ def served(application: ASGIApp, host: str, port: int, tls: ServerTls | None = N
     finally:
         server.should_exit = True
         thread.join()
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    """Those that begin with TLS and say no more are no `_Connection` yet, and uvicorn sets no limit for them."""
+
+    async def create_server(self, *args: Any, **options: Any) -> asyncio.Server:
+        limit = None if options.get("ssl") is None else HEAD_SECONDS
+        return await super().create_server(*args, ssl_handshake_timeout=limit, **options)
+
+
+def _serve(server: uvicorn.Server, listener: socket.socket) -> None:
+    with asyncio.Runner(loop_factory=_Loop) as runner:
+        runner.run(server.serve([listener]))
 
 
 def _listen(host: str, port: int) -> socket.socket:
