@@ -52,13 +52,14 @@ class HomeWorkshop:
         return Described(request.name, request.mode, request.direction)
 
     @contextmanager
-    def open(self, entry: Entry, most_slots: Callable[[], int]) -> Iterator[OpenStudy]:
+    def open(self, entry: Entry, most_slots: Callable[[], int], check: Callable[[], None]) -> Iterator[OpenStudy]:
         """See `Workshop.open`."""
         with open_study(
             self._request(entry.submission),
             self._home,
             broker_url=self._broker_url,
             warm_start=entry.submission.warm_start,
+            on_rows=lambda _: check(),
             most_slots=most_slots,
             watching=self._watching,
         ) as study:

@@ -75,8 +75,14 @@ class Workshop(Protocol):
         """
         ...
 
-    def open(self, entry: Entry, most_slots: Callable[[], int]) -> AbstractContextManager[Runnable]:
-        """Open the study to run it on at most so many slots; entering may take as long as an import of data takes."""
+    def open(
+        self, entry: Entry, most_slots: Callable[[], int], check: Callable[[], None]
+    ) -> AbstractContextManager[Runnable]:
+        """Open the study to run it on at most so many slots.
+
+        Entering may take as long as an import of data takes; while a file is read `check` is called now and then, and may
+        raise to end it.
+        """
         ...
 
     def report(self, study: str) -> StudyReport | None:
@@ -488,7 +494,7 @@ class _Run:
 
     def _work(self) -> None:
         try:
-            with self._workshop.open(self.entry, lambda: self.slots) as study:
+            with self._workshop.open(self.entry, lambda: self.slots, self._leave_if_abandoned) as study:
                 self.opened = True
                 self._leave_if_abandoned()
                 self.outcome = study.finished() or study.run(self._on_progress, lambda: self._stop)

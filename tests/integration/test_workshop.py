@@ -13,11 +13,15 @@ from trialfleet.study_file import read_study
 from trialfleet.watching import Watching
 from trialfleet.workshop import HomeWorkshop
 from trialfleet_coordinator.adapters.prometheus import FleetMetrics
-from trialfleet_coordinator.serving import Submission
+from trialfleet_coordinator.roster import Entry
+from trialfleet_coordinator.serving import ServiceState, Submission
 from trialfleet_shared.clock import SystemClock
 from trialfleet_shared.errors import ConfigurationError, StudyChangedError
+from trialfleet_workers.adapters.arrow_tables import BATCH_ROWS
 from trialfleet_workers.allowance import Allowance
 
+#: More rows than are read at a time.
+ROWS = BATCH_ROWS + 1
 OBJECTIVE = "def evaluate(params):\n    return params['x']\n"
 
 
@@ -93,3 +97,32 @@ def test_metrics_of_a_deleted_study_are_none_of_the_next_ones_of_its_name(tmp_pa
         with open_study(read_study(tables(), "here", tmp_path), home, watching=Watching(metrics)) as study:
             study.run(lambda _: None, lambda: None)
         assert told(metrics)["trialfleet_trials_started_total", "a"] == 4
+
+
+class LeftOffError(Exception):
+    pass
+
+
+def test_an_import_of_a_file_can_be_left_off(workshop: HomeWorkshop, tmp_path: Path) -> None:
+    (tmp_path / "fit.py").write_text("def evaluate(params, data):\n    return params['x']\n")
+    (tmp_path / "rows.csv").write_text("x,y\n" + "1,2\n" * ROWS)
+    asked = {**tables(name="b", objective="fit.py:evaluate"), "data": {"source": "rows.csv", "target": "y"}}
+    entry = Entry(
+        study="b",
+        submission=Submission(tables=asked, base=str(tmp_path)),
+        mode="balanced",
+        direction="maximize",
+        state=ServiceState.RUNNING,
+        because="",
+        submitted_at=0.0,
+    )
+    asked_for: list[None] = []
+
+    def check() -> None:
+        asked_for.append(None)
+        raise LeftOffError
+
+    with pytest.raises(LeftOffError), workshop.open(entry, lambda: 1, check):
+        pytest.fail("it was opened")
+    assert len(asked_for) == 1
+    assert not [path for path in (tmp_path / "home" / "data").iterdir() if path.suffix == ".mdb" or path.is_dir()]

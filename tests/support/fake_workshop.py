@@ -1,6 +1,7 @@
 """Studies that do nothing but wait to be told how they end, for tests of the daemon."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -121,6 +122,9 @@ class FakeWorkshop:
         self.failures: dict[str, Exception] = {}
         #: What opening a study waits for, as for an import of data, by name.
         self.imports: dict[str, threading.Event] = {}
+        #: Studies whose data are read from a file, for as long as they are named here; those that began to read, each time.
+        self.reads: set[str] = set()
+        self.readings: list[str] = []
         #: The reports of studies that have nothing left to do, by name.
         self.finished: dict[str, StudyReport] = {}
 
@@ -131,7 +135,12 @@ class FakeWorkshop:
         return Described(name, "fast", "maximize")
 
     @contextmanager
-    def open(self, entry: Entry, most_slots: Callable[[], int]) -> Iterator[FakeStudy]:
+    def open(self, entry: Entry, most_slots: Callable[[], int], check: Callable[[], None]) -> Iterator[FakeStudy]:
+        if entry.study in self.reads:
+            self.readings.append(entry.study)
+        while entry.study in self.reads:
+            check()
+            time.sleep(0.001)
         if entry.study in self.imports:
             self.imports[entry.study].wait()
         if entry.study in self.failures:

@@ -1,5 +1,6 @@
 """Many studies in one coordinator: their states, their starts and ends, their shares."""
 
+import contextlib
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -415,6 +416,24 @@ def test_closing_waits_for_no_import_of_data(service: Service, monkeypatch: pyte
     assert service.daemon.close()
     assert service.daemon.status("a").progress is None, "it was not run"
     assert service.roster.entries["a"].state is RUNNING, "the next coordinator goes on with it"
+
+
+def test_a_study_that_is_cancelled_while_its_data_are_read_leaves_off(service: Service) -> None:
+    service.workshop.reads.add("a")
+    service.submit("a")
+    service.tick_until("a", RUNNING)
+    wait_until(lambda: service.workshop.readings == ["a"], "its data to be read")
+    service.daemon.cancel("a")
+
+    def gone() -> bool:
+        service.daemon.tick()
+        with contextlib.suppress(StudyBusyError):  # it is still being closed
+            service.daemon.delete("a")
+            return True
+        return False
+
+    wait_until(gone, "it to leave off, though its data are read on and on")
+    assert service.workshop.opened == []
 
 
 def test_closing_leaves_no_study_open(service: Service) -> None:
