@@ -59,6 +59,8 @@ class CoordinatorFiles:
         try:
             yield
         finally:
+            # Said aloud: processes that were forked meanwhile have the file open too, and may live on.
+            fcntl.flock(file, fcntl.LOCK_UN)
             os.close(file)
 
     def token(self) -> str | None:

@@ -485,9 +485,9 @@ class _Run:
         self._abandoned = True
 
     def join(self, opening: float) -> None:
-        """Wait for its end; while it is being opened, so many seconds at most."""
+        """Wait for its end; before its first tick, while it is opened and looks for its broker, so many seconds at most."""
         self._thread.join(opening)
-        if self.opened:
+        if self.progress is not None:
             self._thread.join()
 
     # In the thread.

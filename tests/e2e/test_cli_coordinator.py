@@ -184,21 +184,23 @@ def test_a_coordinator_needs_a_broker(tmp_path: Path) -> None:
 
 SOURCE = """
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import {pool}
 from pathlib import Path
 
 def rows():
-    with ThreadPoolExecutor() as pool:
+    with {pool}() as pool:
+        done = pool.submit(time.sleep, 3600)
         Path(__file__).with_name("begun").touch()
-        pool.submit(time.sleep, 3600).result()
+        done.result()
 
 def fit(params, data):
     return 0.0
 """
 
 
-def test_an_import_of_data_keeps_no_coordinator_from_ending(fleet: Fleet) -> None:
-    (fleet.folder / "source.py").write_text(SOURCE)
+def submit_endless_import(fleet: Fleet, pool: str) -> Path:
+    """Submit the study a, whose data never come; wait until they are asked for, of which the file tells."""
+    (fleet.folder / "source.py").write_text(SOURCE.format(pool=pool))
     begun = fleet.folder / "begun"
     study = fleet.write("a")
     words = study.read_text().replace("objective.py:quadratic", "source.py:fit")
@@ -206,6 +208,12 @@ def test_an_import_of_data_keeps_no_coordinator_from_ending(fleet: Fleet) -> Non
     submitted = fleet.run("submit", study)
     assert submitted.returncode == 0, submitted.stderr
     wait_until(begun.exists, "the import begins", PATIENCE)
+    return begun
+
+
+@pytest.mark.parametrize("pool", ["ThreadPoolExecutor", "ProcessPoolExecutor"])
+def test_an_import_of_data_keeps_no_coordinator_from_ending(fleet: Fleet, pool: str) -> None:
+    begun = submit_endless_import(fleet, pool)
     fleet.coordinator.send_signal(signal.SIGTERM)
     assert fleet.coordinator.wait(PATIENCE) == 0
     assert not (fleet.home / "coordinator" / "url").exists()
@@ -213,3 +221,15 @@ def test_an_import_of_data_keeps_no_coordinator_from_ending(fleet: Fleet) -> Non
     fleet.start_coordinator()
     wait_until(begun.exists, "the import begins again", PATIENCE)
     assert fleet.status("a")["state"] == "running"
+    fleet.coordinator.send_signal(signal.SIGTERM)
+    assert fleet.coordinator.wait(PATIENCE) == 0
+
+
+def test_a_second_signal_waits_for_no_import_either(fleet: Fleet) -> None:
+    submit_endless_import(fleet, "ThreadPoolExecutor")
+    fleet.coordinator.send_signal(signal.SIGTERM)
+    log = fleet.coordinator.stderr
+    assert log is not None
+    assert any("studies leave off where they are" in line for line in log), "the first signal is heard"
+    fleet.coordinator.send_signal(signal.SIGTERM)
+    assert fleet.coordinator.wait(PATIENCE) == 128 + signal.SIGTERM

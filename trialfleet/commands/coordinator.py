@@ -2,8 +2,11 @@
 
 import logging
 import os
+import signal
 import threading
+from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
 from trialfleet.collecting import ARENAS, RegularCollection
 from trialfleet.coordinator_files import CoordinatorFiles, check_token
@@ -12,7 +15,7 @@ from trialfleet.fleet_file import CoordinatorSection, load_fleet
 from trialfleet.home import Home
 from trialfleet.metrics import coordinator_metrics, metrics_registry
 from trialfleet.notifying import Notifier
-from trialfleet.signals import StopSignals
+from trialfleet.signals import Interrupted, StopSignals
 from trialfleet.watching import Watching
 from trialfleet.workshop import HomeWorkshop
 from trialfleet_coordinator.adapters.http.application import application
@@ -38,12 +41,27 @@ def coordinator_command(config: Path | None, environment: Environment) -> None:
     if environment.broker_url is None:
         raise ConfigurationError(f"a coordinator needs a broker: give --broker, {BROKER_URL} or {BROKER_URL_FILE}")
     files = CoordinatorFiles(environment.home)
-    with files.locked():
-        token = files.make_token() if environment.token is None else check_token(environment.token, TOKEN)
-        _serve(fleet, environment.broker_url, Home(environment.home), files, token)
+    try:
+        with files.locked():
+            token = files.make_token() if environment.token is None else check_token(environment.token, TOKEN)
+            all_left_off = _serve(fleet, environment.broker_url, Home(environment.home), files, token)
+    except Interrupted as interrupted:
+        _end_at_once(interrupted.exit_status)
+    if not all_left_off:
+        _LOG.info("studies were still being opened: the next coordinator begins anew with those that are not cancelled")
+        _end_at_once(0)
 
 
-def _serve(fleet: CoordinatorSection, broker_url: str, home: Home, files: CoordinatorFiles, token: str) -> None:
+def _end_at_once(status: int) -> NoReturn:
+    """Wait for nothing that a source of data has started, as Python itself would: threads, and processes of its own."""
+    for child in linux.children():
+        with suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+    os._exit(status)
+
+
+def _serve(fleet: CoordinatorSection, broker_url: str, home: Home, files: CoordinatorFiles, token: str) -> bool:
+    """Serve; returns whether all studies have left off, as `Daemon.close` does. Raises Interrupted at a second signal."""
     clock = SystemClock()
     metrics = coordinator_metrics(home.data)
     watch = WorkerWatch(broker_url, clock=clock)
@@ -76,7 +94,4 @@ def _serve(fleet: CoordinatorSection, broker_url: str, home: Home, files: Coordi
             notifier.stopping()
             all_left_off = daemon.close()
             watch.close()
-    if not all_left_off:
-        _LOG.info("data were being imported: the next coordinator begins with that again")
-        # At once: Python itself would wait for threads that a source of data has started.
-        os._exit(0)
+    return all_left_off

@@ -64,10 +64,12 @@ def adopt_orphans() -> None:
 
 
 def children() -> list[int]:
-    """Process ids of this process's children."""
-    with contextlib.suppress(OSError):
-        return [int(pid) for pid in (_PROC / f"self/task/{os.getpid()}/children").read_text().split()]
-    return []
+    """Process ids of this process's children, whichever of its threads started them."""
+    found: list[int] = []
+    for task in (_PROC / "self/task").iterdir():
+        with contextlib.suppress(OSError):  # the thread is gone
+            found += map(int, (task / "children").read_text().split())
+    return found
 
 
 def threads() -> int:
