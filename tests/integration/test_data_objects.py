@@ -1,5 +1,6 @@
 """Data sets that come as objects, and files that are not tidy: every value arrives, or the import says why not."""
 
+import re
 import tracemalloc
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,11 +10,12 @@ import msgspec
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from trialfleet_shared.errors import DataError
 from trialfleet_shared.messages import DataSpec
-from trialfleet_workers.adapters import contents
+from trialfleet_workers.adapters import contents, lmdb_data
 from trialfleet_workers.adapters.arrow_tables import BATCH_ROWS
 from trialfleet_workers.adapters.lmdb_data import DataCache
 from trialfleet_workers.adapters.sources import read_file
@@ -304,10 +306,11 @@ def _zoned(zone: str) -> pd.DataFrame:
     return pd.DataFrame({"at": hours, "size": sizes, "a": np.arange(40.0), "y": np.arange(40.0)})
 
 
+@pytest.mark.parametrize("share", [True, False])
 @pytest.mark.parametrize("source", ["frame", "parquet", "feather"])
 @pytest.mark.parametrize("zone", ZONED)
 def test_time_zones_and_the_order_of_categories_arrive(
-    zone: str, source: str, cache: DataCache, tmp_path: Path
+    zone: str, source: str, share: bool, cache: DataCache, tmp_path: Path
 ) -> None:
     frame = _zoned(zone)
     spec = DataSpec(source="memory:data", target="y", order="temporal", time_column="at")
@@ -317,7 +320,7 @@ def test_time_zones_and_the_order_of_categories_arrive(
         path = tmp_path / f"data.{source}"
         getattr(frame, f"to_{source}")(path)
         info = cache.import_data(msgspec.structs.replace(spec, source=str(path)), base=tmp_path)
-    data = cache.open(info.digest).split(fold=0, fraction=1.0, rung=0, seed=0)
+    data = cache.open(info.digest).split(fold=0, fraction=1.0, rung=0, seed=0, share=share)
     arrived = everything(data).sort_values("a")
     assert arrived["at"].dt.hour.tolist() == frame["at"].dt.hour.tolist()
     assert str(arrived["at"].dtype) == str(frame["at"].astype(f"datetime64[ns, {zone}]").dtype)
@@ -334,3 +337,54 @@ def test_only_what_has_a_zone_or_an_order_is_another_data_set_for_it(cache: Data
     plain = zoned.assign(at=zoned["at"].dt.tz_localize(None), size=zoned["size"].cat.as_unordered())
     others = [zoned.assign(at=plain["at"]), zoned.assign(size=plain["size"]), zoned, _zoned("Europe/Berlin"), plain]
     assert len({digest(frame) for frame in others}) == len(others)
+
+
+def _table(kind: pa.DataType, *batches: pa.Array) -> pa.Table:
+    values = pa.chunked_array([batch.cast(kind) for batch in batches], kind)
+    return pa.table({"a": values, "y": pa.array(range(len(values)))})
+
+
+def _from_parquet(cache: DataCache, table: pa.Table, folder: Path) -> pd.DataFrame:
+    path = folder / "data.parquet"
+    pq.write_table(table, path, row_group_size=40)
+    info = cache.import_data(DataSpec(source=str(path), target="y"), base=folder)
+    return everything(cache.open(info.digest).split(fold=0, fraction=1.0, rung=0, seed=0))
+
+
+@pytest.mark.parametrize("zone", ["Mars/Phobos", "CEST", "+7", "../UTC"])
+def test_a_time_zone_that_is_not_known_is_refused(zone: str, cache: DataCache, tmp_path: Path) -> None:
+    table = _table(pa.timestamp("ms", zone), pa.array(range(40)))
+    with pytest.raises(DataError, match=f"column 'a' has the time zone '{re.escape(zone)}'.*allowed are names like"):
+        _from_parquet(cache, table, tmp_path)
+
+
+@pytest.mark.parametrize(("zone", "found"), [("Z", "UTC"), ("utc", "UTC"), ("", None)])
+def test_what_writes_utc_otherwise_is_utc(zone: str, found: str | None, cache: DataCache, tmp_path: Path) -> None:
+    frame = _from_parquet(cache, _table(pa.timestamp("ms", zone), pa.array(range(40))), tmp_path)
+    assert str(frame["a"].dt.tz) == str(found)
+
+
+@pytest.mark.parametrize(("later", "ordered"), [(["low", "top", "huge"], True), (["low", "mid", "top"], False)])
+def test_categories_are_ordered_where_all_batches_say_the_same(
+    later: list[str], ordered: bool, cache: DataCache, tmp_path: Path
+) -> None:
+    kind = pa.dictionary(pa.int8(), pa.string(), ordered=True)
+
+    def batch(words: list[str]) -> pa.Array:
+        return pa.DictionaryArray.from_arrays(pa.array([0, 1] * 20, pa.int8()), words, ordered=True)
+
+    frame = _from_parquet(cache, _table(kind, batch(["low", "top"]), batch(later)), tmp_path)
+    assert frame["a"].cat.ordered == ordered
+
+
+def test_files_are_read_once_more_where_an_import_notices_more(
+    cache: DataCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "data.csv"
+    path.write_text("a,y\n" + "1,2\n" * 40)
+    spec = DataSpec(source=str(path), target="y")
+    first = cache.import_data(spec, base=tmp_path)
+    assert cache.recall(spec, base=tmp_path) == first
+    monkeypatch.setattr(lmdb_data, "IMPORT", lmdb_data.IMPORT + 1)
+    assert cache.recall(spec, base=tmp_path) is None
+    assert cache.import_data(spec, base=tmp_path) == first

@@ -10,6 +10,9 @@ from trialfleet_shared.data import DataInfo
 #: Goes up when a data set of an older trialfleet can not be read any more, or has other columns, or its rows in another
 #: order; part of every digest.
 FORMAT = 5
+#: Goes up when an import notices more of a source than before: every source is read once more then, and one of which there is
+#: nothing more to notice has the digest that it had. 1: time zones, and whether categories are ordered.
+IMPORT = 1
 
 
 def data_file(folder: Path, digest: str) -> Path:

@@ -35,7 +35,7 @@ from trialfleet_shared.fingerprint import digest_json
 from trialfleet_shared.messages import DataSpec
 from trialfleet_workers.adapters.checksums import damage, evident_damage, sums_file, write_checksums
 from trialfleet_workers.adapters.contents import ArrayContents, TableContents, check_size, reserve
-from trialfleet_workers.adapters.data_format import FORMAT, Meta, StoredArray, data_file
+from trialfleet_workers.adapters.data_format import FORMAT, IMPORT, Meta, StoredArray, data_file
 from trialfleet_workers.adapters.data_set import DataSet, open_data_set
 from trialfleet_workers.adapters.sources import (
     Arrays,
@@ -176,7 +176,7 @@ class DataCache:
             raise DataError(f"the data cache at {self._path} can not be written: {error.strerror or error}") from error
 
     def _source_file(self, found: Stamp, spec: DataSpec) -> Path:
-        return self._path / "sources" / f"{digest_json([FORMAT, found.place, msgspec.to_builtins(spec)])}.json"
+        return self._path / "sources" / f"{digest_json([FORMAT, IMPORT, found.place, msgspec.to_builtins(spec)])}.json"
 
     def _recall(self, found: Stamp | None, spec: DataSpec) -> DataInfo | None:
         """The data set that this file became, if it has not changed since, and is whole."""

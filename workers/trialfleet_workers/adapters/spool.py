@@ -46,8 +46,8 @@ class ColumnSpool:
         self.is_text = _is_text(arrow_type)
         self.is_time = pa.types.is_timestamp(arrow_type) or pa.types.is_date(arrow_type)
         #: Where the clocks show its points in time; None where that is not said.
-        self.zone: str | None = arrow_type.tz if pa.types.is_timestamp(arrow_type) else None
-        #: Whether its texts are said to have an order, which is that of `categories`.
+        self.zone = None if not pa.types.is_timestamp(arrow_type) else _zone(name, arrow_type.tz)
+        #: Whether its texts are said to have an order, which is that of `categories`: not where batches say different ones.
         self.is_ordered = self.is_text and pa.types.is_dictionary(arrow_type) and arrow_type.ordered
         self._dtype = self._stored_type(arrow_type)
         self._file: IO[bytes] = open(path, "wb", opener=private)  # noqa: SIM115  # closed by `close`
@@ -104,6 +104,7 @@ class ColumnSpool:
             texts = encoded.dictionary.cast(pa.string()).to_pylist()
             codes = [MISSING if text is None else self._codes.setdefault(text, len(self._codes)) for text in texts]
             self._known = np.array([*codes, MISSING], dtype=np.int32)
+            self.is_ordered = self.is_ordered and codes == list(range(len(codes)))
         indices = encoded.indices.cast(pa.int64()).fill_null(len(self._known) - 1).to_numpy(zero_copy_only=False)
         return np.asarray(self._known[indices])
 
@@ -183,6 +184,24 @@ def spool_table(batches: Iterable[pa.RecordBatch], folder: Path) -> list[ColumnS
             for spool, values in zip(spools, batch.columns, strict=True):
                 spool.append(values.dictionary_decode() if _is_plain(values.type) else values)
     return spools
+
+
+def _zone(name: str, zone: str | None) -> str | None:
+    """The time zone of a column, as pandas takes it. Raises DataError for one that it does not."""
+    if not zone:
+        return None
+    if zone.upper() in ("UTC", "Z"):
+        return "UTC"
+    import pandas as pd  # noqa: PLC0415  # half a second, which other data do not need
+
+    try:
+        pd.Timestamp(0, tz="UTC").tz_convert(zone)
+    except (LookupError, ValueError, OSError) as error:
+        raise DataError(
+            f"column {name!r} has the time zone {zone!r}, which is not known here; allowed are names like 'Europe/Berlin', "
+            "'UTC', and offsets like '+05:30'"
+        ) from error
+    return zone
 
 
 def _is_plain(arrow_type: pa.DataType) -> bool:
