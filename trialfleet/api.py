@@ -73,7 +73,7 @@ class StudyOptions(TypedDict, total=False):
     #: "tpe" (default), "random", or the name of one of Optuna's samplers.
     sampler: str
     #: Params that are evaluated before the sampler draws its own: those in use today, say.
-    points_to_evaluate: Sequence[Mapping[str, Any]]
+    points_to_evaluate: Sequence[Mapping[str, Any]] | None
     #: Wall seconds after which an evaluation is ended.
     evaluation_seconds: float | None
     #: Private memory that an evaluation may use, in MB of 2^20 bytes.
@@ -362,7 +362,7 @@ def _request(
         "target": options.get("target_value"),
         "seed": 0 if seed is None else seed,
         "sampler": options.get("sampler", "tpe"),
-        "points_to_evaluate": options.get("points_to_evaluate", []),
+        "points_to_evaluate": [] if options.get("points_to_evaluate") is None else options.get("points_to_evaluate"),
         "evaluation_seconds": options.get("evaluation_seconds"),
         "memory_mb": options.get("memory_mb"),
     }

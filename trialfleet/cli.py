@@ -62,9 +62,7 @@ def _status(arguments: Sequence[str], invocation: Invocation) -> int:
     except TrialfleetError as error:
         _complain(str(error), invocation)
         return error.exit_status
-    except Exception as error:
-        if invocation.verbose and not invocation.logs_json:
-            raise
+    except Exception as error:  # noqa: BLE001  # it is told as the bug that it is
         return _unexpected(error, arguments, invocation)
     return status
 

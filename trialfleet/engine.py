@@ -100,7 +100,8 @@ class OpenStudy:
         """Run it on its fleet; see `run_study`."""
         here = self._evaluates_here
         with (
-            # What objectives leave behind may hold much memory: in this process it is looked for as often as ever.
+            # What objectives leave behind may hold much memory: where they run in this process it is looked for as often as
+            # ever, unless another study of the process has it otherwise.
             nullcontext() if here else seldom_collected(),
             self._watching.study(self.plan.definition, self._mode, self.record, self._cache) as telemetry,
         ):

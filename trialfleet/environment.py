@@ -29,7 +29,7 @@ TOKEN = f"{PREFIX}TOKEN"
 TOKEN_FILE = f"{PREFIX}TOKEN_FILE"
 
 #: Keys that the environment can not set: what a study is, and what holds more than one value.
-_FILE_ONLY = {"objective", "space", "ladder"}
+_FILE_ONLY = {"objective", "space", "ladder", "points_to_evaluate"}
 #: What Kubernetes sets in every container for a service called "trialfleet-…".
 _KUBERNETES = re.compile(r"_SERVICE_(HOST|PORT(_\w+)?)$|_PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?$")
 

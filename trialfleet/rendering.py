@@ -241,5 +241,5 @@ def told(figure: float | None, form: str) -> str:
 
 def first_line(text: str) -> str:
     """The first line of a text, shortened: the rest of an objective's error is its traceback."""
-    line = text.strip().partition("\n")[0]
+    line = text.strip().partition("\n")[0].rstrip()
     return line if len(line) <= 200 else f"{line[:199]}…"

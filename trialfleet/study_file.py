@@ -16,7 +16,7 @@ from msgspec import Meta
 
 from trialfleet_coordinator.budget import Budget
 from trialfleet_coordinator.events import Draw
-from trialfleet_coordinator.sampling.given_points import point_of
+from trialfleet_coordinator.sampling.points import point_of
 from trialfleet_shared.errors import ConfigurationError
 from trialfleet_shared.messages import BoundedParams, Count, DataSpec, Resampling, StudyName
 from trialfleet_shared.settings import EfficiencyConfig, Mode, layered

@@ -7,7 +7,9 @@ what is allowed, in one line, with the nearest known key for one that is not kno
 import difflib
 import functools
 import json
+import tomllib
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
@@ -51,7 +53,7 @@ def read_value(kind: Any, value: object, key: str, *, is_text: bool = False) -> 
         kind: any type that msgspec understands.
         value: what was given.
         key: where it was given, for the message.
-        is_text: whether numbers and booleans come as text, as in the environment.
+        is_text: whether numbers and booleans come as text, as in the environment, and lists as TOML writes them.
 
     Raises:
         ConfigurationError: it is not one; the message names the key, the value and what is allowed.
@@ -59,6 +61,9 @@ def read_value(kind: Any, value: object, key: str, *, is_text: bool = False) -> 
     try:
         return msgspec.convert(plain(value), kind, strict=not is_text)
     except (msgspec.ValidationError, OverflowError) as error:
+        if is_text and isinstance(value, str) and value.startswith("["):
+            with suppress(tomllib.TOMLDecodeError):  # else what is wrong is the text itself
+                return read_value(kind, tomllib.loads(f"list = {value}")["list"], key)
         raise ConfigurationError(f"{key} = {show(value)}: {_allowed(kind, error)}") from error
 
 
@@ -68,7 +73,7 @@ def plain(value: Any) -> Any:
         return tolist()
     if type(value) in (list, tuple):
         return type(value)(map(plain, value))
-    if type(value) is dict:
+    if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     return value
 

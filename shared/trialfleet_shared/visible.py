@@ -12,8 +12,8 @@ _IN_JSON = {code: f"\\u{code:04x}" for code in _CONTROLS if code >= 0x20}
 
 
 def visible(text: str) -> str:
-    """The text with control characters as Python writes them."""
-    return text.translate(_IN_TEXT)
+    """The text with control characters as Python writes them, and line ends as on Unix."""
+    return text.replace("\r\n", "\n").translate(_IN_TEXT)
 
 
 def visible_in_json(document: str) -> str:

@@ -13,8 +13,9 @@ from trialfleet_coordinator.adapters.optuna_samplers import OptunaSampler, optun
 from trialfleet_coordinator.commands import Observation
 from trialfleet_coordinator.events import Draw
 from trialfleet_coordinator.ports import Sampler
-from trialfleet_coordinator.sampling.drawing import Drawn, draw_point, uniform_value
+from trialfleet_coordinator.sampling.drawing import Drawn, uniform_value
 from trialfleet_coordinator.sampling.given_points import GivenPoints
+from trialfleet_coordinator.sampling.points import draw_point
 from trialfleet_coordinator.sampling.tpe import TpeSampler
 from trialfleet_coordinator.sampling.uniform import UniformSampler
 from trialfleet_shared.errors import ConfigurationError

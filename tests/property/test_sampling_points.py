@@ -2,6 +2,7 @@
 
 import math
 import sys
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -167,3 +168,15 @@ def test_no_point_of_any_space_comes_twice(parameters: dict[str, Any], seed: int
                 trial = number + place
                 sampler.tell([Observation(trial, draw.params, draw.distributions, trial % 2, values[trial])])
         assert len(seen) == (30 if size is None else min(30, size))
+
+
+def test_far_from_every_trial_the_density_is_the_priors() -> None:
+    trials = 200
+    kernels = NumberKernels(NumberAxes([Float(0, 1)]), np.linspace(0.05, 0.1, trials)[:, None])
+    normal = NormalDist()
+    prior = normal.pdf(0.4) / (normal.cdf(0.5) - normal.cdf(-0.5))
+    expected = math.log(prior / (trials + 1))
+    point = np.array([[0.9]])
+    assert kernels.log_mixture(point)[0, 0] == pytest.approx(expected, abs=1e-4)
+    density = log_densities(kernels.features(point, np.array([[True]])), kernels.factors())
+    assert log_mean_exp(density)[0] == pytest.approx(expected, abs=1e-4)

@@ -1,11 +1,12 @@
 """Halving, the threshold rule and racing, each alone."""
 
+import math
 import sys
 from collections.abc import Mapping
 
 import pytest
 
-from trialfleet_coordinator.promotion import FINALISTS, Halving, Promotion, Racing, beyond_threshold
+from trialfleet_coordinator.promotion import FINALISTS, Halving, Promotion, Racing, beyond_threshold, mean
 
 
 def halving_with(
@@ -165,3 +166,8 @@ def test_the_largest_numbers_there_are_can_race() -> None:
         racing.complete(scores)
     assert racing.verdict([-huge]).goes_on, "so large a distance can not be told from any other"
     assert racing.verdict([huge, huge, huge]).expected == pytest.approx(huge)
+
+
+@pytest.mark.parametrize("values", [[-0.0], [-0.0, -0.0]])
+def test_a_mean_is_no_negative_zero(values: list[float]) -> None:
+    assert math.copysign(1.0, mean(values)) == 1.0

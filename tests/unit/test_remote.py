@@ -13,7 +13,7 @@ from trialfleet.client import AsyncClient
 from trialfleet.remote import run_by, submission_of
 from trialfleet.study_file import StudyRequest, read_study
 from trialfleet_coordinator.budget import Budget
-from trialfleet_coordinator.sampling.given_points import point_of
+from trialfleet_coordinator.sampling.points import point_of
 from trialfleet_coordinator.serving import ServiceState, StudyStatus, Submission
 from trialfleet_shared.errors import StudyFailedError, TrialfleetError
 from trialfleet_shared.settings import EfficiencyConfig

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from trialfleet_coordinator.events import Draw
-from trialfleet_coordinator.sampling.given_points import GivenPoints, point_of
+from trialfleet_coordinator.sampling.given_points import GivenPoints
+from trialfleet_coordinator.sampling.points import point_of
 from trialfleet_coordinator.sampling.uniform import UniformSampler
 from trialfleet_shared.errors import ConfigurationError
 from trialfleet_shared.space import Categorical, Float, FunctionSpace, Int, SearchSpace, SpaceTrial
@@ -43,6 +44,13 @@ def test_a_later_session_evaluates_what_is_new() -> None:
 def test_a_point_is_as_a_sampler_would_have_drawn_it() -> None:
     values = point_of(SPACE, {"kind": "forest", "rate": 1, "depth": 3.0}, "point").params
     assert [(name, type(value)) for name, value in values.items()] == [("kind", str), ("rate", float), ("depth", int)]
+
+
+def test_a_choice_and_a_point_of_a_grid_are_those_of_the_space() -> None:
+    space = SearchSpace({"n": Categorical([1, True]), "share": Float(0, 1, step=0.1)})
+    one, same = (point_of(space, {"n": 1.0, "share": share}, "point").params for share in (0.1 * 3, 0.3))
+    assert one == same == {"n": 1, "share": 0.3}
+    assert type(one["n"]) is int
 
 
 def test_a_space_function_has_the_branch_of_the_point() -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from trialfleet.study_file import load_study, read_space
+from trialfleet.study_file import MOST_POINTS, load_study, read_space
 from trialfleet_shared.errors import ConfigurationError
+from trialfleet_shared.ladder import Rung
 from trialfleet_shared.settings import EfficiencyConfig
 from trialfleet_shared.space import Categorical, Float, Int, SearchSpace
 from trialfleet_shared.tables import Setting
@@ -337,3 +338,24 @@ def test_a_space_may_hold_distributions() -> None:
 def test_a_mistake_in_a_space_of_the_api_names_the_argument() -> None:
     with pytest.raises(ConfigurationError, match=re.escape('search_space: y.max = "2": expected int, got str')):
         read_space({"y": {"type": "int", "min": 1, "max": "2"}}, "search_space", prefix="")
+
+
+def test_lists_may_be_set_as_toml_writes_them(tmp_path: Path) -> None:
+    points = [Setting("points_to_evaluate", "[{ x = 0.5 }, { x = 1 }]", "--set study.points_to_evaluate", is_text=True)]
+    ladder = [Setting("ladder", "[{ fraction = 1.0, folds = 1 }]", "--set efficiency.ladder", is_text=True)]
+    study = load_study(write(tmp_path, STUDY + SPACE), {"study": points, "efficiency": ladder})
+    assert [point.params for point in study.points_to_evaluate] == [{"x": 0.5}, {"x": 1.0}]
+    assert study.config.ladder == (Rung(1.0, 1),)
+
+
+@pytest.mark.parametrize("text", ["[{ x = ", "[1]", "x"])
+def test_what_is_set_as_a_list_and_is_none_is_refused(text: str, tmp_path: Path) -> None:
+    points = [Setting("points_to_evaluate", text, "--set study.points_to_evaluate", is_text=True)]
+    with pytest.raises(ConfigurationError, match=r"--set study.points_to_evaluate = .*: expected (array|object), got"):
+        load_study(write(tmp_path, STUDY + SPACE), {"study": points})
+
+
+def test_a_study_is_given_so_many_points_at_most(tmp_path: Path) -> None:
+    points = ", ".join(["{ x = 0.5 }"] * (MOST_POINTS + 1))
+    with pytest.raises(ConfigurationError, match=r"study.points_to_evaluate = .*of length <= 10000"):
+        load_study(write(tmp_path, STUDY + f"points_to_evaluate = [{points}]\n" + SPACE))

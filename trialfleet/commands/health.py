@@ -8,6 +8,7 @@ import urllib.request
 import click
 
 from trialfleet.tls import client_tls
+from trialfleet_shared.visible import visible
 
 #: Seconds that an answer may take.
 _PATIENCE = 3.0
@@ -29,7 +30,7 @@ def health_command(url: str) -> int:
     except urllib.error.HTTPError as error:
         with error:
             words = " ".join(error.read(_SHOWN).decode("utf-8", errors="replace").split())
-        ready, said = False, f"answered {error.code}{f': {words}' if words else ''}"
+        ready, said = False, f"answered {error.code}{f': {visible(words)}' if words else ''}"
     except (OSError, http.client.HTTPException, ValueError) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         ready, said = False, str(reason) or type(reason).__name__

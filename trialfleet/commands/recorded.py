@@ -17,7 +17,7 @@ from trialfleet.recorded import delete_study
 from trialfleet.rendering import CacheFigures, finite, print_best, print_json, report_document
 from trialfleet_coordinator.report import StudyReport, best_of
 from trialfleet_shared.errors import ConfigurationError, StudyBusyError, TrialfleetError
-from trialfleet_shared.visible import visible
+from trialfleet_shared.visible import visible, visible_in_json
 
 ExportFormat = Literal["csv", "parquet", "json", "optuna"]
 
@@ -74,7 +74,7 @@ def _write(
         exporting.write_csv(report, text)
     elif kind == "json":
         document = report_document(report, figures, None if home is None else home.path)
-        text.write(msgspec.json.format(msgspec.json.encode(document), indent=2).decode() + "\n")
+        text.write(visible_in_json(msgspec.json.format(msgspec.json.encode(document), indent=2).decode()) + "\n")
     if output is None:
         sys.stdout.write(text.getvalue())
         return

@@ -18,7 +18,8 @@ from optuna.trial import Trial, TrialState, create_trial
 from trialfleet_coordinator.adapters.optuna_distributions import to_optuna
 from trialfleet_coordinator.commands import Observation
 from trialfleet_coordinator.events import Draw
-from trialfleet_coordinator.sampling.drawing import Drawing, Drawn, draw_point
+from trialfleet_coordinator.sampling.drawing import Drawing, Drawn
+from trialfleet_coordinator.sampling.points import draw_point
 from trialfleet_shared.errors import ConfigurationError
 from trialfleet_shared.space import Categorical, Distribution, Float, Int, Params, Scalar, Space
 from trialfleet_shared.tables import nearest

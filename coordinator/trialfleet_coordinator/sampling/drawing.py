@@ -11,9 +11,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from trialfleet_coordinator.events import Draw
+from trialfleet_coordinator.sampling.points import draw_point
 from trialfleet_coordinator.sampling.spread import Spread
 from trialfleet_shared.fingerprint import canonical_params
-from trialfleet_shared.space import Categorical, Distribution, Float, Int, Params, Scalar, Space, Suggest
+from trialfleet_shared.space import Categorical, Distribution, Float, Int, Params, Scalar, Space
 
 #: Uniform draws of one trial before the space is enumerated.
 REDRAWS = 50
@@ -99,17 +100,6 @@ class Drawing:
                 return
             points[canonical_params(draw.params)] = draw
         self._left = {key: draw for key, draw in points.items() if key not in self._seen}
-
-
-def draw_point(space: Space, suggest: Suggest) -> Draw:
-    """The point that `suggest` makes of the space, with the distributions it was asked for."""
-    distributions: dict[str, Distribution] = {}
-
-    def noting(name: str, distribution: Distribution) -> Scalar:
-        distributions[name] = distribution
-        return suggest(name, distribution)
-
-    return Draw(space.draw(noting), distributions)
 
 
 def enumerate_points(space: Space) -> Iterator[Draw | None]:

@@ -24,8 +24,9 @@ import numpy as np
 from trialfleet_coordinator.commands import Observation
 from trialfleet_coordinator.events import Draw
 from trialfleet_coordinator.sampling.candidates import Candidates, Layout
-from trialfleet_coordinator.sampling.drawing import Drawing, Drawn, draw_point
+from trialfleet_coordinator.sampling.drawing import Drawing, Drawn
 from trialfleet_coordinator.sampling.estimator import Estimator
+from trialfleet_coordinator.sampling.points import draw_point
 from trialfleet_shared.space import SearchSpace, Space
 
 #: Candidates per trial, as in Optuna.

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 
 from trialfleet_coordinator.commands import Observation
 from trialfleet_coordinator.events import Draw
-from trialfleet_coordinator.sampling.drawing import draw_point
+from trialfleet_coordinator.sampling.points import draw_point
 from trialfleet_coordinator.sampling.ranking import Ranking
 from trialfleet_coordinator.sampling.tpe import TpeSampler
 from trialfleet_shared.errors import ConfigurationError
