@@ -362,7 +362,7 @@ def _request(
         "target": options.get("target_value"),
         "seed": 0 if seed is None else seed,
         "sampler": options.get("sampler", "tpe"),
-        "points_to_evaluate": [] if options.get("points_to_evaluate") is None else options.get("points_to_evaluate"),
+        "points_to_evaluate": options.get("points_to_evaluate"),
         "evaluation_seconds": options.get("evaluation_seconds"),
         "memory_mb": options.get("memory_mb"),
     }

@@ -75,7 +75,7 @@ class StudySection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     #: "tpe", "random", or the name of one of Optuna's samplers.
     sampler: Annotated[str, Meta(min_length=1)] = "tpe"
     #: Params that are evaluated before the sampler draws its own.
-    points_to_evaluate: Annotated[list[BoundedParams], Meta(max_length=MOST_POINTS)] = []
+    points_to_evaluate: Annotated[list[BoundedParams], Meta(max_length=MOST_POINTS)] | None = None
     #: Wall seconds after which an evaluation is ended.
     evaluation_seconds: Annotated[float, Meta(gt=0, le=1e9)] | None = None
     #: Private memory that an evaluation may use, in MB of 2^20 bytes.
@@ -237,9 +237,9 @@ def read_space(values: object, where: str, *, prefix: str = "space.") -> SearchS
         raise ConfigurationError(f"{where}: {error}") from error
 
 
-def read_points(points: Sequence[Params], space: Space, key: str) -> list[Draw]:
+def read_points(points: Sequence[Params] | None, space: Space, key: str) -> list[Draw]:
     """The points of the space that are given at `key`. Raises ConfigurationError, see `point_of`."""
-    return [point_of(space, values, f"{key}[{place}]") for place, values in enumerate(points)]
+    return [point_of(space, values, f"{key}[{place}]") for place, values in enumerate(points or ())]
 
 
 def _distribution(values: object, where: str, key: str) -> Distribution:
