@@ -106,11 +106,11 @@ class LiveSlots:
         It is that which has the fewest offers, and of those the one that began first.
         """
         able = [
-            slot
-            for slot in self
+            (len(slot.offers), slot.since, slot.number)
+            for slot in self._by_number.values()
             if slot.state is SlotState.BUSY and slot.offers.open and not slot.ending and slot.spec == job.spec
         ]
-        return any(slot.offers.make(job) for slot in sorted(able, key=lambda slot: (len(slot.offers), slot.since)))
+        return any(self._by_number[number].offers.make(job) for _, _, number in sorted(able))
 
     def send_offers(self) -> None:
         """Send what was offered since the last time."""

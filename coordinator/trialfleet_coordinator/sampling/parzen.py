@@ -75,13 +75,17 @@ class NumberAxes:
 
     def snap(self, points: Array) -> Array:
         """Coordinates of the values nearest to these coordinates: themselves in a continuum."""
-        if not len(self._grid):
+        grid = self._grid
+        if not len(grid):
             return points
-        values = self._min + self._indices(self._raw(points)) * self._step
-        if len(self._log):
-            values[:, self._log] = np.log(values[:, self._log])
+        low, span, first, step = self._low[grid], self._span[grid], self._min[grid], self._step[grid]
+        logs = np.flatnonzero(np.isin(grid, self._log_grid))
+        raw = low + points[:, grid] * span
+        raw[:, logs] = np.exp(raw[:, logs])
+        values = first + np.minimum(np.maximum(np.rint((raw - first) / step), 0), self._last[grid]) * step
+        values[:, logs] = np.log(values[:, logs])
         snapped = points.copy()
-        snapped[:, self._grid] = ((values - self._low) / self._span)[:, self._grid]
+        snapped[:, grid] = (values - low) / span
         return snapped
 
     def half_intervals(self, centres: Array) -> Array:
@@ -108,15 +112,6 @@ class NumberAxes:
         if isinstance(distribution, Float):
             return [distribution.at(one) for one in indices]
         return [distribution.min + one * distribution.step for one in indices]
-
-    def _raw(self, points: Array) -> Array:
-        raw = self._low + points * self._span
-        if len(self._log):
-            raw[:, self._log] = np.exp(raw[:, self._log])
-        return raw
-
-    def _indices(self, raw: Array) -> Array:
-        return np.minimum(np.maximum(np.rint((raw - self._min) / self._step), 0), self._last)
 
 
 class NumberKernels:

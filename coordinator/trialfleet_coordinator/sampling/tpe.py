@@ -32,7 +32,7 @@ from trialfleet_shared.space import SearchSpace, Space
 #: Candidates per trial, as in Optuna.
 CANDIDATES = 24
 #: Trials drawn from one model. They do not see each other as pending: their candidates are different anyway.
-MAX_BATCH = 256
+MAX_BATCH = 512
 #: Every so many-th trial has its parameters drawn together.
 JOINT_EVERY = 6
 #: More than any two scores differ.
