@@ -1,0 +1,63 @@
+"""Modules of the user's are what their source says, whatever bytecode of them lies about.
+
+Python takes bytecode for that of a source by its size and the second it was written in. A file that is written, imported
+and written again within a second would be taken for what it was, and its results for those of the new code.
+"""
+
+import importlib.util
+import sys
+import time
+from collections.abc import Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from pathlib import Path
+from types import CodeType, ModuleType
+
+from trialfleet_workers.objective import INSTALLED
+
+#: Seconds between a source and its bytecode from which on it is theirs or evidently another's; file systems count in up to two.
+_APART_SECONDS = 4.0
+
+
+class _Loader(SourceFileLoader):
+    """Neither reads nor writes bytecode that may be of another source."""
+
+    def get_code(self, fullname: str) -> CodeType | None:
+        """The module's code."""
+        if self._can_tell():
+            return super().get_code(fullname)
+        code: CodeType = self.source_to_code(self.get_data(self.path), self.path)
+        return code
+
+    def _can_tell(self) -> bool:
+        """Whether the bytecode that there is, or would be written now, was made well after the source, or well before."""
+        try:
+            source = Path(self.path).stat().st_mtime
+            bytecode = Path(importlib.util.cache_from_source(self.path))
+            made = bytecode.stat().st_mtime if bytecode.exists() else time.time()
+        except (OSError, NotImplementedError):
+            return False
+        return abs(made - source) >= _APART_SECONDS
+
+
+class _Finder(MetaPathFinder):
+    """Finds what Python's own finder finds, and gives the user's modules the loader."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """See `importlib.abc.MetaPathFinder`."""
+        spec = PathFinder.find_spec(fullname, path, target)
+        if spec is not None and type(spec.loader) is SourceFileLoader and _is_users(fullname, spec.loader.path):
+            spec.loader = _Loader(spec.loader.name, spec.loader.path)
+        return spec
+
+
+def prefer_sources() -> None:
+    """Have the user's modules that this process imports from now on loaded so; to be called once."""
+    sys.meta_path.insert(sys.meta_path.index(PathFinder), _Finder())
+
+
+def _is_users(name: str, path: str) -> bool:
+    installed = any(part in INSTALLED for part in Path(path).parts)
+    return not installed and name.partition(".")[0] not in sys.stdlib_module_names
