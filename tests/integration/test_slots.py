@@ -335,18 +335,21 @@ def test_only_allowed_objectives_run(make_pool: MakePool, tmp_path: Path) -> Non
     assert "is not allowed here" in (refused.error or "")
 
 
+@pytest.mark.parametrize(
+    "name", ["tune.py", "my-tune.py"]
+)  # one that can be imported by its name, and one that can not
 def test_other_code_is_refused_until_it_is_updated(
-    make_pool: MakePool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, make_pool: MakePool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Both files are of one size, and of the same second for the most part: bytecode does not tell them apart.
     monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
-    file = tmp_path / "tune.py"
+    file = tmp_path / name
     file.write_text("def objective(params): return 1.0\n")
     pool = make_pool()
-    old = file_spec("tune.py:objective", tmp_path)
+    old = file_spec(f"{name}:objective", tmp_path)
     assert run(pool, old, evaluation(0))[0].value == 1.0
     file.write_text("def objective(params): return 2.0\n")
-    new = file_spec("tune.py:objective", tmp_path)
+    new = file_spec(f"{name}:objective", tmp_path)
     assert run(pool, new, evaluation(1))[1].value == 2.0
     # What was imported before is still the old study's code.
     assert run(pool, old, evaluation(2))[2].value == 1.0

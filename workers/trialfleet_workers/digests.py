@@ -27,7 +27,8 @@ import cloudpickle
 
 from trialfleet_shared.errors import ObjectiveError
 from trialfleet_shared.fingerprint import digest_bytes
-from trialfleet_workers.objective import INSTALLED, parse_reference
+from trialfleet_workers.objective import parse_reference
+from trialfleet_workers.user_modules import is_users
 
 #: Held while source is parsed: CPython 3.11 counts the depth of its parser's recursion for all threads together, and
 #: raises SystemError when two parse at once.
@@ -349,7 +350,7 @@ class _Values:
         Found without importing anything: what is loaded by then differs from one call to the next.
         """
         path = find_module(module, [])
-        if path is not None and _is_users(module, path):
+        if path is not None and is_users(module, path):
             sources = _Sources([_root(module, path)])
             sources.add_used(module, names)
             self._put(*sources.parts())
@@ -433,8 +434,4 @@ def is_local(module: str | None) -> bool:
     file = getattr(sys.modules.get(module), "__file__", None)
     if file is None:
         return module not in sys.builtin_module_names and module not in sys.stdlib_module_names
-    return _is_users(module, Path(file))
-
-
-def _is_users(module: str, file: Path) -> bool:
-    return module.partition(".")[0] not in sys.stdlib_module_names and not any(part in file.parts for part in INSTALLED)
+    return is_users(module, Path(file))

@@ -21,11 +21,10 @@ from trialfleet_shared.fingerprint import digest_bytes
 from trialfleet_shared.messages import MOST_METRICS, Evaluation
 from trialfleet_shared.space import NAME_CHARACTERS, Categorical, Distribution, Float, Int, Params, Scalar
 from trialfleet_shared.tables import nearest
+from trialfleet_workers.user_modules import INSTALLED, SourceLoader, prefer_sources
 
 #: How a reference to a function handed over in memory starts.
 MEMORY_PREFIX = "memory:"
-#: Folders of installed packages.
-INSTALLED = ("site-packages", "dist-packages")
 
 #: Modules that `load_function` is importing at this moment, to notice a file that starts a study when it is imported.
 _loading: set[str] = set()
@@ -70,6 +69,7 @@ def load_function(reference: str, base: Path, *, own: bool = False) -> Callable[
     Raises:
         ObjectiveError: there is no such file, module or attribute, it can not be imported, or it is not callable.
     """
+    prefer_sources()
     place, attribute = parse_reference(reference)
     if place.endswith(".py"):
         module = _load_file(reference, (base / place).resolve(), base.resolve())
@@ -146,7 +146,7 @@ def _load_file(reference: str, path: Path, base: Path) -> ModuleType:
 
 
 def _execute(name: str, path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, path)
+    spec = importlib.util.spec_from_file_location(name, path, loader=SourceLoader(name, str(path)))
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -36,7 +36,6 @@ from trialfleet_workers.frames import (
     frame,
     zygote_decoder,
 )
-from trialfleet_workers.from_source import prefer_sources
 from trialfleet_workers.in_memory import unpickle_function
 from trialfleet_workers.objective import Objective, load_function
 from trialfleet_workers.slot_process import OpenData, ignore_interrupts, run_slot
@@ -115,7 +114,6 @@ class _Zygote:
         if pickled is not None:
             function = unpickle_function(pickled, name)
         else:
-            prefer_sources()
             function = load_function(name, Path(self._prepare.base), own=self._prepare.own)
         objective = Objective(function, name)
         if objective.takes_data and (

@@ -1,4 +1,4 @@
-"""Modules of the user's are what their source says, whatever bytecode of them lies about.
+"""The user's own modules: which they are, and that they are what their source says, whatever bytecode of them lies about.
 
 Python takes bytecode for that of a source by its size and the second it was written in. A file that is written, imported
 and written again within a second would be taken for what it was, and its results for those of the new code.
@@ -13,13 +13,13 @@ from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
 from types import CodeType, ModuleType
 
-from trialfleet_workers.objective import INSTALLED
-
+#: Folders of installed packages.
+INSTALLED = ("site-packages", "dist-packages")
 #: Seconds between a source and its bytecode from which on it is theirs or evidently another's; file systems count in up to two.
 _APART_SECONDS = 4.0
 
 
-class _Loader(SourceFileLoader):
+class SourceLoader(SourceFileLoader):
     """Neither reads nor writes bytecode that may be of another source."""
 
     def get_code(self, fullname: str) -> CodeType | None:
@@ -48,16 +48,20 @@ class _Finder(MetaPathFinder):
     ) -> ModuleSpec | None:
         """See `importlib.abc.MetaPathFinder`."""
         spec = PathFinder.find_spec(fullname, path, target)
-        if spec is not None and type(spec.loader) is SourceFileLoader and _is_users(fullname, spec.loader.path):
-            spec.loader = _Loader(spec.loader.name, spec.loader.path)
+        if spec is not None and type(spec.loader) is SourceFileLoader and is_users(fullname, Path(spec.loader.path)):
+            spec.loader = SourceLoader(spec.loader.name, spec.loader.path)
         return spec
 
 
+_FINDER = _Finder()
+
+
 def prefer_sources() -> None:
-    """Have the user's modules that this process imports from now on loaded so; to be called once."""
-    sys.meta_path.insert(sys.meta_path.index(PathFinder), _Finder())
+    """Have the user's modules that this process imports from now on loaded so. May be called again."""
+    if _FINDER not in sys.meta_path:
+        sys.meta_path.insert(sys.meta_path.index(PathFinder), _FINDER)
 
 
-def _is_users(name: str, path: str) -> bool:
-    installed = any(part in INSTALLED for part in Path(path).parts)
-    return not installed and name.partition(".")[0] not in sys.stdlib_module_names
+def is_users(module: str, file: Path) -> bool:
+    """Whether a module is the user's, by its name and its file: not installed, not the standard library's."""
+    return module.partition(".")[0] not in sys.stdlib_module_names and not any(part in file.parts for part in INSTALLED)
