@@ -58,6 +58,8 @@ class NumberAxes:
         self._span = np.where(high > low, high - low, 1.0)
         self._half = 0.5 * steps / self._span
         self._log_grid = np.intersect1d(self._grid, self._log)
+        #: Where those stand among the distributions that have a grid.
+        self._grid_logs = np.searchsorted(self._grid, self._log_grid)
 
     def __len__(self) -> int:
         return len(self.distributions)
@@ -79,7 +81,7 @@ class NumberAxes:
         if not len(grid):
             return points
         low, span, first, step = self._low[grid], self._span[grid], self._min[grid], self._step[grid]
-        logs = np.flatnonzero(np.isin(grid, self._log_grid))
+        logs = self._grid_logs
         raw = low + points[:, grid] * span
         raw[:, logs] = np.exp(raw[:, logs])
         values = first + np.minimum(np.maximum(np.rint((raw - first) / step), 0), self._last[grid]) * step
