@@ -25,11 +25,6 @@ from trialfleet_workers.data import Data
 ROWS = 2 * BATCH_ROWS
 
 
-@pytest.fixture
-def cache(tmp_path: Path) -> DataCache:
-    return DataCache(tmp_path / "cache")
-
-
 def imported(cache: DataCache, data: Any, target: str | None = "y", **fields: Any) -> Data:
     info = cache.import_object(data, DataSpec(source="memory:data", target=target, **fields))
     return cache.open(info.digest).split(fold=0, fraction=1.0, rung=0, seed=0)

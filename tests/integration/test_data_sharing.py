@@ -20,11 +20,6 @@ ROWS = 20_000
 SPEC = DataSpec(source="memory:x", resampling=Resampling(kind="kfold", folds=3, test_fraction=0.1))
 
 
-@pytest.fixture
-def cache(tmp_path: Path) -> DataCache:
-    return DataCache(tmp_path / "cache")
-
-
 def numbers(rows: int = ROWS) -> tuple[np.ndarray, np.ndarray]:
     random = np.random.default_rng(0)
     return random.normal(size=(rows, 10)), random.normal(size=rows)
