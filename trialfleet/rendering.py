@@ -62,7 +62,9 @@ def finite(value: Any) -> Any:
 def print_json(console: Console, document: Any) -> None:
     """One JSON document on one line each level, without colours or wrapping."""
     text = visible_in_json(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
-    console.print(text, soft_wrap=True, markup=False, highlight=False, emoji=False)
+    # As it is: to print it, the console would take it apart character by character.
+    console.file.write(f"{text}\n")
+    console.file.flush()
 
 
 def print_report(console: Console, report: StudyReport, cache: CacheFigures, home: Path | None) -> None:

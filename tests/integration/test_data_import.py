@@ -27,6 +27,7 @@ from trialfleet_workers.adapters.arrow_tables import NULL_VALUES
 from trialfleet_workers.adapters.data_set import DataSet
 from trialfleet_workers.adapters.lmdb_data import DataCache
 from trialfleet_workers.adapters.sources import Stamp, read_file
+from trialfleet_workers.adapters.sources import stamp as stamp_of
 
 ROWS = 300
 
@@ -239,6 +240,21 @@ def test_any_file_system_of_fsspec_serves(cache: DataCache) -> None:
         file.write(table().to_csv(index=False).encode())
     info = cache.import_data(spec("memory://trialfleet/table.csv"), base=Path("nowhere"))
     assert info.rows == ROWS
+
+
+def test_a_path_and_its_uri_are_one_source(tmp_path: Path) -> None:
+    file = tmp_path / "a table.csv"
+    file.write_text("row,income\n")
+    (tmp_path / "link.csv").symlink_to(file)
+    stamps = {stamp_of(source, tmp_path) for source in ("a table.csv", "link.csv", str(file), f"file://{file}")}
+    assert len(stamps) == 1
+
+
+def test_links_in_a_loop_are_no_source(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").symlink_to("b.csv")
+    (tmp_path / "b.csv").symlink_to("a.csv")
+    with pytest.raises(DataError, match=r"^data.source = 'a.csv' can not be "):
+        stamp_of("a.csv", tmp_path)
 
 
 def test_an_unchanged_file_is_not_read_again_and_a_changed_one_is(

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from support.commands import PATIENCE, document, start_trialfleet, trialfleet
+from support.commands import PATIENCE, document, start_trialfleet
 from support.programs import need
 from support.prometheus_server import PrometheusServer
 from support.waiting import wait_until
@@ -149,8 +149,10 @@ def test_a_study_with_a_worker(rabbitmq: str, tmp_path: Path) -> None:
             try:
                 # It runs until it was scraped: a short study may be over between two scrapes.
                 wait_until(
-                    lambda: prometheus.number("trialfleet_queue_wait_seconds_count > 0")
-                    and prometheus.number("sum(trialfleet_worker_evaluations_total{outcome='error'}) > 0"),
+                    lambda: (
+                        prometheus.number("trialfleet_queue_wait_seconds_count > 0")
+                        and prometheus.number("sum(trialfleet_worker_evaluations_total{outcome='error'}) > 0")
+                    ),
                     "waits of the study and errors of the worker are seen",
                     PATIENCE,
                 )

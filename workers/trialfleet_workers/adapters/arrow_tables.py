@@ -3,7 +3,8 @@
 import gzip
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import IO, TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -67,7 +68,7 @@ def read_table(
     """
     try:
         if suffix.startswith(".csv"):
-            _read_csv(lambda: _plain(open_file(), suffix), consume)
+            _read_csv(partial(_opened_plain, open_file, suffix), consume)
         else:
             with open_file() as file:
                 consume(_read_arrow(file, suffix))
@@ -103,15 +104,23 @@ def _overflows(column: "pd.Series[Any]") -> bool:
     return False
 
 
-def _plain(file: IO[bytes], suffix: str) -> IO[bytes]:
-    return gzip.GzipFile(fileobj=file) if suffix.endswith(".gz") else file  # type: ignore[return-value]  # it is readable
+@contextmanager
+def _opened_plain(open_file: Callable[[], IO[bytes]], suffix: str) -> Iterator[IO[bytes]]:
+    with open_file() as file:
+        if suffix.endswith(".gz"):
+            with gzip.GzipFile(fileobj=file) as plain:
+                yield plain  # type: ignore[misc]  # it is readable
+        else:
+            yield file
 
 
-def _read_csv(open_file: Callable[[], IO[bytes]], consume: Callable[[Iterable[pa.RecordBatch]], None]) -> None:
+def _read_csv(
+    opened: Callable[[], AbstractContextManager[IO[bytes]]], consume: Callable[[Iterable[pa.RecordBatch]], None]
+) -> None:
     """Read with the types of the first block, and again with wider ones for as long as a later value does not fit."""
     types: dict[str, pa.DataType] = {}
     while True:
-        with closing(open_file()) as file, _csv_reader(file, types) as reader:
+        with opened() as file, _csv_reader(file, types) as reader:
             schema = reader.schema
             for name, kind in zip(schema.names, schema.types, strict=True):
                 if pa.types.is_binary(kind):

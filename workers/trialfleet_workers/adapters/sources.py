@@ -3,6 +3,7 @@
 A table is read as a stream of Arrow record batches (`arrow_tables.py`). Arrays (npz, pairs of X and y) keep their shape.
 """
 
+import stat
 import tokenize
 import zipfile
 import zlib
@@ -12,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import fsspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -41,6 +41,17 @@ class Frame(NamedTuple):
 
     table: "pd.DataFrame"
     target: str | None
+
+
+class _Place(NamedTuple):
+    """Where a file is: its path, and what looks at it and opens it."""
+
+    path: str
+    #: The path as a URI, which tells its file system.
+    uri: str
+    #: What the file system says of it, by the names that fsspec has for that.
+    info: Callable[[], Mapping[str, Any]]
+    open: Callable[[], Any]
 
 
 class Stamp(NamedTuple):
@@ -72,11 +83,11 @@ def stamp(source: str, base: Path) -> Stamp | None:
     Raises:
         DataError: there is no such file, or it can not be looked at.
     """
-    system, path = _locate(source, base)
+    place = _locate(source, base)
     try:
-        info = system.info(path)
+        info = place.info()
     except FileNotFoundError as error:
-        raise DataError(f"data.source = {source!r}: there is no file {path}") from error
+        raise DataError(f"data.source = {source!r}: there is no file {place.path}") from error
     except (OSError, ValueError) as error:
         raise DataError(f"data.source = {source!r} can not be read: {error}") from error
     if info.get("type") == "directory":
@@ -86,7 +97,7 @@ def stamp(source: str, base: Path) -> Stamp | None:
         return None
     # Of a local file also when its inode changed, and which it is: `cp -p`, rsync and tar set the time of the contents.
     inode = (info["created"], info["ino"]) if "mtime" in info and {"created", "ino"} <= info.keys() else ()
-    return Stamp(system.unstrip_protocol(path), int(info.get("size") or 0), repr((modified, *inode)))
+    return Stamp(place.uri, int(info.get("size") or 0), repr((modified, *inode)))
 
 
 def read_file(source: str, base: Path, consume: "Callable[[Iterable[pa.RecordBatch]], None]") -> Arrays | None:
@@ -100,19 +111,19 @@ def read_file(source: str, base: Path, consume: "Callable[[Iterable[pa.RecordBat
     Raises:
         DataError: the file can not be read.
     """
-    system, path = _locate(source, base)
-    suffix = next((suffix for suffix in SUFFIXES if path.endswith(suffix)), None)
+    place = _locate(source, base)
+    suffix = next((suffix for suffix in SUFFIXES if place.path.endswith(suffix)), None)
     if suffix is None:
         raise DataError(
             f"data.source = {source!r} is no file that can be read; allowed endings are {', '.join(SUFFIXES)}"
         )
     try:
         if suffix == ".npz":
-            with system.open(path) as file:
+            with place.open() as file:
                 return _read_npz(file, source)
         from trialfleet_workers.adapters.arrow_tables import read_table  # noqa: PLC0415  # see the top
 
-        read_table(partial(system.open, path), suffix, consume)
+        read_table(place.open, suffix, consume)
     except (OSError, EOFError, ValueError, SyntaxError, tokenize.TokenError, zipfile.BadZipFile, zlib.error) as error:
         if isinstance(error, DataError):
             raise
@@ -208,18 +219,39 @@ def _arrays(features: Any, labels: Any) -> Arrays:
     return Arrays(x, y, whole)
 
 
-def _locate(source: str, base: Path) -> tuple[Any, str]:
-    """The file system and the path on it. Chains of file systems, which fsspec knows, are none: a study names a file."""
+def _locate(source: str, base: Path) -> _Place:
+    """Where a source is. Chains of file systems, which fsspec knows, are none: a study names a file."""
     if "\0" in source:
         raise DataError(f"data.source = {source!r} has a NUL in it")
     if "::" in source:
         raise DataError(f"data.source = {source!r} is a chain of file systems; allowed is a path, or one URI")
     try:
-        if "://" in source:
-            return fsspec.core.url_to_fs(source)  # type: ignore[no-any-return]  # fsspec is untyped
-        return fsspec.filesystem("file"), str((base / source).resolve())
-    except (ImportError, ValueError) as error:
+        return _place_of_uri(source) if "://" in source else _place_of_path((base / source).resolve())
+    except (ImportError, ValueError, RuntimeError) as error:  # the last: symbolic links in a loop
         raise DataError(f"data.source = {source!r} can not be opened: {error}") from error
+
+
+def _place_of_uri(uri: str) -> _Place:
+    import fsspec  # noqa: PLC0415  # brings asyncio and much else, which paths do not need
+
+    system, path = fsspec.core.url_to_fs(uri)
+    return _Place(path, system.unstrip_protocol(path), partial(system.info, path), partial(system.open, path))
+
+
+def _place_of_path(path: Path) -> _Place:
+    return _Place(str(path), f"file://{path}", partial(_look_at, path), partial(path.open, "rb"))
+
+
+def _look_at(path: Path) -> Mapping[str, Any]:
+    """What fsspec says of a file of this machine, so that a path and its URI are one source."""
+    found = path.stat()
+    return {
+        "type": "directory" if stat.S_ISDIR(found.st_mode) else "file",
+        "size": found.st_size,
+        "created": found.st_ctime,
+        "mtime": found.st_mtime,
+        "ino": found.st_ino,
+    }
 
 
 def _read_npz(file: Any, source: str) -> Arrays:
