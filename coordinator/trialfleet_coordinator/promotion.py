@@ -120,13 +120,17 @@ class Halving:
         """A trial that does not wait on `rung` any more has climbed from it."""
         self._climbed[rung] += 1
 
-    def candidate(self, *, closing: bool) -> Promotion | None:
+    def candidate(self, under_way: Sequence[int], *, closing: bool) -> Promotion | None:
         """Who is to climb next, highest rung first; None when nobody is among the best 1/eta, or all of those are too dear.
 
         Args:
-            closing: no new trial will come, so each rung sends up its best `FINALISTS` even where 1/eta is fewer.
+            under_way: per rung, the trials that are evaluated on it.
+            closing: no new trial will come, so each rung sends up its best `FINALISTS` even where 1/eta is fewer, and
+                however many are under way.
         """
         for rung in range(len(self._finished) - 2, -1, -1):
+            if not closing and len(self._finished[rung]) < under_way[rung]:
+                continue
             waiting = self._waiting[rung]
             left = math.floor(len(self._finished[rung]) / self._eta) - self._climbed[rung]
             for place in range(min(left, len(waiting))):
@@ -164,6 +168,10 @@ class Halving:
             if self._finished[rung]:
                 return self._finished[rung][0][1], rung
         return None
+
+    def waiting_on(self, rung: int) -> int:
+        """How many wait on `rung`."""
+        return len(self._waiting[rung])
 
     def waiting(self) -> list[tuple[int, int]]:
         """(trial, rung) of all that wait, in order of trial number."""

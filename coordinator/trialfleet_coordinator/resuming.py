@@ -1,10 +1,9 @@
 """Trials as an earlier session left them, from the study's record.
 
 Where an undecided trial stands follows from its results: it waits where they finish the highest rung they are of, and else
-its evaluations are published again. Of a decided one the record tells all but the rung it was on, which is the highest one
-of its results too. Where it was decided before its rung brought any result, lost with its workers time and again, say, that
-is a lower one: only the mix of the rungs, and the rung on which samplers hear of the failure, depend on it. Who has no
-results at all is put where trials of its number start by now (`Standings.restore`).
+its evaluations are published again. Who has no results yet is put where trials of its number start by now
+(`Standings.restore`). A decided one stands on the highest rung of its results, the lowest where it has none, also if it
+was decided before a higher rung brought any, lost with its workers time and again, say.
 """
 
 from trialfleet_coordinator.commands import TrialState

@@ -6,11 +6,12 @@ the samplers' view of it all. A resumed study has the same standings, in whateve
 rungs may differ, as it compares the ranks of the latest trials: the latest by number then, by time before.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from trialfleet_coordinator.commands import Observation
-from trialfleet_coordinator.promotion import Halving, Racing, Verdict, beyond_threshold, mean
+from trialfleet_coordinator.promotion import Halving, Promotion, Racing, Verdict, beyond_threshold, mean
 from trialfleet_coordinator.rung_choice import Finished, RungChoice
 from trialfleet_coordinator.trial import Phase, Trial
 from trialfleet_shared.ladder import Ladder
@@ -56,6 +57,8 @@ class Standings:
         #: The best trial so far, complete or not.
         self._leader: int | None = None
         self._rung_mix = [0] * len(ladder.rungs)
+        #: Per rung, the trials that were decided on it.
+        self._decided = [0] * len(ladder.rungs)
         #: What each slot, given as (worker, slot), evaluated first.
         self._first_of: dict[tuple[str, int], EvaluationKey] = {}
         #: All of these: imports and the like make them dearer than others.
@@ -92,14 +95,16 @@ class Standings:
                 self.complete(trial, trial.value)
         self.halving.restore(finished)
         for trial in trials:
-            if not trial.results:  # it stands where trials start by now
+            if trial.decided:
+                self._decided[trial.rung] += 1
+            elif not trial.results:  # it stands where trials start by now
                 self._move(trial, self.choice.start(trial.number))
         self._leader = None  # who led meanwhile was counted without the trials that came later
         self._lead()
 
     def finish(self, trial: Trial, value: float) -> None:
         """It has all folds of its rung, whose mean is `value`."""
-        self.judge(trial)
+        self._judge(trial)
         trial.value = value
         *earlier, latest = self._marks(trial)
         self.halving.finish(trial.rung, trial.number, latest.score, latest.seconds)
@@ -110,13 +115,9 @@ class Standings:
         """It may be promoted from the rung that it finished."""
         self.halving.wait(trial.rung, trial.number, self._finished_score(trial))
 
-    def leave(self, trial: Trial) -> None:
-        """It does not wait any more."""
-        self.halving.leave(trial.rung, trial.number, self._finished_score(trial))
-
     def climb(self, trial: Trial) -> None:
         """It leaves the rung where it waited for the next one that pays."""
-        self.leave(trial)
+        self._leave(trial)
         self.halving.climb(trial.rung)
         self._move(trial, self.choice.above(trial.rung))
 
@@ -130,10 +131,14 @@ class Standings:
             self.best_complete = Best(trial.number, value, complete=True)
             self._lead()
 
-    def judge(self, trial: Trial) -> None:
-        """It will have its first value, or be decided: if it comes after the best one, it counts in `since_best` now."""
-        if self._leader is not None and trial.number > self._leader and not trial.judged:
-            self.since_best += 1
+    def decide(self, trial: Trial, *, raced: bool) -> None:
+        """It will be decided: where it is if it is raced out, else on the highest rung that it has results of."""
+        if trial.phase is Phase.WAITING:
+            self._leave(trial)
+        self._judge(trial)
+        if not raced:  # as `resuming` would have it
+            self._move(trial, trial.effort.rung)
+        self._decided[trial.rung] += 1
 
     # What that means
 
@@ -149,6 +154,11 @@ class Standings:
         score = self.halving.best(rung)
         assert score is not None
         return Best(trial, self.score(score), complete=False)
+
+    def candidate(self, *, closing: bool) -> Promotion | None:
+        """Who is to climb next; see `Halving.candidate`."""
+        under_way = [self._under_way(rung) for rung in range(len(self._rung_mix))]
+        return self.halving.candidate(under_way, closing=closing)
 
     @property
     def races(self) -> bool:
@@ -197,6 +207,8 @@ class Standings:
             if trial.phase is Phase.WAITING:
                 assert waiting[trial.number] == trial.rung
         assert sum(self._rung_mix) == len(self.trials)
+        evaluating = Counter(trial.rung for trial in self.trials if trial.phase is Phase.EVALUATING)
+        assert evaluating == Counter({rung: self._under_way(rung) for rung in range(len(self._rung_mix))})
         assert self._leader == (None if self.best is None else self.best.trial)
         if self._leader is not None:
             assert self.since_best == self._judged_after(self._leader)
@@ -210,6 +222,19 @@ class Standings:
                     earliest[result.worker, result.slot] = result
         for result in earliest.values():
             self.hear(result)
+
+    def _leave(self, trial: Trial) -> None:
+        """It does not wait any more."""
+        self.halving.leave(trial.rung, trial.number, self._finished_score(trial))
+
+    def _judge(self, trial: Trial) -> None:
+        """It will have its first value, or be decided: if it comes after the best one, it counts in `since_best` now."""
+        if self._leader is not None and trial.number > self._leader and not trial.judged:
+            self.since_best += 1
+
+    def _under_way(self, rung: int) -> int:
+        """Trials on the rung that have not finished it yet."""
+        return self._rung_mix[rung] - self.halving.waiting_on(rung) - self._decided[rung]
 
     def _move(self, trial: Trial, rung: int) -> None:
         self._rung_mix[trial.rung] -= 1

@@ -346,9 +346,7 @@ class StudyState:
     def _decide(self, trial: Trial, phase: Phase, value: float | None, reason: str) -> None:
         for key in self._keys_in_flight(trial):
             self._attempts.forget(key)
-        if trial.phase is Phase.WAITING:
-            self.standings.leave(trial)
-        self.standings.judge(trial)
+        self.standings.decide(trial, raced=reason == "racing")
         self._story.move(trial, phase, reason)
         trial.value = value
         trial.reason = reason
@@ -435,7 +433,7 @@ class StudyState:
         closing = self.ended is not None
         if not (early or closing):
             return False
-        promotion = self.standings.halving.candidate(closing=closing)
+        promotion = self.standings.candidate(closing=closing)
         if promotion is None:
             return False
         self._promote(self.trials[promotion.trial])

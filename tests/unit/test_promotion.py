@@ -25,13 +25,13 @@ def climb(halving: Halving, trial: int, score: float) -> None:
 
 
 def test_nobody_climbs_before_a_rung_has_eta_trials() -> None:
-    assert halving_with([1.0, 2.0]).candidate(closing=False) is None
+    assert halving_with([1.0, 2.0]).candidate([0] * 3, closing=False) is None
 
 
 def test_the_best_third_climbs_and_only_once() -> None:
     halving = halving_with([1.0, 5.0, 2.0, 4.0, 3.0, 0.0])
     climbed = []
-    while (promotion := halving.candidate(closing=False)) is not None:
+    while (promotion := halving.candidate([0] * 3, closing=False)) is not None:
         climb(halving, promotion.trial, {1: 5.0, 3: 4.0}[promotion.trial])
         climbed.append(promotion.trial)
     assert climbed == [1, 3]
@@ -42,14 +42,14 @@ def test_no_more_than_a_third_climb_though_each_is_better_than_those_before() ->
     climb(halving, 2, 3.0)
     halving.finish(0, 3, 4.0, 1.0)
     halving.wait(0, 3, 4.0)
-    assert halving.candidate(closing=False) is None
-    assert halving.candidate(closing=True) == Promotion(3, 0), "a finalist climbs at the end"
+    assert halving.candidate([0] * 3, closing=False) is None
+    assert halving.candidate([0] * 3, closing=True) == Promotion(3, 0), "a finalist climbs at the end"
 
 
 def test_a_promoted_trial_keeps_its_rank_so_that_the_quota_is_of_all_that_finished() -> None:
     halving = halving_with([3.0, 2.0, 1.0])
     climb(halving, 0, 3.0)
-    assert halving.candidate(closing=False) is None, "1/3 of three is one, and that one has climbed"
+    assert halving.candidate([0] * 3, closing=False) is None, "1/3 of three is one, and that one has climbed"
 
 
 def test_a_higher_rung_is_served_first() -> None:
@@ -58,33 +58,33 @@ def test_a_higher_rung_is_served_first() -> None:
         climb(halving, trial, float(trial))
         halving.finish(1, trial, float(trial), 1.0)
         halving.wait(1, trial, float(trial))
-    assert halving.candidate(closing=False) == Promotion(8, 1)
+    assert halving.candidate([0] * 3, closing=False) == Promotion(8, 1)
 
 
 def test_a_dear_trial_waits_until_it_is_a_small_part_of_what_was_spent() -> None:
     """The best of six took twenty times as long as the others, the second best climbs."""
     halving = halving_with([1.0, 5.0, 2.0, 4.0, 3.0, 0.0], seconds={1: 20.0})
-    assert halving.candidate(closing=False) == Promotion(3, 0)
+    assert halving.candidate([0] * 3, closing=False) == Promotion(3, 0)
     climb(halving, 3, 4.0)
-    assert halving.candidate(closing=False) is None, "the place is kept for the dear one"
-    assert halving.candidate(closing=True) == Promotion(1, 0)
+    assert halving.candidate([0] * 3, closing=False) is None, "the place is kept for the dear one"
+    assert halving.candidate([0] * 3, closing=True) == Promotion(1, 0)
     for trial in range(6, 6 + 1000):
         halving.finish(0, trial, -1.0, 1.0)
-    assert halving.candidate(closing=False) == Promotion(1, 0)
+    assert halving.candidate([0] * 3, closing=False) == Promotion(1, 0)
 
 
 def test_a_trial_is_not_dear_by_being_the_longest_of_equals() -> None:
     halving = halving_with([5.0, 1.0, 2.0], seconds={0: 2.5})
-    assert halving.candidate(closing=False) == Promotion(0, 0)
+    assert halving.candidate([0] * 3, closing=False) == Promotion(0, 0)
 
 
 def test_equal_scores_rank_by_trial_number() -> None:
-    assert halving_with([1.0, 1.0, 1.0]).candidate(closing=False) == Promotion(0, 0)
+    assert halving_with([1.0, 1.0, 1.0]).candidate([0] * 3, closing=False) == Promotion(0, 0)
 
 
 def test_the_finalists_climb_at_the_end_however_few_finished() -> None:
-    assert halving_with([1.0]).candidate(closing=True) == Promotion(0, 0)
-    assert halving_with([1.0]).candidate(closing=False) is None
+    assert halving_with([1.0]).candidate([0] * 3, closing=True) == Promotion(0, 0)
+    assert halving_with([1.0]).candidate([0] * 3, closing=False) is None
 
 
 def test_hopeless_are_those_whom_all_trials_to_come_could_not_lift() -> None:
