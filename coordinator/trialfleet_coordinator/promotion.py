@@ -6,7 +6,9 @@ Halving is the promotion type of asynchronous successive halving (Li et al. 2020
 Hyperparameter Tuning", algorithm 2): a trial that finished a rung waits there, and climbs once it is among the best
 1/eta of all that finished the rung. Nobody waits for a rung to fill. One thing differs: no more than 1/eta of a rung
 climb in all. Under the original rule every trial that is better than those before it climbs at once, and as a sampler
-that learns produces just such a sequence, most trials would. And in a study that ends with its time, a trial that took
+that learns produces just such a sequence, most trials would. Nor does anyone climb from a rung on which more trials are under
+way than have finished it: who finishes first is quick, not good, and on many slots whole rungs would be climbed by the best of
+the first few before the rest of them are heard. And in a study that ends with its time, a trial that took
 far longer than others keeps its place, but does not climb before the study has spent so much that its next rung, which takes
 longer still, is no large part of it. Where no new trials come, it climbs like any other.
 

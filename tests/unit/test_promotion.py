@@ -28,6 +28,13 @@ def test_nobody_climbs_before_a_rung_has_eta_trials() -> None:
     assert halving_with([1.0, 2.0]).candidate([0] * 3, closing=False) is None
 
 
+def test_nobody_climbs_from_a_rung_on_which_more_are_under_way_than_have_finished_it() -> None:
+    halving = halving_with([1.0, 2.0, 3.0], rungs=3)
+    assert halving.candidate([4, 0, 0], closing=False) is None
+    assert halving.candidate([3, 9, 9], closing=False) == Promotion(2, 0), "other rungs have no say in it"
+    assert halving.candidate([4, 0, 0], closing=True) == Promotion(2, 0)
+
+
 def test_the_best_third_climbs_and_only_once() -> None:
     halving = halving_with([1.0, 5.0, 2.0, 4.0, 3.0, 0.0])
     climbed = []

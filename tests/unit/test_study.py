@@ -39,6 +39,18 @@ def test_promising_trials_climb_and_the_others_see_the_lowest_rung_only() -> Non
     assert set(bench.reasons().values()) == {"complete", "halving"}
 
 
+def test_the_first_to_finish_wait_for_as_many_as_are_under_way() -> None:
+    """The quick ones are no fair choice: on many slots the best of the first three would be next to anyone."""
+    slots = 16
+    bench = Bench(THREE_RUNGS, Budget(trials=1000), slots=slots)
+    while not any(evaluation.rung for evaluation in bench.in_flight):
+        bench.answer(trial_number(bench.in_flight[0]))
+    finished = bench.state.standings.halving.finished(0)
+    assert finished >= slots
+    climbed = [evaluation.trial for evaluation in bench.in_flight if evaluation.rung]
+    assert climbed[0] == finished - 1, "the best of them"
+
+
 def test_rungs_that_cost_as_much_as_the_next_are_left_out() -> None:
     bench = Bench(THREE_RUNGS, Budget(trials=60))
     bench.seconds = lambda evaluation: 1000.0
