@@ -390,7 +390,7 @@ class Daemon:
             case StudyReport() if entry.state is ServiceState.CANCELLED:
                 # It was about to end by itself; who cancelled it was told that it is cancelled.
                 self._note(entry)
-            case Exception() as error if entry.state not in (ServiceState.RUNNING, ServiceState.QUEUED):
+            case BaseException() as error if entry.state not in (ServiceState.RUNNING, ServiceState.QUEUED):
                 # It was about to fail when somebody asked for another state, which it keeps.
                 _LOG.warning("study %s: %s", entry.study, error, extra={"study": entry.study})
                 self._note(entry)
@@ -459,7 +459,7 @@ class _Run:
         #: Whether the study could be opened.
         self.opened = False
         #: What came of it, once it has ended: a report, or what it failed with; None when it was abandoned.
-        self.outcome: StudyReport | Exception | None = None
+        self.outcome: StudyReport | BaseException | None = None
         self._workshop = workshop
         self._stop: str | None = None
         self._abandoned = False
@@ -502,7 +502,7 @@ class _Run:
             self.outcome = None
         except TrialfleetError as error:
             self.outcome = error
-        except Exception as error:  # noqa: BLE001  # one study's bug is no other study's end
+        except BaseException as error:  # noqa: BLE001  # one study's bug is no other study's end; nor is it an end without a cause
             _LOG.exception("study %s failed", self.entry.study, extra={"study": self.entry.study})
             self.outcome = error
 

@@ -8,6 +8,7 @@ simulated broker. Both keep what is under way in a `Mailbox`.
     acknowledge ────────> outbox ────────> deliveries of this connection
 """
 
+import math
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -33,6 +34,8 @@ from trialfleet_shared.messages import (
 GRACE_SECONDS = 15.0
 #: Seconds that a report waits for fresh figures.
 _REPORT_SECONDS = 3.0
+#: Seconds between two looks at how much memory the live workers take together.
+_PSS_SECONDS = 1.0
 
 
 class Delivery(NamedTuple):
@@ -160,7 +163,6 @@ class _Figures:
         was_there = uptime > running
         self._busy_before = first.busy_slot_seconds if was_there else 0.0
         self._available_before = first.available_slot_seconds if was_there else 0.0
-        self.pss_bytes = 0
         self.busy = self.available = 0.0
         self.update(first)
 
@@ -168,7 +170,6 @@ class _Figures:
         """A heartbeat came."""
         self.busy = max(self.busy, heartbeat.busy_slot_seconds - self._busy_before)
         self.available = max(self.available, heartbeat.available_slot_seconds - self._available_before)
-        self.pss_bytes = max(self.pss_bytes, heartbeat.pss_bytes)
 
 
 class RemoteFleet:
@@ -192,6 +193,10 @@ class RemoteFleet:
         self._clock = clock
         self._leases = LeaseTable(grace=grace)
         self._figures: dict[str, _Figures] = {}
+        #: What the live workers said last of their memory, and the most that it was together, in bytes.
+        self._pss: dict[str, int] = {}
+        self._peak_pss = 0
+        self._pss_due = -math.inf
         #: When each worker was heard last.
         self._heard: dict[str, float] = {}
         #: Slots of the workers that had nothing to do when they were heard last, and answered nothing since.
@@ -278,13 +283,14 @@ class RemoteFleet:
                 break
             self._take_in(end - self._clock.monotonic())
         live = self._leases.workers(asked)
+        self._add_up_memory(asked)
         since = sum(max(asked - self._heard[name], 0.0) * slots for name, slots in self._idle.items() if name in live)
         return FleetReport(
             slots=sum(worker.slots for worker in live.values()),
             workers=len(live),
             busy_slot_seconds=sum(figures.busy for figures in self._figures.values()),
             available_slot_seconds=sum(figures.available for figures in self._figures.values()) + since,
-            pss_bytes=sum(figures.pss_bytes for figures in self._figures.values()),
+            pss_bytes=self._peak_pss,
         )
 
     def close(self) -> None:
@@ -339,3 +345,12 @@ class RemoteFleet:
             self._figures[heartbeat.worker] = _Figures(heartbeat, now - self._started)
         else:
             known.update(heartbeat)
+        self._pss[heartbeat.worker] = heartbeat.pss_bytes
+        if now >= self._pss_due:
+            self._pss_due = now + _PSS_SECONDS
+            self._add_up_memory(now)
+
+    def _add_up_memory(self, now: float) -> None:
+        live = self._leases.workers(now)
+        self._pss = {name: size for name, size in self._pss.items() if name in live}
+        self._peak_pss = max(self._peak_pss, sum(self._pss.values()))

@@ -128,7 +128,7 @@ class Int(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="int", ta
 
     def contains(self, value: Scalar) -> bool:
         """Whether `value` can be drawn."""
-        if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not float(value).is_integer():
             return False
         return self.min <= value <= self.max and (int(value) - self.min) % self.step == 0
 
@@ -335,7 +335,7 @@ class FunctionSpace:
         trial = SpaceTrial(suggest)
         try:
             self._function(trial)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if error is trial.raised:
                 raise
             raise ConfigurationError(

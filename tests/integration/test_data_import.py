@@ -226,11 +226,14 @@ def test_a_function_gives_data(cache: DataCache, tmp_path: Path) -> None:
     (tmp_path / "load.py").write_text(
         "import numpy as np\ndef pair():\n    return np.arange(40.0).reshape(20, 2), np.arange(20) % 2\n"
         "def broken():\n    raise RuntimeError('no database')\ndef odd():\n    return 7\n"
+        "def ending():\n    raise SystemExit(0)\n"
     )
     info = cache.import_data(spec("load.py:pair", None, resampling=Resampling()), base=tmp_path)
     assert info.rows == 20
     with pytest.raises(DataError, match=r"data.source = 'load.py:broken' raised RuntimeError: no database"):
         cache.import_data(spec("load.py:broken", None), base=tmp_path)
+    with pytest.raises(DataError, match=r"data.source = 'load.py:ending' raised SystemExit: 0"):
+        cache.import_data(spec("load.py:ending", None), base=tmp_path)
     with pytest.raises(DataError, match="the data are of type int; allowed are a data frame"):
         cache.import_data(spec("load.py:odd", None), base=tmp_path)
 

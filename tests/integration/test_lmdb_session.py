@@ -98,6 +98,27 @@ def test_a_write_after_another_handle_closed_takes_the_note_back(connect: Connec
     assert not (tmp_path / "cache" / "synced").exists()
 
 
+def test_a_note_that_can_not_be_written_takes_nothing_from_who_has_the_files_open(
+    connect: Connect, boot: Path, tmp_path: Path
+) -> None:
+    first = connect()
+    put(first, b"a")
+    script = """
+import resource, signal, sys
+from pathlib import Path
+from trialfleet_shared.adapters import lmdb_session
+lmdb_session.BOOT_ID = Path(sys.argv[2])
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # a full disk
+with lmdb_session.Session(Path(sys.argv[1]), ("data.mdb", "lock.mdb")).opening():
+    pass
+"""
+    subprocess.run([sys.executable, "-c", script, str(tmp_path / "cache"), str(boot)], check=False, timeout=60)
+    assert (tmp_path / "cache" / "boot").read_text() == "first\n"
+    put(first, b"b")
+    assert has(connect(), b"b"), "they are the same files"
+
+
 def test_files_that_were_written_durably_are_trusted(connect: Connect, boot: Path, tmp_path: Path) -> None:
     durable = LmdbEnvironment(tmp_path / "cache", layout="test 1", databases=("all",), map_bytes=2**20)
     put(durable, b"a")

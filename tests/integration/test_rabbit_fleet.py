@@ -19,7 +19,7 @@ from trialfleet_coordinator.adapters.rabbit_fleet import RabbitFleet
 from trialfleet_shared.adapters.rabbit import DEAD, EVALUATIONS, HEARTBEATS, MAX_MESSAGE_BYTES, pack, results_queue
 from trialfleet_shared.clock import SystemClock
 from trialfleet_shared.fleet import LostEvaluation
-from trialfleet_shared.messages import DataSpec, EvaluationBatch, EvaluationResult, Outcome, StudySpec
+from trialfleet_shared.messages import DataSpec, EvaluationBatch, EvaluationResult, Heartbeat, Outcome, StudySpec
 from trialfleet_workers.adapters.lmdb_data import DataCache
 from trialfleet_workers.digests import code_digest
 
@@ -418,6 +418,63 @@ def test_a_worker_imports_the_data_and_refuses_other_ones(
             assert error in (result.error or "")
             assert result.value == (160.0 if outcome is Outcome.OK else None)
             coordinator.fleet.close()
+
+
+class _Hearing(RabbitFleet):
+    """Remembers what the heartbeats said last of deliveries that were acknowledged and not answered."""
+
+    leased = 0
+
+    def _on_heartbeat(self, heartbeat: Heartbeat, now: float) -> None:
+        self.leased = len(heartbeat.leased)
+        super()._on_heartbeat(heartbeat, now)
+
+
+def test_data_that_take_long_to_import_hold_up_neither_their_delivery_nor_other_studies(
+    rabbitmq: str, tmp_path: Path
+) -> None:
+    base = tmp_path / "study"
+    base.mkdir()
+    go = tmp_path / "go"
+    go.touch()
+    (base / "rows.csv").write_text("x,y\n" + "".join(f"{row},{row % 2}\n" for row in range(200)))
+    (base / "rows.py").write_text(
+        "import time\nfrom pathlib import Path\nimport pandas as pd\n\n\ndef load():\n"
+        f"    while not Path({str(go)!r}).exists():\n        time.sleep(0.01)\n"
+        "    return pd.DataFrame({'x': range(100), 'y': [0, 1] * 50})\n\n\n"
+        "def count(params, data):\n    return float(len(data.y))\n"
+    )
+    cache = DataCache(tmp_path / "cache")
+    coordinators = []
+    for source in ("rows.py:load", "rows.csv"):
+        data = DataSpec(source=source, target="y")
+        spec = StudySpec(
+            study=source,
+            objective="rows.py:count",
+            objective_digest=code_digest("rows.py:count", base),
+            data=data,
+            data_digest=cache.import_data(data, base=base).digest,
+        )
+        fleet = _Hearing(rabbitmq, address=uuid.uuid4().hex, clock=SystemClock())
+        fleet.start(spec)
+        coordinators.append(Coordinator(fleet))
+    go.unlink()
+    slow, quick = coordinators
+    with WorkerProcesses(rabbitmq, tmp_path, base, hold_seconds=0.2) as workers:
+        workers.start()
+        try:
+            slow.fleet.submit([make_evaluation(0)])
+            poll_until(slow.poll, lambda: slow.fleet.leased == 1, "its delivery is acknowledged")  # type: ignore[attr-defined]
+            quick.fleet.submit([make_evaluation(0)])
+            quick.await_results(1)
+            assert slow.results == []
+            go.touch()
+            slow.await_results(1)
+            assert [one.results[0].value for one in coordinators] == [80.0, 160.0]
+        finally:
+            go.touch()
+            for coordinator in coordinators:
+                coordinator.fleet.close()
 
 
 def test_the_password_is_nowhere_to_be_seen(

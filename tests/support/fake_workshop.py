@@ -87,10 +87,10 @@ class FakeStudy:
         #: Whether it goes on closing when it was stopped.
         self.stays = False
         self._done = done
-        self._ends: StudyReport | Exception | None = None
+        self._ends: StudyReport | BaseException | None = None
         self._may_go = threading.Event()
 
-    def end(self, how: StudyReport | Exception) -> None:
+    def end(self, how: StudyReport | BaseException) -> None:
         """Have `run` return or raise it."""
         self._ends = how
         self._may_go.set()
@@ -103,7 +103,7 @@ class FakeStudy:
             on_progress(self.progress)
             if stop() is not None and not self.stays:
                 return a_report(self.entry.study, "stopped")
-        if isinstance(self._ends, Exception):
+        if isinstance(self._ends, BaseException):
             raise self._ends
         assert self._ends is not None
         return self._ends

@@ -95,10 +95,11 @@ def test_a_study_is_queued_runs_and_is_done(service: Service) -> None:
         (StoreError("the disk is full"), PAUSED, "the disk is full"),
         (BrokerError("nobody answers"), QUEUED, "waits for the broker: nobody answers"),
         (KeyError("x"), FAILED, "unexpected KeyError: 'x'; this is a bug"),
+        (SystemExit(0), FAILED, "unexpected SystemExit: 0; this is a bug"),
     ],
 )
 def test_what_ends_a_study_is_told_in_its_state(
-    service: Service, outcome: Exception, state: ServiceState, because: str
+    service: Service, outcome: BaseException, state: ServiceState, because: str
 ) -> None:
     service.submit("a")
     service.running("a").end(outcome)

@@ -13,7 +13,7 @@ from trialfleet_shared.caching import CachedResult
 from trialfleet_shared.clock import SystemClock
 from trialfleet_shared.errors import ObjectiveError
 from trialfleet_shared.messages import Evaluation, EvaluationResult, Outcome, StudySpec
-from trialfleet_workers.pool_parts import MOST_STUDIES, CachedEvaluations, LatestStudies, Refusals, Waker
+from trialfleet_workers.pool_parts import MOST_STUDIES, CachedEvaluations, KernelKills, LatestStudies, Refusals, Waker
 
 SPEC = StudySpec(study="s", objective="f", objective_digest="ab")
 
@@ -132,3 +132,26 @@ def test_a_signal_may_wake_what_a_signal_wakes_or_closes(interrupted: str, monke
     finally:
         signal.signal(signal.SIGUSR1, before)
     assert woken == [signal.SIGUSR1]
+
+
+def test_a_kill_by_the_kernel_is_of_the_last_moments_and_counts_once() -> None:
+    clock, count = SimulatedClock(), [3]
+    kills = KernelKills(clock, lambda: count[0])
+
+    def pass_time(seconds: float) -> None:
+        clock.now += seconds
+        kills.look()
+
+    assert not kills.one_lately()
+    count[0] += 1
+    assert kills.one_lately()
+    assert not kills.one_lately(), "that was the one before"
+    count[0] += 2
+    pass_time(2.0)
+    assert kills.one_lately()
+    assert kills.one_lately()
+    assert not kills.one_lately()
+    count[0] += 1  # another process of the machine
+    pass_time(2.0)
+    pass_time(2.0)
+    assert not kills.one_lately(), "somebody else killed this slot"

@@ -68,7 +68,9 @@ def test_whatever_keeps_the_data_from_a_worker_is_answered(broker: FleetBroker) 
         take=lambda _batch: SimpleNamespace(wait=lambda _seconds: True),
         refuse=lambda _ticket, reason: refused.append(reason),
     )
-    declare_actor(broker, service, SimpleNamespace(require=require), NO_TELEMETRY, threading.Event())  # type: ignore[arg-type]  # stand-ins
+    declare_actor(
+        broker, service, SimpleNamespace(is_here=lambda _spec: True, require=require), NO_TELEMETRY, threading.Event()
+    )  # type: ignore[arg-type]  # stand-ins
     broker.get_actor(EVALUATE).fn(pack(EvaluationBatch(make_spec("objectives.py:misbehave"), (make_evaluation(0),))))
     assert refused == ["the study's data can not be had: OSError: [Errno 12] Cannot allocate memory"]
 

@@ -200,3 +200,14 @@ def test_workers_are_those_heard_of_lately(bench: Bench) -> None:
     assert bench.fleet.workers() == {"v", "w"}
     bench.clock.now += 10.0
     assert bench.fleet.workers() == {"w"}
+
+
+def test_memory_is_that_of_the_workers_that_were_there_at_a_time(bench: Bench) -> None:
+    """A fleet whose workers are replaced again and again has no more of it than those that live."""
+    for number in range(20):
+        bench.link.incoming.append(Heartbeat(f"w{number}", 2, 0, 1.0, pss_bytes=100))
+        bench.fleet.poll(1.0)
+        bench.clock.now += 60.0
+    bench.link.incoming += [Heartbeat(f"twin{number}", 2, 0, 1.0, pss_bytes=100) for number in range(2)]
+    bench.fleet.poll(1.0)
+    assert bench.fleet.report().pss_bytes == 200

@@ -82,6 +82,11 @@ def test_true_is_not_one() -> None:
     assert not Int(0, 1).contains(True)
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 0.5])
+def test_what_is_no_whole_number_is_in_no_range_of_them(value: float) -> None:
+    assert not Int(0, 1).contains(value)
+
+
 def test_conditional_parameters_are_drawn_only_while_their_parents_say_so() -> None:
     space = SearchSpace(
         {
@@ -150,12 +155,17 @@ def positional(trial: Any) -> None:
     trial.suggest_int("x", 0, 10, 1)
 
 
+def ending(trial: Any) -> None:
+    raise SystemExit(0)
+
+
 @pytest.mark.parametrize(
     ("function", "words"),
     [
         (lookup, "KeyError: 'oops'"),
         (inverted, "ValueError: min = 1.0 is above max = 0.0; min <= max is needed"),
         (of_another_version, "AttributeError: 'SpaceTrial' object has no attribute 'suggest_uniform'"),
+        (ending, "SystemExit: 0"),
         (positional, "TypeError: SpaceTrial.suggest_int() takes 4 positional arguments but 5 were given"),
     ],
 )

@@ -3,7 +3,7 @@
 import math
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from trialfleet_shared.caching import CachedResult, ResultCache, key_of
 from trialfleet_shared.clock import Clock
@@ -13,6 +13,8 @@ from trialfleet_workers import linux
 
 #: Seconds between two looks at the processes' memory: a look costs 1 ms per process.
 _LOOK_SECONDS = 5.0
+#: Seconds between two looks at how many processes the kernel killed: a slot's death is noticed much sooner.
+_KILLS_SECONDS = 2.0
 #: Seconds for which a refusal is remembered: a batch of evaluations must not cost an import each, and a worker whose
 #: copy of the objective is updated should notice.
 _REFUSAL_SECONDS = 10.0
@@ -22,6 +24,39 @@ _UNWRITTEN_SECONDS = 0.01
 _UNWRITTEN_RESULTS = 100
 #: Studies of which it is remembered that they run here; of one that is forgotten it is found out again.
 MOST_STUDIES = 100
+
+
+class KernelKills:
+    """Tells a slot that the kernel killed for want of memory from one that somebody else killed.
+
+    The kernel counts those of the whole machine, so what it killed within the last moments is taken for one of ours, each once.
+
+    Args:
+        clock: says which moments are the last.
+        count: how many there have been.
+    """
+
+    def __init__(self, clock: Clock, count: Callable[[], int] = linux.oom_kills) -> None:
+        self._clock = clock
+        self._count = count
+        #: As counted at the last look, and at the one before it.
+        self._lately = self._before = count()
+        self._due = clock.monotonic() + _KILLS_SECONDS
+
+    def look(self) -> None:
+        """Take note of how many there are by now. It costs nothing to call this often."""
+        now = self._clock.monotonic()
+        if now >= self._due:
+            self._due = now + _KILLS_SECONDS
+            self._before, self._lately = self._lately, self._count()
+
+    def one_lately(self) -> bool:
+        """Whether there was one that was not asked for yet."""
+        if self._count() <= self._before:
+            return False
+        self._before += 1
+        self._lately = max(self._lately, self._before)
+        return True
 
 
 class CachedEvaluations:

@@ -33,7 +33,15 @@ from trialfleet_workers.frames import Declined, Done, Failed, Forked, FromSlot, 
 from trialfleet_workers.handles import Slot, SlotState, Zygote
 from trialfleet_workers.jobs import Job
 from trialfleet_workers.live_slots import START_SECONDS, LiveSlots
-from trialfleet_workers.pool_parts import CachedEvaluations, LatestStudies, MemoryWatch, Refusals, SlotUsage, Waker
+from trialfleet_workers.pool_parts import (
+    CachedEvaluations,
+    KernelKills,
+    LatestStudies,
+    MemoryWatch,
+    Refusals,
+    SlotUsage,
+    Waker,
+)
 from trialfleet_workers.zygotes import IMPORT_SECONDS, ObjectiveSources, Zygotes
 
 #: Share of the machine's memory that slots may fill together when a study sets no limit.
@@ -100,7 +108,7 @@ class SlotPool:
         self._cached = CachedEvaluations(cache, name)
         self._memory = MemoryWatch(clock)
         self._usage = SlotUsage(slots, clock)
-        self._oom_kills = linux.oom_kills()
+        self._kernel_kills = KernelKills(clock)
         self._woken = False
         self._closed = False
 
@@ -174,6 +182,7 @@ class SlotPool:
             self._step(left)
         self._woken = False
         self.pss_bytes()
+        self._kernel_kills.look()
         results, self._results = self._results, []
         return results
 
@@ -461,7 +470,7 @@ class SlotPool:
             self._not_started(slot, death)
         elif not begun:  # something that the evaluation before left behind ended it
             self.restarts["crash"] += 1
-        elif os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL and self._kernel_killed():
+        elif os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL and self._kernel_kills.one_lately():
             self.restarts["memory"] += 1
             self._end_job(slot, Outcome.MEMORY, f"{death}: the machine ran out of memory", cpu_seconds)
         else:
@@ -488,11 +497,6 @@ class SlotPool:
         if slot.job is not None:
             self._queue.appendleft(slot.job)
             slot.job = None
-
-    def _kernel_killed(self) -> bool:
-        """Whether the kernel killed a process for want of memory since this was asked last."""
-        before, self._oom_kills = self._oom_kills, linux.oom_kills()
-        return self._oom_kills > before
 
     # Zygotes.
 

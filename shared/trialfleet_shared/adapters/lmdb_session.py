@@ -46,9 +46,8 @@ class Session:
             if found != now and not self._synced.exists():
                 for name in self._files:
                     (self._folder / name).unlink(missing_ok=True)
-            with open(self._boot, "w", opener=private) as boot:
-                boot.write(now)
-            self._sync_folder()
+            if found != now or not self._boot.exists():
+                self._note_boot(now)
             yield
 
     def begin_write(self) -> None:
@@ -60,6 +59,14 @@ class Session:
     def note_synced(self) -> None:
         """Call this inside of a write transaction that changes nothing, after the files were synced."""
         self._synced.touch(mode=0o600)
+
+    def _note_boot(self, now: str) -> None:
+        """Whole or not at all: a note that is cut short would have the next one who opens the files remove them."""
+        part = self._boot.with_suffix(".part")
+        with open(part, "w", opener=private) as boot:
+            boot.write(now)
+        part.replace(self._boot)
+        self._sync_folder()
 
     def _sync_folder(self) -> None:
         descriptor = os.open(self._folder, os.O_RDONLY)

@@ -2,8 +2,8 @@
 
 dramatiq delivers a batch to the actor on one of its threads. The actor hands it to the service, which evaluates it on the
 main thread's slots, and waits: it returns, which acknowledges the delivery, once every result is safe with the broker. An
-evaluation that outlives `HOLD_SECONDS` is acknowledged all the same, before RabbitMQ's delivery timeout (30 minutes by
-default) would take it back and start it elsewhere; from then on heartbeats hold it.
+evaluation that outlives `HOLD_SECONDS`, or waits so long for its data, is acknowledged all the same, before RabbitMQ's
+delivery timeout (30 minutes by default) would take it back and start it elsewhere; from then on heartbeats hold it.
 """
 
 import logging
@@ -161,7 +161,16 @@ class StudyData:
         self._allowance = allowance
         self._telemetry = telemetry
         self._lock = threading.Lock()
+        #: By digest: held by whoever looks after a data set, so that one study does not wait for the data of another.
+        self._looked_after: dict[str, threading.Lock] = {}
         self._known: set[str] = set()
+
+    def is_here(self, spec: StudySpec) -> bool:
+        """Whether the study needs no data, or has had them and they are still here."""
+        # Somebody may have made room in the cache since.
+        return spec.data is None or (
+            spec.data_digest in self._known and data_file(self._path, spec.data_digest).exists()
+        )
 
     def require(self, spec: StudySpec) -> None:
         """Import the study's data unless they are here.
@@ -174,8 +183,9 @@ class StudyData:
             return
         resolve(spec.objective, spec.objective_digest, self._base, self._allowance)
         with self._lock:
-            # Somebody may have made room in the cache since.
-            if spec.data_digest in self._known and data_file(self._path, spec.data_digest).exists():
+            looked_after = self._looked_after.setdefault(spec.data_digest, threading.Lock())
+        with looked_after:
+            if self.is_here(spec):
                 self._telemetry.data_found()
                 return
             started = time.monotonic()
@@ -318,15 +328,10 @@ def declare_actor(
             telemetry.unreadable()
             raise
         ticket = service.take(batch)
-        try:
-            data.require(batch.spec)
-        except TrialfleetError as error:
-            service.refuse(ticket, str(error))
-        except Exception as error:  # noqa: BLE001  # no memory for a process, say; it is held until it is answered
-            _LOG.exception("the data of study %s can not be had", batch.spec.study, extra={"study": batch.spec.study})
-            service.refuse(ticket, f"the study's data can not be had: {type(error).__name__}: {error}")
-        else:
-            service.begin(ticket)
+        if data.is_here(batch.spec):
+            _prepare(service, ticket, data)
+        else:  # apart: an import may take hours, and a delivery is not held so long
+            threading.Thread(target=_prepare, args=(service, ticket, data), name="import", daemon=True).start()
         _settle(service, ticket, gone)
 
     broker.add_middleware(_Redeliveries(telemetry))
@@ -340,6 +345,20 @@ def _hand_back_later(broker: FleetBroker, body: bytes, gone: threading.Event) ->
         broker.publish(EVALUATIONS, body)
     except BROKER_FAILURES:
         raise Abandoned from None  # RabbitMQ still has it
+
+
+def _prepare(service: WorkerService, ticket: Ticket, data: StudyData) -> None:
+    """Have the batch evaluated once the study's data are here, or refused where they can not be had."""
+    study = ticket.batch.spec.study
+    try:
+        data.require(ticket.batch.spec)
+    except TrialfleetError as error:
+        service.refuse(ticket, str(error))
+    except Exception as error:  # noqa: BLE001  # no memory for a process, say; it is held until it is answered
+        _LOG.exception("the data of study %s can not be had", study, extra={"study": study})
+        service.refuse(ticket, f"the study's data can not be had: {type(error).__name__}: {error}")
+    else:
+        service.begin(ticket)
 
 
 def _settle(service: WorkerService, ticket: Ticket, gone: threading.Event) -> None:

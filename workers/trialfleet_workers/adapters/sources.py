@@ -73,7 +73,7 @@ def call_source(source: str, base: Path, *, own: bool = False) -> Any:
     function = load_function(source, base, own=own)
     try:
         return function()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise DataError(f"data.source = {source!r} raised {type(error).__name__}: {error}") from error
 
 
