@@ -48,6 +48,7 @@ from trialfleet_coordinator.ports import Sampler, StudyDefinition, StudyRecord, 
 from trialfleet_coordinator.report import Progress, StudyReport, build_report
 from trialfleet_coordinator.study import StudyState
 from trialfleet_coordinator.telemetry import NO_TELEMETRY, Telemetry
+from trialfleet_coordinator.trial import fraction_of
 from trialfleet_shared.caching import CachedResult, ResultCache, key_of
 from trialfleet_shared.clock import Clock
 from trialfleet_shared.fleet import Attempt, Fleet, LostEvaluation, Poison
@@ -277,13 +278,13 @@ class Session:
 
     def _keep(self, result: EvaluationResult, events: deque[Event]) -> None:
         """Put a fresh value into the cache, once the tick is committed, and answer those that waited for it."""
-        trials, rungs = self._state.trials, self._state.ladder.rungs
+        trials, ladder = self._state.trials, self._state.ladder
         key = self._keys.pop(result.key, None)
-        foreign = result.trial >= len(trials) or result.rung >= len(rungs)
+        foreign = result.trial >= len(trials) or result.rung > ladder.last
         # What a worker's cache answered is published work all the same, and others may wait for it.
         if self._outside.cache is None or foreign or (result.cached and key is None):
             return
-        key = key or self._key(rungs[result.rung].fraction, result.fold, trials[result.trial].params)
+        key = key or self._key(fraction_of(ladder, result.rung, result.fold), result.fold, trials[result.trial].params)
         followers = self._waiting_for(key)
         entry = CachedResult.of(result)
         if entry is not None:

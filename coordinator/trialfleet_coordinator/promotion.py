@@ -21,6 +21,7 @@ s / sqrt(j) only, so its standard deviation is (1 - j/k) s sqrt(1/j + 1/(k - j))
 `RACING_CONFIDENCE` quantile of that stays below zero.
 """
 
+import bisect
 import math
 import operator
 import statistics
@@ -46,7 +47,7 @@ DEAR_SHARE = 0.1
 #: With 0.8 instead of 0.95 a fifth of the work is saved on tables of real fits, and the answer stays the same but for
 #: 0.4% of the distance between the best and the median one; with 0.5, which compares means alone, it is 4%.
 RACING_CONFIDENCE = 0.8
-#: Complete trials whose differences to the incumbent are pooled, the latest ones.
+#: Complete trials whose differences to the incumbent are pooled: the latest by number, which a resumed study finds too.
 RACING_POOL = 50
 
 #: Above the number of folds that a study may have.
@@ -121,6 +122,10 @@ class Halving:
     def climb(self, rung: int) -> None:
         """A trial that does not wait on `rung` any more has climbed from it."""
         self._climbed[rung] += 1
+
+    def fall(self, rung: int) -> None:
+        """A trial that climbed from `rung` came to nothing: another one may climb in its place."""
+        self._climbed[rung] -= 1
 
     def candidate(self, under_way: Sequence[int], *, closing: bool) -> Promotion | None:
         """Who is to climb next, highest rung first; None when nobody is among the best 1/eta, or all of those are too dear.
@@ -235,7 +240,8 @@ class Racing:
     def __init__(self, folds: int) -> None:
         self._folds = folds
         self._incumbent: tuple[float, ...] | None = None
-        self._complete: list[tuple[float, ...]] = []
+        #: (trial, scores) of the complete trials that are pooled, in order.
+        self._complete: list[tuple[int, tuple[float, ...]]] = []
         #: Pooled standard deviation between folds of the difference to the incumbent; None when not known yet.
         self._deviation: float | None = None
 
@@ -244,16 +250,17 @@ class Racing:
         """Whether there is anyone to race against."""
         return self._incumbent is not None
 
-    def complete(self, scores: Sequence[float]) -> None:
-        """A trial has its scores on all folds."""
+    def complete(self, trial: int, scores: Sequence[float]) -> None:
+        """`trial` has its scores on all folds."""
         entry = tuple(scores)
         # Of equal sums the larger on the first folds, whichever came first: a resumed study must find the same.
         if self._incumbent is None or (sum(entry), entry) > (sum(self._incumbent), self._incumbent):
             self._incumbent = entry
-        self._complete = [*self._complete[1 - RACING_POOL :], entry]
+        bisect.insort(self._complete, (trial, entry))
+        del self._complete[:-RACING_POOL]
         variances = [
             _variance(list(map(operator.sub, other, self._incumbent)))
-            for other in self._complete
+            for _, other in self._complete
             if other != self._incumbent
         ]
         # Where numbers are too large for their squares, nothing is known.

@@ -124,7 +124,7 @@ class Standings:
     def complete(self, trial: Trial, value: float) -> None:
         """It has all folds of the last rung, whose mean is `value`."""
         if self.racing is not None:
-            self.racing.complete(self._fold_scores(trial))
+            self.racing.complete(trial.number, self._fold_scores(trial))
         # Of equal ones the first in number, whichever was first in time: a resumed study must find the same.
         best = self.best_complete
         if best is None or (self.score(value), -trial.number) > (self.score(best.value), -best.trial):
@@ -136,8 +136,11 @@ class Standings:
         if trial.phase is Phase.WAITING:
             self._leave(trial)
         self._judge(trial)
-        if not raced:  # as `resuming` would have it
-            self._move(trial, trial.effort.rung)
+        reached = trial.effort.rung
+        if not raced and reached < trial.rung:  # as `resuming` would have it
+            if trial.results:
+                self.halving.fall(reached)
+            self._move(trial, reached)
         self._decided[trial.rung] += 1
 
     # What that means

@@ -9,7 +9,7 @@ import msgspec
 from trialfleet_coordinator.commands import Effort, Observation, TrialState
 from trialfleet_shared.errors import TrialfleetError
 from trialfleet_shared.ladder import Ladder
-from trialfleet_shared.messages import Evaluation, EvaluationResult
+from trialfleet_shared.messages import TEST_FOLD, Evaluation, EvaluationResult
 from trialfleet_shared.space import Distribution, Params
 
 #: Steps that `Story` remembers.
@@ -117,10 +117,15 @@ class Trial(msgspec.Struct, eq=False, gc=False):
             trial=self.number,
             rung=self.rung,
             fold=fold,
-            fraction=ladder.rungs[self.rung].fraction,
+            fraction=fraction_of(ladder, self.rung, fold),
             params=self.params,
             attempt=attempt,
         )
+
+
+def fraction_of(ladder: Ladder, rung: int, fold: int) -> float:
+    """The share of the rows that a fold is evaluated on: the test part's model sees all, whatever the rung."""
+    return 1.0 if fold == TEST_FOLD else ladder.rungs[rung].fraction
 
 
 class Story:

@@ -1,12 +1,13 @@
 """Halving, the threshold rule and racing, each alone."""
 
 import math
+import random
 import sys
 from collections.abc import Mapping
 
 import pytest
 
-from trialfleet_coordinator.promotion import FINALISTS, Halving, Promotion, Racing, beyond_threshold, mean
+from trialfleet_coordinator.promotion import FINALISTS, RACING_POOL, Halving, Promotion, Racing, beyond_threshold, mean
 
 
 def halving_with(
@@ -130,14 +131,14 @@ def test_the_threshold_rule_knows_sign_and_direction(value: float, best: float, 
 def test_a_race_needs_a_measure_of_the_noise_between_folds() -> None:
     racing = Racing(5)
     assert racing.verdict([0.1]).goes_on, "no incumbent"
-    racing.complete([0.9, 0.8, 0.9, 0.8, 0.9])
+    racing.complete(0, [0.9, 0.8, 0.9, 0.8, 0.9])
     assert racing.verdict([0.1]).goes_on, "one complete trial has no differences"
 
 
 def test_a_trial_far_behind_is_out_after_one_fold_and_a_close_one_goes_on() -> None:
     racing = Racing(5)
-    racing.complete([0.90, 0.80, 0.90, 0.80, 0.90])
-    racing.complete([0.89, 0.80, 0.88, 0.80, 0.89])
+    racing.complete(0, [0.90, 0.80, 0.90, 0.80, 0.90])
+    racing.complete(1, [0.89, 0.80, 0.88, 0.80, 0.89])
     assert not racing.verdict([0.5]).goes_on
     assert racing.verdict([0.899]).goes_on
     assert racing.verdict([0.95]).goes_on
@@ -145,32 +146,32 @@ def test_a_trial_far_behind_is_out_after_one_fold_and_a_close_one_goes_on() -> N
 
 def test_the_expected_score_is_the_incumbents_mean_plus_the_difference_seen() -> None:
     racing = Racing(2)
-    racing.complete([0.9, 0.7])
-    racing.complete([0.8, 0.7])
+    racing.complete(0, [0.9, 0.7])
+    racing.complete(1, [0.8, 0.7])
     assert racing.verdict([0.5]).expected == pytest.approx(0.8 - 0.4)
 
 
 def test_identical_trials_do_not_make_a_race_certain() -> None:
     """Duplicates of the incumbent carry no information on the noise."""
     racing = Racing(3)
-    for _ in range(3):
-        racing.complete([0.9, 0.8, 0.7])
+    for trial in range(3):
+        racing.complete(trial, [0.9, 0.8, 0.7])
     assert racing.verdict([0.1]).goes_on
 
 
 def test_the_incumbent_is_the_same_in_whichever_order_equal_trials_completed() -> None:
     one, other = Racing(2), Racing(2)
     for racing, entries in ((one, [(0.5, 0.25), (0.25, 0.5)]), (other, [(0.25, 0.5), (0.5, 0.25)])):
-        for entry in entries:
-            racing.complete(entry)
+        for trial, entry in enumerate(entries):
+            racing.complete(trial, entry)
     assert one.verdict([0.1]) == other.verdict([0.1])
 
 
 def test_the_largest_numbers_there_are_can_race() -> None:
     huge = sys.float_info.max
     racing = Racing(3)
-    for scores in ([huge, huge, huge], [-huge, huge, -huge], [-huge, -huge, -huge]):
-        racing.complete(scores)
+    for trial, scores in enumerate(([huge, huge, huge], [-huge, huge, -huge], [-huge, -huge, -huge])):
+        racing.complete(trial, scores)
     assert racing.verdict([-huge]).goes_on, "so large a distance can not be told from any other"
     assert racing.verdict([huge, huge, huge]).expected == pytest.approx(huge)
 
@@ -178,3 +179,14 @@ def test_the_largest_numbers_there_are_can_race() -> None:
 @pytest.mark.parametrize("values", [[-0.0], [-0.0, -0.0]])
 def test_a_mean_is_no_negative_zero(values: list[float]) -> None:
     assert math.copysign(1.0, mean(values)) == 1.0
+
+
+def test_a_race_is_the_same_in_whichever_order_many_trials_completed() -> None:
+    chance = random.Random(1)
+    entries = [(trial, [chance.gauss(0, 1 + trial / 10) for _ in range(3)]) for trial in range(3 * RACING_POOL)]
+    one, other = Racing(3), Racing(3)
+    for racing, order in ((one, entries), (other, chance.sample(entries, len(entries)))):
+        for trial, scores in order:
+            racing.complete(trial, scores)
+    for score in range(-20, 20):
+        assert one.verdict([float(score)]) == other.verdict([float(score)])

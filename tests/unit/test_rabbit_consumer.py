@@ -65,7 +65,7 @@ def test_whatever_keeps_the_data_from_a_worker_is_answered(broker: FleetBroker) 
         raise OSError(12, "Cannot allocate memory")
 
     service = SimpleNamespace(
-        take=lambda _batch: SimpleNamespace(wait=lambda _seconds: True),
+        take=lambda batch: SimpleNamespace(batch=batch, wait=lambda _seconds: True),
         refuse=lambda _ticket, reason: refused.append(reason),
     )
     declare_actor(

@@ -12,9 +12,11 @@ from trialfleet_coordinator.commands import (
 )
 from trialfleet_coordinator.events import (
     EvaluationFinished,
+    EvaluationLost,
     FleetChanged,
     TimePassed,
 )
+from trialfleet_coordinator.promotion import Promotion
 from trialfleet_shared.ladder import Ladder, Rung
 from trialfleet_shared.messages import TEST_FOLD, EvaluationResult, Outcome
 from trialfleet_shared.settings import EfficiencyConfig
@@ -176,6 +178,29 @@ def test_the_best_trial_alone_is_scored_on_the_test_part_at_the_end() -> None:
             tested.append((evaluation.trial, evaluation.fraction))
     assert tested == [(5, 1.0)]
     assert bench.state.test == (5, 5.0)
+
+
+def test_the_test_parts_model_sees_all_rows_where_none_else_does() -> None:
+    bench = Bench(Ladder((Rung(0.3, 1),)), Budget(trials=2), test=True)
+    fractions = []
+    while bench.in_flight:
+        fractions.append(bench.answer(1.0).fraction)
+    assert fractions == [0.3, 0.3, 1.0]
+
+
+def test_a_trial_that_is_lost_after_it_climbed_leaves_its_place_to_another() -> None:
+    bench = Bench(Ladder((Rung(0.3, 1), Rung(1.0, 1))), Budget(trials=30))
+
+    while not bench.in_flight[0].rung:
+        bench.answer(trial_number(bench.in_flight[0]))
+    victim = bench.state.trials[bench.in_flight[0].trial]
+    while not victim.decided:
+        lost = next(evaluation for evaluation in bench.in_flight if evaluation.trial == victim.number)
+        bench.in_flight.remove(lost)
+        bench.happen(EvaluationLost(lost.key, lost.attempt, "its worker is gone"))
+    assert victim.reason.startswith("lost")
+    (another,) = [evaluation.trial for evaluation in bench.in_flight if evaluation.rung]
+    assert bench.resumed().standings.candidate(closing=False) == Promotion(another, 0), "also in a later session"
 
 
 def test_a_failing_test_evaluation_does_not_fail_the_trial() -> None:
