@@ -269,7 +269,8 @@ def _import(
     """
     if request.data is None:
         return None, False
-    from trialfleet_workers.adapters.lmdb_data import DataCache  # noqa: PLC0415  # fsspec only where data are
+    from trialfleet_workers.adapters.lmdb_data import DataCache  # noqa: PLC0415  # only where data are
+    from trialfleet_workers.adapters.sources import is_function  # noqa: PLC0415  # as above
 
     cache = DataCache(home.data)
     known = cache.recall(request.data, base=request.base) if recall and request.data_object is None else None
@@ -277,12 +278,19 @@ def _import(
         watching.data_found()
         return known, True
     started = time.monotonic()
-    if request.data_object is not None:
-        info = cache.import_object(request.data_object, request.data)
+    if own and is_function(request.data.source):
+        # It runs code that others may change, and may call sys.exit() or never return.
+        from trialfleet_workers.adapters.importing import import_function_apart  # noqa: PLC0415  # in a service alone
+
+        check = partial(on_rows, 0) if on_rows is not None else lambda: None
+        info, imported_bytes = import_function_apart(request.data, home.data, request.base, check)
+    elif request.data_object is not None:
+        info, imported_bytes = cache.import_object(request.data_object, request.data), cache.imported_bytes
     else:
-        info = cache.import_data(request.data, base=request.base, progress=on_rows, own=own)
-    if cache.imported_bytes:
-        watching.data_imported(time.monotonic() - started, cache.imported_bytes)
+        info = cache.import_data(request.data, base=request.base, progress=on_rows)
+        imported_bytes = cache.imported_bytes
+    if imported_bytes:
+        watching.data_imported(time.monotonic() - started, imported_bytes)
     else:
         watching.data_found()
     return info, False

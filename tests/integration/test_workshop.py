@@ -16,7 +16,7 @@ from trialfleet_coordinator.adapters.prometheus import FleetMetrics
 from trialfleet_coordinator.roster import Entry
 from trialfleet_coordinator.serving import ServiceState, Submission
 from trialfleet_shared.clock import SystemClock
-from trialfleet_shared.errors import ConfigurationError, StudyChangedError
+from trialfleet_shared.errors import ConfigurationError, DataError, StudyChangedError
 from trialfleet_workers.adapters.arrow_tables import BATCH_ROWS
 from trialfleet_workers.allowance import Allowance
 
@@ -103,11 +103,11 @@ class LeftOffError(Exception):
     pass
 
 
-def test_an_import_of_a_file_can_be_left_off(workshop: HomeWorkshop, tmp_path: Path) -> None:
+def entry_with_data(source: str, tmp_path: Path) -> Entry:
+    """A study of data."""
     (tmp_path / "fit.py").write_text("def evaluate(params, data):\n    return params['x']\n")
-    (tmp_path / "rows.csv").write_text("x,y\n" + "1,2\n" * ROWS)
-    asked = {**tables(name="b", objective="fit.py:evaluate"), "data": {"source": "rows.csv", "target": "y"}}
-    entry = Entry(
+    asked = {**tables(name="b", objective="fit.py:evaluate"), "data": {"source": source, "target": "y"}}
+    return Entry(
         study="b",
         submission=Submission(tables=asked, base=str(tmp_path)),
         mode="balanced",
@@ -116,13 +116,52 @@ def test_an_import_of_a_file_can_be_left_off(workshop: HomeWorkshop, tmp_path: P
         because="",
         submitted_at=0.0,
     )
+
+
+def test_an_import_of_a_file_can_be_left_off(workshop: HomeWorkshop, tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("x,y\n" + "1,2\n" * ROWS)
     asked_for: list[None] = []
 
     def check() -> None:
         asked_for.append(None)
         raise LeftOffError
 
-    with pytest.raises(LeftOffError), workshop.open(entry, lambda: 1, check):
+    with pytest.raises(LeftOffError), workshop.open(entry_with_data("rows.csv", tmp_path), lambda: 1, check):
         pytest.fail("it was opened")
     assert len(asked_for) == 1
     assert not [path for path in (tmp_path / "home" / "data").iterdir() if path.suffix == ".mdb" or path.is_dir()]
+
+
+def test_a_function_that_gives_data_can_be_left_off(workshop: HomeWorkshop, tmp_path: Path) -> None:
+    begun = tmp_path / "begun"
+    (tmp_path / "rows.py").write_text(
+        "import os, time\nfrom pathlib import Path\n\ndef load():\n"
+        f"    Path({str(begun)!r}).write_text(str(os.getpid()))\n    time.sleep(3600)\n"
+    )
+
+    def check() -> None:
+        if begun.exists() and begun.read_text():
+            raise LeftOffError
+
+    with pytest.raises(LeftOffError), workshop.open(entry_with_data("rows.py:load", tmp_path), lambda: 1, check):
+        pytest.fail("it was opened")
+    assert not Path("/proc", begun.read_text()).exists(), "nor is it called any longer"
+
+
+def test_a_function_that_gives_data_is_called_as_it_is_by_now_and_its_exit_is_an_error(
+    workshop: HomeWorkshop, tmp_path: Path
+) -> None:
+    digests = []
+    for rows in (40, 80):
+        (tmp_path / "rows.py").write_text(
+            "import numpy as np\nimport pandas as pd\n\ndef load():\n"
+            f"    return pd.DataFrame({{'x': np.arange({rows}), 'y': np.arange({rows}) % 2}})\n"
+        )
+        entry = entry_with_data("rows.py:load", tmp_path)
+        entry.submission.tables["study"]["name"] = f"rows {rows}"
+        with workshop.open(entry, lambda: 1, lambda: None) as study:
+            digests.append(study.plan.definition.data_digest)
+    assert len(set(digests)) == 2
+    (tmp_path / "rows.py").write_text("import sys\n\ndef load():\n    sys.exit(0)\n")
+    with pytest.raises(DataError, match=r"'rows.py:load' raised SystemExit: 0"):
+        workshop.open(entry_with_data("rows.py:load", tmp_path), lambda: 1, lambda: None).__enter__()

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -297,3 +298,26 @@ def test_metrics_are_bounded_as_messages_are() -> None:
     with pytest.raises(ObjectiveError, match="name has 501 characters; allowed are 500"):
         read_returned({"value": 1.0, "m" * 501: 0.0})
     assert read_returned({"value": 1.0, "caf\udce9": 2.0}) == (1.0, {"caf?": 2.0})
+
+
+def test_studies_that_share_a_module_may_be_opened_at_the_same_time(tmp_path: Path) -> None:
+    """Whether Python finds the file under its name or not."""
+    write(tmp_path, shared_g="import time\ntime.sleep(0.3)\ndef f(p): return 1\n")
+    write(tmp_path, json="import time\ntime.sleep(0.3)\ndef f(p): return 1\n")
+    with ThreadPoolExecutor(4) as pool:
+        for own in (False, True):
+            for reference in ("shared_g.py:f", "json.py:f"):
+                loads = [pool.submit(load_function, reference, tmp_path, own=own) for _ in range(4)]
+                assert [load.result()({}) for load in loads] == [1] * 4
+
+
+def test_a_coordinator_has_the_functions_of_today_and_of_the_folder_that_it_was_told(tmp_path: Path) -> None:
+    found = []
+    for folder, value in (("one_h", 1), ("two_h", 2), ("one_h", 3)):
+        write(
+            tmp_path / folder,
+            common_h=f"value = {value}\n",
+            space_h="import common_h\ndef f(p): return common_h.value\n",
+        )
+        found.append(load_function("space_h.py:f", tmp_path / folder, own=True))
+    assert [function({}) for function in found] == [1, 2, 3], "and what was loaded before stays what it was"

@@ -2,7 +2,8 @@
 
 A reference is `package.module:function` or `file.py:function`, where the function may be a dotted attribute
 (`Class.method`). A file's folder, and the base folder, are put on `sys.path` as Python does for a script, so that the
-imports beside the file work; the module is loaded once per process.
+imports beside the file work; the module is loaded once per process, but anew each time where somebody else names the
+functions: a coordinator outlives many versions of them.
 """
 
 import functools
@@ -11,7 +12,11 @@ import importlib.util
 import inspect
 import math
 import sys
+import threading
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import nullcontext
+from contextvars import ContextVar
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -21,13 +26,17 @@ from trialfleet_shared.fingerprint import digest_bytes
 from trialfleet_shared.messages import MOST_METRICS, Evaluation
 from trialfleet_shared.space import NAME_CHARACTERS, Categorical, Distribution, Float, Int, Params, Scalar
 from trialfleet_shared.tables import nearest
-from trialfleet_workers.user_modules import INSTALLED, SourceLoader, prefer_sources
+from trialfleet_workers.user_modules import INSTALLED, SourceLoader, imported_anew, prefer_sources
 
 #: How a reference to a function handed over in memory starts.
 MEMORY_PREFIX = "memory:"
 
-#: Modules that `load_function` is importing at this moment, to notice a file that starts a study when it is imported.
-_loading: set[str] = set()
+#: Modules whose import has led here, to notice a file that starts a study when it is imported.
+_loading: ContextVar[frozenset[str]] = ContextVar("_loading", default=frozenset())
+#: By a module's name: held while it is executed. What Python imports by itself has such locks.
+_executing: defaultdict[str, threading.RLock] = defaultdict(threading.RLock)
+#: Folders that were put on `sys.path` here.
+_on_path: list[Path] = []
 
 
 class Reference(NamedTuple):
@@ -64,12 +73,17 @@ def load_function(reference: str, base: Path, *, own: bool = False) -> Callable[
         reference: "package.module:function" or "file.py:function".
         base: folder that a file's path is relative to, and where modules are looked for first.
         own: accept only what the module's own package or folder defines, not what it imported from elsewhere: whoever
-            may choose among a file's functions must not reach `subprocess.Popen` through it.
+            may choose among a file's functions must not reach `subprocess.Popen` through it. The module is imported anew.
 
     Raises:
         ObjectiveError: there is no such file, module or attribute, it can not be imported, or it is not callable.
     """
     prefer_sources()
+    with imported_anew(_on_path) if own else nullcontext():
+        return _load(reference, base, own=own)
+
+
+def _load(reference: str, base: Path, *, own: bool) -> Callable[..., Any]:
     place, attribute = parse_reference(reference)
     if place.endswith(".py"):
         module = _load_file(reference, (base / place).resolve(), base.resolve())
@@ -142,10 +156,15 @@ def _load_file(reference: str, path: Path, base: Path) -> ModuleType:
     if mine:
         return _guarded(reference, path.stem, lambda: importlib.import_module(path.stem))
     name = f"_trialfleet_{path.stem}_{digest_bytes(str(path).encode())[:8]}"
-    return _guarded(reference, name, lambda: sys.modules.get(name) or _execute(name, path))
+    return _guarded(reference, name, lambda: _execute(name, path))
 
 
 def _execute(name: str, path: Path) -> ModuleType:
+    with _executing[name]:
+        return sys.modules.get(name) or _executed(name, path)
+
+
+def _executed(name: str, path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, path, loader=SourceLoader(name, str(path)))
     assert spec is not None
     assert spec.loader is not None
@@ -161,12 +180,12 @@ def _execute(name: str, path: Path) -> ModuleType:
 
 def _guarded(reference: str, name: str, load: Callable[[], ModuleType]) -> ModuleType:
     """`load()`, every way it can fail told as ObjectiveError."""
-    if name in _loading:
+    if name in _loading.get():
         raise ObjectiveError(
             f"{reference!r} starts a study while it is being imported; "
             "put what starts it below `if __name__ == '__main__':`"
         )
-    _loading.add(name)
+    token = _loading.set(_loading.get() | {name})
     try:
         return load()
     except ObjectiveError:
@@ -183,12 +202,18 @@ def _guarded(reference: str, name: str, load: Callable[[], ModuleType]) -> Modul
     except BaseException as error:  # SystemExit too: a script may call sys.exit() at its end
         raise ObjectiveError(f"{reference!r}: its import raised {type(error).__name__}: {error}") from error
     finally:
-        _loading.discard(name)
+        _loading.reset(token)
 
 
 def _put_on_path(folder: Path) -> None:
-    if str(folder) not in sys.path:
-        sys.path.insert(0, str(folder))
+    """Have it be looked at first, unless the user has it on the path already."""
+    if str(folder) in sys.path:
+        if folder not in _on_path:
+            return
+        sys.path.remove(str(folder))
+    elif folder not in _on_path:
+        _on_path.append(folder)
+    sys.path.insert(0, str(folder))
 
 
 class ParamsTrial:

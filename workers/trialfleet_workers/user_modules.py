@@ -6,8 +6,10 @@ and written again within a second would be taken for what it was, and its result
 
 import importlib.util
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
@@ -54,12 +56,32 @@ class _Finder(MetaPathFinder):
 
 
 _FINDER = _Finder()
+_ANEW = threading.RLock()
+#: Packages that are not the user's, wherever they are installed, and the program.
+_OURS = ("trialfleet", "trialfleet_coordinator", "trialfleet_shared", "trialfleet_workers", "__main__")
 
 
 def prefer_sources() -> None:
     """Have the user's modules that this process imports from now on loaded so. May be called again."""
     if _FINDER not in sys.meta_path:
         sys.meta_path.insert(sys.meta_path.index(PathFinder), _FINDER)
+
+
+@contextmanager
+def imported_anew(folders: Sequence[Path]) -> Iterator[None]:
+    """Inside, for one thread at a time, the user's modules in these folders are imported from what their files are by now.
+
+    For a process that outlives many versions of them. Functions that were loaded before keep the modules they had.
+    """
+    with _ANEW:
+        for name, module in list(sys.modules.items()):
+            file = getattr(module, "__file__", None)
+            if file is None or name.partition(".")[0] in _OURS or not is_users(name, Path(file)):
+                continue
+            if any(Path(file).is_relative_to(folder) for folder in folders):
+                del sys.modules[name]
+        importlib.invalidate_caches()
+        yield
 
 
 def is_users(module: str, file: Path) -> bool:

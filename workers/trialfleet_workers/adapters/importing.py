@@ -1,12 +1,15 @@
 """Imports of data sets in a process of their own: a source may be a user's function, and a parser may crash."""
 
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 import msgspec
 
+from trialfleet_shared.data import DataInfo
 from trialfleet_shared.errors import DataError, TrialfleetError
 from trialfleet_shared.messages import DataSpec, StudySpec
 from trialfleet_workers import linux
@@ -15,6 +18,8 @@ from trialfleet_workers.allowance import Allowance, find
 
 #: Characters of a digest that messages show.
 _SHOWN = 8
+#: Seconds between two looks whether an import is still wanted.
+_LOOK_SECONDS = 0.5
 
 
 class _Order(msgspec.Struct, frozen=True):
@@ -25,17 +30,32 @@ class _Order(msgspec.Struct, frozen=True):
     base: str
     #: What its interpreter finds modules in.
     search: list[str]
-    #: Process id of the worker.
+    #: Process id of whoever asks.
     parent: int
 
 
 class _Answer(msgspec.Struct, frozen=True):
     """What it answers."""
 
-    digest: str = ""
+    info: DataInfo | None = None
     #: Bytes brought into the cache; 0 when all was there.
     imported_bytes: int = 0
     error: str = ""
+
+
+def import_function_apart(data: DataSpec, path: Path, base: Path, check: Callable[[], None]) -> tuple[DataInfo, int]:
+    """Have the data that a function gives in the data cache; what they are, and the bytes that were brought in.
+
+    Args:
+        data: their source is a function that may run here.
+        path: the data cache.
+        base: folder that the source is relative to.
+        check: called now and then; what it raises ends the import.
+
+    Raises:
+        DataError: the data can not be imported.
+    """
+    return _run(_Order(data, str(path), str(base), sys.path, os.getpid()), check)
 
 
 def import_apart(spec: StudySpec, path: Path, base: Path, allowance: Allowance) -> int:
@@ -58,13 +78,13 @@ def import_apart(spec: StudySpec, path: Path, base: Path, allowance: Allowance) 
         data, base = msgspec.structs.replace(data, source=found.reference), found.base
     else:
         data = msgspec.structs.replace(data, source=_find_file(data.source, base, allowance))
-    answer = _run(_Order(data, str(path), str(base), sys.path, os.getpid()))
-    if answer.digest != spec.data_digest:
+    info, imported_bytes = _run(_Order(data, str(path), str(base), sys.path, os.getpid()), lambda: None)
+    if info.digest != spec.data_digest:
         raise DataError(
-            f"data {data.source!r} are {answer.digest[:_SHOWN]} on this worker and {spec.data_digest[:_SHOWN]} in the study; "
+            f"data {data.source!r} are {info.digest[:_SHOWN]} on this worker and {spec.data_digest[:_SHOWN]} in the study; "
             "bring the worker's copy up to date"
         )
-    return answer.imported_bytes
+    return imported_bytes
 
 
 def _find_file(source: str, base: Path, allowance: Allowance) -> str:
@@ -80,24 +100,37 @@ def _find_file(source: str, base: Path, allowance: Allowance) -> str:
     return source
 
 
-def _run(order: _Order) -> _Answer:
+def _run(order: _Order, check: Callable[[], None]) -> tuple[DataInfo, int]:
     code = "from trialfleet_workers.adapters.importing import main; main()"
-    done = subprocess.run(  # our own interpreter and code
-        [sys.executable, "-c", code],
-        input=msgspec.json.encode(order),
-        stdout=subprocess.PIPE,
-        process_group=0,
-        check=False,
+    process = subprocess.Popen(  # our own interpreter and code
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0
     )
+    with process:
+        try:
+            told = _communicated(process, msgspec.json.encode(order), check)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
     try:
-        answer = msgspec.json.decode(done.stdout.rpartition(b"\n")[2], type=_Answer)
+        answer = msgspec.json.decode(told.rpartition(b"\n")[2], type=_Answer)
     except (msgspec.DecodeError, UnicodeDecodeError):
         raise DataError(
-            f"data {order.data.source!r}: the process that imported them ended: {done.returncode}"
+            f"data {order.data.source!r}: the process that imported them ended: {process.returncode}"
         ) from None
-    if answer.error:
+    if answer.info is None:
         raise DataError(answer.error)
-    return answer
+    return answer.info, answer.imported_bytes
+
+
+def _communicated(process: subprocess.Popen[bytes], order: bytes, check: Callable[[], None]) -> bytes:
+    """What the process told until its end."""
+    left: bytes | None = order
+    while True:
+        try:
+            return process.communicate(left, timeout=_LOOK_SECONDS)[0]
+        except subprocess.TimeoutExpired:
+            left = None  # `communicate` goes on with what it was given
+            check()
 
 
 def main() -> None:
@@ -109,8 +142,8 @@ def main() -> None:
 
     try:
         cache = DataCache(Path(order.path))
-        digest = cache.import_data(order.data, base=Path(order.base), own=True).digest
-        answer = _Answer(digest=digest, imported_bytes=cache.imported_bytes)
+        info = cache.import_data(order.data, base=Path(order.base), own=True)
+        answer = _Answer(info=info, imported_bytes=cache.imported_bytes)
     except TrialfleetError as error:
         answer = _Answer(error=str(error))
     sys.stdout.flush()
