@@ -464,11 +464,17 @@ def _summary(trial: Trial, ladder: Ladder) -> TrialSummary:
     )
 
 
+def _all_decided(trials: int, budget: int | None) -> str:
+    if budget is not None and trials > budget:  # an earlier session had a larger one
+        return f"all its {trials} trials are decided, which are more than the budget of {budget}"
+    return f"all {trials} trials of the budget are decided"
+
+
 def _because(state: StudyState) -> str:
     """One sentence on why the study ended."""
     match state.ended:
         case Ended.TRIALS:
-            return f"all {len(state.trials)} trials of the budget are decided"
+            return _all_decided(len(state.trials), state.budget.trials)
         case Ended.EXHAUSTED:
             return f"every point of the search space was tried, {len(state.trials)} in all"
         case Ended.PATIENCE:

@@ -1,10 +1,11 @@
 """CPU seconds spent and saved while a study runs, as figures that never fall: `RunningSavings`.
 
-The estimate is that of `report`, but that the test part's evaluation counts as spent: a trial is priced, once it is decided, at
-the ratio between fractions, and what is usual at a fraction, as they are known by then. A trial that climbs to the top has cost
-more than the baseline's, by what its lower rungs took: subsampling saved less than nothing. A counter can not take that back,
-so it is owed: later savings by subsampling pay it off before they count. The baseline, which rises with every evaluation and
-every decided trial, likewise stands still until it is right again. Where nothing is owed,
+The estimate is that of `report`, but that the test part's evaluation counts as spent, and that trials which patience left
+out are not counted: `report` has them as saved by `stopping`. A trial is priced, once it is decided, at the ratio between
+fractions, and what is usual at a fraction, as they are known by then. A trial that climbs to the top has cost more than the
+baseline's, by what its lower rungs took: subsampling saved less than nothing. A counter can not take that back, so it is owed:
+later savings by subsampling pay it off before they count. The baseline, which rises with every evaluation and every decided
+trial, likewise stands still until it is right again. Where nothing is owed,
 
     spent + pruning + subsampling + caching = baseline
 """

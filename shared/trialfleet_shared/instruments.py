@@ -68,9 +68,6 @@ LABELS: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 
 #: Values of labels that differ between metrics, by name of the label and of the metric.
-TRIAL_STATES = ("complete", "pruned", "fail")
-STUDY_STATES = ("queued", "running", "paused", "done", "failed", "cancelled")
-WORKER_STATES = ("live", "draining", "lost")
 DISCARD_REASONS = ("duplicate", "late", "unknown")
 RESTART_REASONS = ("timeout", "memory", "crash", "zygote")
 
@@ -194,6 +191,11 @@ QUEUE_MESSAGES = Instrument(
 RESULT_CACHE_EVICTIONS = Instrument(
     "trialfleet_result_cache_evictions", "counter", "Results removed from the cache to keep within its size."
 )
+RESULT_CACHE_FAILURES = Instrument(
+    "trialfleet_result_cache_failures",
+    "counter",
+    "Results that the cache could not keep or read, because the disk was full or failed, or they were damaged.",
+)
 RESULT_CACHE_BYTES = Instrument("trialfleet_result_cache_bytes", "gauge", "Bytes of the result cache that are in use.")
 RESULT_CACHE_ENTRIES = Instrument("trialfleet_result_cache_entries", "gauge", "Results in the cache.")
 DATA_CACHE_REQUESTS = Instrument(
@@ -251,6 +253,11 @@ WORKER_RESULT_CACHE_EVICTIONS = Instrument(
     "trialfleet_worker_result_cache_evictions",
     "counter",
     "Results that this worker removed from the cache to keep within its size.",
+)
+WORKER_RESULT_CACHE_FAILURES = Instrument(
+    "trialfleet_worker_result_cache_failures",
+    "counter",
+    "Results that this worker's cache could not keep or read, because the disk was full or failed, or they were damaged.",
 )
 WORKER_RESULT_CACHE_BYTES = Instrument(
     "trialfleet_worker_result_cache_bytes", "gauge", "Bytes of the result cache that are in use."
@@ -319,6 +326,7 @@ OF_THE_COORDINATOR = (
     FLEET_SLOTS_BUSY,
     QUEUE_MESSAGES,
     RESULT_CACHE_EVICTIONS,
+    RESULT_CACHE_FAILURES,
     RESULT_CACHE_BYTES,
     RESULT_CACHE_ENTRIES,
     DATA_CACHE_REQUESTS,
@@ -341,6 +349,7 @@ OF_WORKERS = (
     WORKER_DRAINING,
     WORKER_RESULT_CACHE_REQUESTS,
     WORKER_RESULT_CACHE_EVICTIONS,
+    WORKER_RESULT_CACHE_FAILURES,
     WORKER_RESULT_CACHE_BYTES,
     WORKER_RESULT_CACHE_ENTRIES,
     WORKER_DATA_CACHE_REQUESTS,

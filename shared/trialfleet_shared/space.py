@@ -19,6 +19,7 @@ import msgspec
 
 from trialfleet_shared.errors import ConfigurationError
 from trialfleet_shared.tables import check_fields, plain
+from trialfleet_shared.visible import is_unicode
 
 #: Most parameters of a space, longest name and longest text among the values, in characters: what messages may carry.
 MOST_PARAMETERS = 1000
@@ -153,6 +154,8 @@ class Categorical(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="
                 _check_whole(choice)
             if isinstance(choice, str) and len(choice) > TEXT_CHARACTERS:
                 raise ValueError(f"a choice has {len(choice)} characters; allowed are {TEXT_CHARACTERS}")
+            if isinstance(choice, str) and not is_unicode(choice):
+                raise ValueError(f"the choice {choice!a} is not Unicode")
             if isinstance(choice, float) and not math.isfinite(choice):
                 raise ValueError(f"choices must be finite, got {choice!r}")
             if (key := (isinstance(choice, bool), choice)) in seen:  # as `same_scalar` has it
@@ -386,6 +389,8 @@ def _check_names(names: Collection[str]) -> None:
     if len(names) > MOST_PARAMETERS:
         raise ConfigurationError(f"the search space has {len(names)} parameters; allowed are {MOST_PARAMETERS}")
     for name in names:
+        if not is_unicode(name):
+            raise ConfigurationError(f"a parameter's name, {name!a}, is not Unicode")
         if len(name) > NAME_CHARACTERS:
             raise ConfigurationError(
                 f"a parameter's name has {len(name)} characters, {name[:20]!r}…; allowed are {NAME_CHARACTERS}"

@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_
 import msgspec
 
 from trialfleet_shared.errors import ConfigurationError
-from trialfleet_shared.visible import NO_CONTROLS, visible_in_json
+from trialfleet_shared.visible import NO_CONTROLS, is_unicode, visible_in_json
 
 Table = TypeVar("Table", bound=msgspec.Struct)
 
@@ -58,6 +58,8 @@ def read_value(kind: Any, value: object, key: str, *, is_text: bool = False) -> 
     Raises:
         ConfigurationError: it is not one; the message names the key, the value and what is allowed.
     """
+    if isinstance(value, str) and not is_unicode(value):
+        raise ConfigurationError(f"{key} = {value!a}: it is not Unicode")
     try:
         return msgspec.convert(plain(value), kind, strict=not is_text)
     except (msgspec.ValidationError, OverflowError) as error:

@@ -11,6 +11,15 @@ _IN_TEXT = {code: f"\\x{code:02x}" for code in _CONTROLS if chr(code) not in "\n
 _IN_JSON = {code: f"\\u{code:04x}" for code in _CONTROLS if code >= 0x20}
 
 
+def is_unicode(text: str) -> bool:
+    """Whether it can be written as UTF-8: what Python makes of file names that are none can not."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def visible(text: str) -> str:
     """The text with control characters as Python writes them, and line ends as on Unix."""
     return text.replace("\r\n", "\n").translate(_IN_TEXT)

@@ -307,6 +307,8 @@ def test_reports_and_the_list_of_studies(tmp_path: Path, home: Path) -> None:
 
     assert listed.stdout.splitlines()[1].split()[:6] == ["parabola", "minimize", "12", "12", "0", "0"]
     assert "parabola: all 12 trials of the budget are decided" in told.stdout
+    smaller = trialfleet(["run", study, "--trials", "5"], home)
+    assert "parabola: all its 12 trials are decided, which are more than the budget of 5" in smaller.stdout
     assert "Best params" in told.stdout
     assert as_json["trials"] == ran["trials"]
     assert document(trialfleet(["studies", "--json"], home).stdout)[0]["best_value"] == ran["best_value"]

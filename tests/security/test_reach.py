@@ -121,7 +121,9 @@ def test_a_data_function_is_one_of_its_own(tmp_path: Path) -> None:
 
 def test_a_module_of_the_same_name_is_not_taken(tmp_path: Path) -> None:
     (tmp_path / "fnmatch.py").write_text("def f(params): return 1.0\n")
-    with pytest.raises(ObjectiveError, match=re.escape(f"{tmp_path}/fnmatch.py, but its import gives {fnmatch.__file__}")):
+    with pytest.raises(
+        ObjectiveError, match=re.escape(f"{tmp_path}/fnmatch.py, but its import gives {fnmatch.__file__}")
+    ):
         load_function("fnmatch:f", tmp_path, own=True)
 
 

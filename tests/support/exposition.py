@@ -104,7 +104,7 @@ class FakeOverview:
 
 def cache_stats() -> CacheStats:
     """A result cache that has been of use."""
-    return CacheStats(entries=10, bytes=4096, hits=3, misses=4, evictions=2, expirations=0, corrupt=0, failures=0)
+    return CacheStats(entries=10, bytes=4096, hits=3, misses=4, evictions=2, expirations=0, corrupt=1, failures=4)
 
 
 def work(study: StudyMetrics) -> None:

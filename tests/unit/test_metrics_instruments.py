@@ -8,8 +8,6 @@ from prometheus_client import generate_latest
 from support.exposition import EVERYTHING, busy_coordinator, busy_worker
 
 from trialfleet.metrics import metrics_registry
-from trialfleet_coordinator.commands import TrialState
-from trialfleet_coordinator.serving import ServiceState, WorkerState
 from trialfleet_shared import instruments
 from trialfleet_shared.adapters.prometheus import Histogram
 from trialfleet_shared.adapters.rabbit import DEAD, EVALUATIONS
@@ -35,9 +33,6 @@ def test_an_instrument_is_whole(instrument: Instrument) -> None:
 
 def test_label_values_are_those_of_the_code() -> None:
     assert instruments.LABELS["outcome"][1] == tuple(Outcome)
-    assert tuple(state for state in TrialState if state.decided) == instruments.TRIAL_STATES
-    assert tuple(ServiceState) == instruments.STUDY_STATES
-    assert tuple(WorkerState) == instruments.WORKER_STATES
     assert instruments.LABELS["queue"][1] == (EVALUATIONS, DEAD)
 
 

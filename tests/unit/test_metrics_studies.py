@@ -88,6 +88,7 @@ def test_the_coordinator_tells_of_itself() -> None:
     assert figures["trialfleet_data_import_seconds_sum",] == 2.5
     assert figures["trialfleet_data_cache_bytes",] == 2**30
     assert figures["trialfleet_result_cache_evictions_total",] == 2
+    assert figures["trialfleet_result_cache_failures_total",] == 5
     assert figures["trialfleet_coordinator_pss_bytes",] == 2**20
 
 
@@ -223,7 +224,7 @@ def test_another_study_of_the_same_name_starts_at_nothing(fleet: Fleet) -> None:
     assert ("trialfleet_evaluations_total", "ok", "1", "s") not in figures
 
 
-def test_evictions_outlive_the_cache_that_made_them(fleet: Fleet) -> None:
+def test_what_befell_a_cache_outlives_it(fleet: Fleet) -> None:
     def closed() -> CacheStats:
         raise StoreError("it is closed")
 
@@ -234,6 +235,7 @@ def test_evictions_outlive_the_cache_that_made_them(fleet: Fleet) -> None:
     fleet.metrics.watch_cache("t", closed)
     figures = told(fleet.metrics)
     assert figures["trialfleet_result_cache_evictions_total",] == 2
+    assert figures["trialfleet_result_cache_failures_total",] == 5
     assert ("trialfleet_result_cache_bytes",) not in figures
 
 

@@ -51,6 +51,7 @@ def test_a_worker_tells_what_it_did() -> None:
     assert figures["trialfleet_worker_result_cache_requests_total", "hit"] == 3
     assert figures["trialfleet_worker_result_cache_requests_total", "miss"] == 4
     assert figures["trialfleet_worker_result_cache_evictions_total",] == 2
+    assert figures["trialfleet_worker_result_cache_failures_total",] == 5
     assert figures["trialfleet_worker_result_cache_bytes",] == 4096
     assert figures["trialfleet_worker_data_cache_requests_total", "hit"] == 1
     assert figures["trialfleet_worker_data_cache_requests_total", "miss"] == 1

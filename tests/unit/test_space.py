@@ -76,6 +76,11 @@ def test_a_distribution_that_makes_no_sense_says_why(mapping: dict[str, Any], co
         msgspec.convert(mapping, Distribution)
 
 
+def test_a_choice_is_unicode() -> None:
+    with pytest.raises(ValueError, match=r"the choice 'a\\udcff' is not Unicode"):
+        Categorical(["a\udcff", "b"])
+
+
 def test_true_is_not_one() -> None:
     assert Categorical([True, 1]).index(1) == 1
     assert not Categorical([1]).contains(True)

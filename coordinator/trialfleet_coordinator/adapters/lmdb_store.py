@@ -240,7 +240,10 @@ class LmdbStudyStore:
     def _read(self, transaction: Transaction, study: int, name: str) -> StudyRecord:
         definition = self._definition(transaction, study)
         if definition is None:
-            raise StoreError(f"study {name!r} in {self._path} was made by Optuna alone; use another name")
+            raise StoreError(
+                f"study {name!r} in {self._path} was made by Optuna alone; take another name, or have "
+                "optuna.delete_study remove it"
+            )
         with nothing_collected():
             results = self._results(transaction, study)
             trials = [

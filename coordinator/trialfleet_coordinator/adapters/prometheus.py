@@ -253,7 +253,7 @@ class FleetMetrics(Collector):
         self._caches: dict[str, Callable[[], CacheStats]] = {}
         self._cache_stats: dict[str, CacheStats] = {}
         #: Evictions by caches that are not watched any more.
-        self._evictions = 0
+        self._evictions = self._cache_failures = 0
         self._imports = Histogram(instruments.DATA_IMPORT_SECONDS)
         self._imported_bytes = self._data_hits = self._data_misses = 0
         self._data_bytes: Callable[[], int] | None = None
@@ -306,7 +306,9 @@ class FleetMetrics(Collector):
                 return
             self._look_at_cache(study, stats)
             if study in self._cache_stats:
-                self._evictions += self._cache_stats.pop(study).evictions
+                last = self._cache_stats.pop(study)
+                self._evictions += last.evictions
+                self._cache_failures += last.failures + last.corrupt
 
     def watch_data(self, size: Callable[[], int]) -> None:
         """Tell of the data cache, whose size in bytes is asked at each scrape."""
@@ -364,7 +366,9 @@ class FleetMetrics(Collector):
         for study, stats in self._caches.items():
             self._look_at_cache(study, stats)
         evictions = self._evictions + sum(stats.evictions for stats in self._cache_stats.values())
+        failures = self._cache_failures + sum(stats.failures + stats.corrupt for stats in self._cache_stats.values())
         yield Sample(instruments.RESULT_CACHE_EVICTIONS, (), evictions)
+        yield Sample(instruments.RESULT_CACHE_FAILURES, (), failures)
         for last in list(self._cache_stats.values())[-1:]:  # they all are the same one's
             yield Sample(instruments.RESULT_CACHE_BYTES, (), last.bytes)
             yield Sample(instruments.RESULT_CACHE_ENTRIES, (), last.entries)

@@ -169,6 +169,7 @@ class WorkerMetrics(Collector, WorkerTelemetry):
             yield Sample(instruments.WORKER_RESULT_CACHE_REQUESTS, ("hit",), stats.hits)
             yield Sample(instruments.WORKER_RESULT_CACHE_REQUESTS, ("miss",), stats.misses)
             yield Sample(instruments.WORKER_RESULT_CACHE_EVICTIONS, (), stats.evictions)
+            yield Sample(instruments.WORKER_RESULT_CACHE_FAILURES, (), stats.failures + stats.corrupt)
             yield Sample(instruments.WORKER_RESULT_CACHE_BYTES, (), stats.bytes)
             yield Sample(instruments.WORKER_RESULT_CACHE_ENTRIES, (), stats.entries)
         imports = self._imports.read()
