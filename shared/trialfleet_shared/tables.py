@@ -59,7 +59,7 @@ def read_value(kind: Any, value: object, key: str, *, is_text: bool = False) -> 
         ConfigurationError: it is not one; the message names the key, the value and what is allowed.
     """
     if isinstance(value, str) and not is_unicode(value):
-        raise ConfigurationError(f"{key} = {value!a}: it is not Unicode")
+        raise ConfigurationError(f"{key} = {value!a} is not Unicode")
     try:
         return msgspec.convert(plain(value), kind, strict=not is_text)
     except (msgspec.ValidationError, OverflowError) as error:

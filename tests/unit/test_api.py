@@ -372,7 +372,7 @@ def test_a_study_whose_first_trials_all_fail_raises(home: Path) -> None:
         ({"home": "~nobody-at-all/x"}, "home = ~nobody-at-all/x: there is no home folder to put in place of ~"),
         ({"study_name": ""}, 'study_name = "": expected str of length >= 1'),
         ({"study_name": "\x1bc"}, r'study_name = "\u001bc": expected str without control characters'),
-        ({"study_name": "a\udcff"}, r"study_name = 'a\udcff': it is not Unicode"),
+        ({"study_name": "a\udcff"}, r"study_name = 'a\udcff' is not Unicode"),
         ({"search_space": {"a\udcff": Float(0, 1)}}, r"search_space: a parameter's name, 'a\udcff', is not Unicode"),
         ({"config": {"max_workers": 1}}, "config = {max_workers = 1}: expected an EfficiencyConfig"),
         ({"config": {}}, "config = {}: expected an EfficiencyConfig"),

@@ -177,6 +177,24 @@ def answer(evaluation: Evaluation) -> EvaluationResult:
     )
 
 
+def test_a_worker_that_leaves_does_not_wait_for_data(worker: Worker) -> None:
+    ticket = worker.service.take(batch(0, 1))
+    worker.service.lease(ticket)
+    worker.run((1.0, worker.service.drain))
+    assert [evaluation.trial for evaluation in worker.sink.handed_back] == [0, 1]
+    assert ticket.wait(0.0)
+
+
+def test_work_does_not_wait_behind_what_waits_for_its_data() -> None:
+    """It is not handed back as that behind a leased evaluation is, which may have a slot for hours."""
+    worker = Worker(slots=1, seconds=2 * STALL_SECONDS)
+    worker.service.lease(worker.service.take(batch(99, spec=OTHER)))
+    worker.service.begin(worker.service.take(batch(0, 1)))
+    worker.run((4.2 * STALL_SECONDS, worker.service.drain))
+    assert worker.answered() == [0, 1]
+    assert [evaluation.trial for evaluation in worker.sink.handed_back] == [99]
+
+
 def test_a_batch_is_settled_once_all_its_results_are_safe(worker: Worker) -> None:
     ticket = worker.service.take(batch(0, 1, 2))
     worker.service.begin(ticket)

@@ -102,6 +102,8 @@ class Ticket:
         self.batch = batch
         #: Whether its delivery was acknowledged before it was settled: only heartbeats tell that it is held.
         self.leased = False
+        #: Whether `begin` or `refuse` was called for it; until then it waits for its data.
+        self.begun = False
         self._settled = threading.Event()
         self._left = {(evaluation.key, evaluation.attempt): evaluation for evaluation in batch.evaluations}
         if not self._left:
@@ -235,6 +237,8 @@ class WorkerService:
             # First of all: what is handed back must not come here again.
             self._sink.stop_taking()
             self._stopped_taking = True
+        if self._stopped_taking:
+            self._hand_back([held for held in self._held if not self._has_begun(held)])
         if self._stopped_taking or self._stalled():
             self._hand_back_waiting()
         for spec, result in self._pool.poll(self._pause()):
@@ -281,12 +285,14 @@ class WorkerService:
             self._held.setdefault(_Held.of(ticket.batch.spec, evaluation), []).append(ticket)
 
     def _begin(self, ticket: Ticket) -> None:
+        ticket.begun = True
         if self._stopped_taking:
             self._hand_back([_Held.of(ticket.batch.spec, evaluation) for evaluation in self._own(ticket)])
             return
         self._pool.submit(ticket.batch.spec, *self._own(ticket))
 
     def _refuse(self, ticket: Ticket, reason: str) -> None:
+        ticket.begun = True
         for evaluation in self._own(ticket):
             self._gather(ticket.batch.spec, failed(evaluation, Outcome.REFUSED, reason, worker=self._name))
 
@@ -372,7 +378,12 @@ class WorkerService:
         now = self._clock.monotonic()
         if not self._pool.queued:
             self._moved_at = now
-        return now - self._moved_at >= STALL_SECONDS and any(self._is_leased(held) for held in self._held)
+        return now - self._moved_at >= STALL_SECONDS and any(
+            self._is_leased(held) and self._has_begun(held) for held in self._held
+        )
+
+    def _has_begun(self, held: _Held) -> bool:
+        return any(ticket.begun for ticket in self._held[held])
 
     def _is_leased(self, held: _Held) -> bool:
         return all(ticket.leased for ticket in self._held[held])
