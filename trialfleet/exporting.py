@@ -80,7 +80,10 @@ def copy_to_optuna(store: Path, study: str, url: str) -> None:
     try:
         target = get_storage(url)
     except Exception as error:  # noqa: BLE001  # of any kind: of Optuna's, of SQLAlchemy's, of a driver's
-        raise ConfigurationError(f"Optuna can not use that storage: {type(error).__name__}") from None
+        # Without the URL, which may have a password.
+        raise ConfigurationError(
+            f"--output is no storage that Optuna can use ({type(error).__name__}); a URL is needed, sqlite:///study.db say"
+        ) from None
     source = LmdbStorage(store)
     try:
         optuna.copy_study(from_study_name=study, from_storage=source, to_storage=target)

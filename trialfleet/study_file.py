@@ -230,7 +230,10 @@ def read_space(values: object, where: str, *, prefix: str = "space.") -> SearchS
     """
     if not isinstance(values, Mapping):
         raise ConfigurationError(f"{where}: space = {show(values)}: expected a table of parameters")
-    parameters = {str(name): _distribution(value, where, f"{prefix}{name}") for name, value in values.items()}
+    for name in values:
+        if not isinstance(name, str):
+            raise ConfigurationError(f"{where}: {name!r} is no parameter's name: that is a text")
+    parameters = {name: _distribution(value, where, f"{prefix}{name}") for name, value in values.items()}
     try:
         return SearchSpace(parameters)
     except ConfigurationError as error:
@@ -264,8 +267,7 @@ def _distribution(values: object, where: str, key: str) -> Distribution:
 def read_toml(path: Path) -> dict[str, Any]:
     """What the file at `path` holds. Raises ConfigurationError, which names the file."""
     try:
-        with path.open("rb") as file:
-            return tomllib.load(file)
+        return tomllib.loads(path.read_text("utf-8-sig"))  # some editors begin a file with a byte order mark
     except tomllib.TOMLDecodeError as error:
         raise ConfigurationError(f"{path}: {error}") from error
     except UnicodeDecodeError as error:

@@ -93,7 +93,11 @@ def test_a_study_is_copied_into_an_optuna_storage_once(home: Path, tmp_path: Pat
         (["--json"], 2, "--json needs --output"),
         (["--format", "parquet"], 2, "--format parquet needs --output: a file"),
         (["--format", "optuna"], 2, "a storage's URL"),
-        (["--format", "optuna", "--output", "nonsense://user:secret@host"], 2, "Optuna can not use that storage"),
+        (
+            ["--format", "optuna", "--output", "nonsense://user:secret@host"],
+            2,
+            "--output is no storage that Optuna can use (ArgumentError)",
+        ),
         (["--output", "/nowhere/at/all.csv"], 1, "/nowhere/at/all.csv can not be written: No such file"),
     ],
 )

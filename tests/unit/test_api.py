@@ -380,6 +380,7 @@ def test_a_study_whose_first_trials_all_fail_raises(home: Path) -> None:
         ({"seed": -1}, "seed = -1: expected int >= 0"),
         ({"target_value": math.nan}, "target_value = nan: a finite number is needed"),
         ({"objective_function": 3}, "objective_function = 3: expected a function"),
+        ({"search_space": {1: Float(0, 1)}}, "search_space: 1 is no parameter's name: that is a text"),
         ({"search_space": 3}, "search_space = 3: expected a mapping, or a function of a trial"),
         (
             {"search_space": lambda trial: trial.suggest_uniform("x", 0, 1)},

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from trialfleet.study_file import MOST_POINTS, load_study, read_space
+from trialfleet.study_file import MOST_POINTS, load_study, read_space, read_toml
 from trialfleet_shared.errors import ConfigurationError
 from trialfleet_shared.ladder import Rung
 from trialfleet_shared.settings import EfficiencyConfig
@@ -287,6 +287,11 @@ def test_a_mistake_is_told_in_one_line(mistake: str, tmp_path: Path) -> None:
     assert message.startswith(f"{path}: {expected}")
     assert "\n" not in message
     assert caught.value.exit_status == 2
+
+
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "marked.toml").write_bytes(b'\xef\xbb\xbfname = "\xc3\xa9"\r\n')
+    assert read_toml(tmp_path / "marked.toml") == {"name": "é"}
 
 
 def test_a_file_that_can_not_be_read_is_named(tmp_path: Path) -> None:
