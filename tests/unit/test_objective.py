@@ -11,6 +11,7 @@ import pytest
 
 from trialfleet_shared.errors import ObjectiveError
 from trialfleet_shared.messages import Evaluation
+from trialfleet_workers import user_modules
 from trialfleet_workers.objective import (
     Objective,
     ParamsTrial,
@@ -321,3 +322,14 @@ def test_a_coordinator_has_the_functions_of_today_and_of_the_folder_that_it_was_
         )
         found.append(load_function("space_h.py:f", tmp_path / folder, own=True))
     assert [function({}) for function in found] == [1, 2, 3], "and what was loaded before stays what it was"
+
+
+def test_an_import_that_never_ends_is_told_to_those_who_wait_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(user_modules, "PATIENCE_SECONDS", 0.05)
+    write(tmp_path, fine_i="def f(p): return 1\n")
+    with user_modules.imported_anew([]), ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(load_function, "fine_i.py:f", tmp_path, own=True)
+        with pytest.raises(ObjectiveError, match=r"have been importing for 0.05 seconds"):
+            waiting.result()

@@ -15,6 +15,8 @@ from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
 from types import CodeType, ModuleType
 
+from trialfleet_shared.errors import ObjectiveError
+
 #: Folders of installed packages.
 INSTALLED = ("site-packages", "dist-packages")
 #: Seconds between a source and its bytecode from which on it is theirs or evidently another's; file systems count in up to two.
@@ -57,6 +59,8 @@ class _Finder(MetaPathFinder):
 
 _FINDER = _Finder()
 _ANEW = threading.RLock()
+#: Seconds to wait for another thread's imports: one that never ends must not keep all other studies from theirs in silence.
+PATIENCE_SECONDS = 300.0
 #: Packages that are not the user's, wherever they are installed, and the program.
 _OURS = ("trialfleet", "trialfleet_coordinator", "trialfleet_shared", "trialfleet_workers", "__main__")
 
@@ -72,8 +76,15 @@ def imported_anew(folders: Sequence[Path]) -> Iterator[None]:
     """Inside, for one thread at a time, the user's modules in these folders are imported from what their files are by now.
 
     For a process that outlives many versions of them. Functions that were loaded before keep the modules they had.
+
+    Raises:
+        ObjectiveError: another thread's modules take longer than `PATIENCE_SECONDS`.
     """
-    with _ANEW:
+    if not _ANEW.acquire(timeout=PATIENCE_SECONDS):
+        raise ObjectiveError(
+            f"the modules of another study have been importing for {PATIENCE_SECONDS:g} seconds; try again once they are done"
+        )
+    try:
         for name, module in list(sys.modules.items()):
             file = getattr(module, "__file__", None)
             if file is None or name.partition(".")[0] in _OURS or not is_users(name, Path(file)):
@@ -82,6 +93,8 @@ def imported_anew(folders: Sequence[Path]) -> Iterator[None]:
                 del sys.modules[name]
         importlib.invalidate_caches()
         yield
+    finally:
+        _ANEW.release()
 
 
 def is_users(module: str, file: Path) -> bool:
