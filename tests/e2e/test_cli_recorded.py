@@ -96,7 +96,7 @@ def test_a_study_is_copied_into_an_optuna_storage_once(home: Path, tmp_path: Pat
         (
             ["--format", "optuna", "--output", "nonsense://user:secret@host"],
             2,
-            "--output is no storage that Optuna can use (ArgumentError)",
+            "--output is no storage that Optuna can use (NoSuchModuleError)",
         ),
         (["--output", "/nowhere/at/all.csv"], 1, "/nowhere/at/all.csv can not be written: No such file"),
     ],

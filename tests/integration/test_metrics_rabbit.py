@@ -30,7 +30,9 @@ pytestmark = pytest.mark.rabbitmq
 @pytest.fixture
 def channel(rabbitmq: str) -> Iterator[pika.adapters.blocking_connection.BlockingChannel]:
     with pika.BlockingConnection(pika.URLParameters(rabbitmq)) as connection:
-        yield connection.channel()
+        channel = connection.channel()
+        channel.confirm_delivery()  # what is not confirmed is lost where a queue has no leader yet
+        yield channel
     purge(rabbitmq)
 
 

@@ -70,7 +70,9 @@ def connect(rabbitmq: str) -> Iterator[Callable[..., Coordinator]]:
 @pytest.fixture
 def channel(rabbitmq: str) -> Iterator[BlockingChannel]:
     with pika.BlockingConnection(pika.URLParameters(rabbitmq)) as connection:
-        yield connection.channel()
+        channel = connection.channel()
+        channel.confirm_delivery()  # what is not confirmed is lost where a queue has no leader yet
+        yield channel
 
 
 def messages(channel: BlockingChannel, queue: str) -> int:
