@@ -5,6 +5,7 @@ import fnmatch
 import json
 import logging
 import re
+import sys
 from pathlib import Path
 
 import click
@@ -119,7 +120,8 @@ def test_a_data_function_is_one_of_its_own(tmp_path: Path) -> None:
         import_apart(spec, tmp_path / "cache", tmp_path, Allowance((tmp_path,)))
 
 
-def test_a_module_of_the_same_name_is_not_taken(tmp_path: Path) -> None:
+def test_a_module_of_the_same_name_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))  # nobody else is to find this one
     (tmp_path / "fnmatch.py").write_text("def f(params): return 1.0\n")
     with pytest.raises(
         ObjectiveError, match=re.escape(f"{tmp_path}/fnmatch.py, but its import gives {fnmatch.__file__}")
