@@ -4,13 +4,16 @@ All three compare *scores*: the value itself when maximizing, its negative when 
 
 Halving is the promotion type of asynchronous successive halving (Li et al. 2020, "A System for Massively Parallel
 Hyperparameter Tuning", algorithm 2): a trial that finished a rung waits there, and climbs once it is among the best
-1/eta of all that finished the rung. Nobody waits for a rung to fill. One thing differs: no more than 1/eta of a rung
-climb in all. Under the original rule every trial that is better than those before it climbs at once, and as a sampler
-that learns produces just such a sequence, most trials would. Nor does anyone climb from a rung on which more trials are under
-way than have finished it: who finishes first is quick, not good, and on many slots whole rungs would be climbed by the best of
-the first few before the rest of them are heard. And in a study that ends with its time, a trial that took
-far longer than others keeps its place, but does not climb before the study has spent so much that its next rung, which takes
-longer still, is no large part of it. Where no new trials come, it climbs like any other.
+1/eta of all that finished the rung. Nobody waits for a rung to fill. Three things differ:
+
+- No more than 1/eta of a rung climb in all. Under the original rule every trial that is better than those before it climbs at
+  once, and as a sampler that learns produces just such a sequence, most trials would.
+- Nobody climbs from a rung on which more trials are under way than have finished it: who finishes first is quick, not good,
+  and on many slots the best of the first few would climb from rung to rung before the rest of them are heard.
+- In a study that ends with its time, a trial that took far longer than others keeps its place, but does not climb before the
+  study has spent so much that its next rung, which takes longer still, is no large part of it.
+
+Where no new trials come, the last two do not hold.
 
 The threshold rule compares values, because a factor of the best has a meaning only there: see `beyond_threshold`.
 
@@ -25,7 +28,7 @@ import bisect
 import math
 import operator
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from sortedcontainers import SortedList
@@ -127,16 +130,16 @@ class Halving:
         """A trial that climbed from `rung` came to nothing: another one may climb in its place."""
         self._climbed[rung] -= 1
 
-    def candidate(self, under_way: Sequence[int], *, closing: bool) -> Promotion | None:
+    def candidate(self, under_way: Callable[[int], int], *, closing: bool) -> Promotion | None:
         """Who is to climb next, highest rung first; None when nobody is among the best 1/eta, or all of those are too dear.
 
         Args:
-            under_way: per rung, the trials that are evaluated on it.
+            under_way: how many trials are evaluated on a rung.
             closing: no new trial will come, so each rung sends up its best `FINALISTS` even where 1/eta is fewer, and
                 however many are under way.
         """
         for rung in range(len(self._finished) - 2, -1, -1):
-            if not closing and len(self._finished[rung]) < under_way[rung]:
+            if not closing and len(self._finished[rung]) < under_way(rung):
                 continue
             waiting = self._waiting[rung]
             left = math.floor(len(self._finished[rung]) / self._eta) - self._climbed[rung]

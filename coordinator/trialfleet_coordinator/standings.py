@@ -131,17 +131,16 @@ class Standings:
             self.best_complete = Best(trial.number, value, complete=True)
             self._lead()
 
-    def decide(self, trial: Trial, *, raced: bool) -> None:
-        """It will be decided: where it is if it is raced out, else on the highest rung that it has results of."""
+    def decide(self, trial: Trial, rung: int) -> None:
+        """It will be decided on `rung`: where it is, or below, where it brought no result since it climbed from there."""
         if trial.phase is Phase.WAITING:
             self._leave(trial)
         self._judge(trial)
-        reached = trial.effort.rung
-        if not raced and reached < trial.rung:  # as `resuming` would have it
+        if rung < trial.rung:
             if trial.results:
-                self.halving.fall(reached)
-            self._move(trial, reached)
-        self._decided[trial.rung] += 1
+                self.halving.fall(rung)
+            self._move(trial, rung)
+        self._decided[rung] += 1
 
     # What that means
 
@@ -160,8 +159,7 @@ class Standings:
 
     def candidate(self, *, closing: bool) -> Promotion | None:
         """Who is to climb next; see `Halving.candidate`."""
-        under_way = [self._under_way(rung) for rung in range(len(self._rung_mix))]
-        return self.halving.candidate(under_way, closing=closing)
+        return self.halving.candidate(self._under_way, closing=closing)
 
     @property
     def races(self) -> bool:

@@ -346,12 +346,13 @@ class StudyState:
     def _decide(self, trial: Trial, phase: Phase, value: float | None, reason: str) -> None:
         for key in self._keys_in_flight(trial):
             self._attempts.forget(key)
-        self.standings.decide(trial, raced=reason == "racing")
+        effort = trial.effort
+        self.standings.decide(trial, trial.rung if reason == "racing" else effort.rung)  # as `resuming` has it
         self._story.move(trial, phase, reason)
         trial.value = value
         trial.reason = reason
         self.tally.decided[DECIDED[phase]] += 1
-        self._commands.append(RecordDecision(trial.number, DECIDED[phase], value, reason, trial.effort))
+        self._commands.append(RecordDecision(trial.number, DECIDED[phase], value, reason, effort))
 
     def _observe(self, trial: Trial, rung: int, value: float | None, *, pruned: bool = False) -> None:
         self._commands.append(Observe(trial.observation(rung, value, pruned=pruned)))

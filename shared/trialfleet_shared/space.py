@@ -129,7 +129,9 @@ class Int(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="int", ta
 
     def contains(self, value: Scalar) -> bool:
         """Whether `value` can be drawn."""
-        if isinstance(value, bool) or not isinstance(value, int | float) or not float(value).is_integer():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return False
+        if isinstance(value, float) and not value.is_integer():
             return False
         return self.min <= value <= self.max and (int(value) - self.min) % self.step == 0
 

@@ -9,6 +9,9 @@ import pytest
 
 from trialfleet_coordinator.promotion import FINALISTS, RACING_POOL, Halving, Promotion, Racing, beyond_threshold, mean
 
+#: On no rung is a trial under way.
+NOBODY = [0, 0, 0].__getitem__
+
 
 def halving_with(
     scores: list[float], *, rungs: int = 2, eta: float = 3.0, seconds: Mapping[int, float] | None = None
@@ -26,20 +29,20 @@ def climb(halving: Halving, trial: int, score: float) -> None:
 
 
 def test_nobody_climbs_before_a_rung_has_eta_trials() -> None:
-    assert halving_with([1.0, 2.0]).candidate([0] * 3, closing=False) is None
+    assert halving_with([1.0, 2.0]).candidate(NOBODY, closing=False) is None
 
 
 def test_nobody_climbs_from_a_rung_on_which_more_are_under_way_than_have_finished_it() -> None:
     halving = halving_with([1.0, 2.0, 3.0], rungs=3)
-    assert halving.candidate([4, 0, 0], closing=False) is None
-    assert halving.candidate([3, 9, 9], closing=False) == Promotion(2, 0), "other rungs have no say in it"
-    assert halving.candidate([4, 0, 0], closing=True) == Promotion(2, 0)
+    assert halving.candidate([4, 0, 0].__getitem__, closing=False) is None
+    assert halving.candidate([3, 9, 9].__getitem__, closing=False) == Promotion(2, 0), "other rungs have no say in it"
+    assert halving.candidate([4, 0, 0].__getitem__, closing=True) == Promotion(2, 0)
 
 
 def test_the_best_third_climbs_and_only_once() -> None:
     halving = halving_with([1.0, 5.0, 2.0, 4.0, 3.0, 0.0])
     climbed = []
-    while (promotion := halving.candidate([0] * 3, closing=False)) is not None:
+    while (promotion := halving.candidate(NOBODY, closing=False)) is not None:
         climb(halving, promotion.trial, {1: 5.0, 3: 4.0}[promotion.trial])
         climbed.append(promotion.trial)
     assert climbed == [1, 3]
@@ -50,14 +53,14 @@ def test_no_more_than_a_third_climb_though_each_is_better_than_those_before() ->
     climb(halving, 2, 3.0)
     halving.finish(0, 3, 4.0, 1.0)
     halving.wait(0, 3, 4.0)
-    assert halving.candidate([0] * 3, closing=False) is None
-    assert halving.candidate([0] * 3, closing=True) == Promotion(3, 0), "a finalist climbs at the end"
+    assert halving.candidate(NOBODY, closing=False) is None
+    assert halving.candidate(NOBODY, closing=True) == Promotion(3, 0), "a finalist climbs at the end"
 
 
 def test_a_promoted_trial_keeps_its_rank_so_that_the_quota_is_of_all_that_finished() -> None:
     halving = halving_with([3.0, 2.0, 1.0])
     climb(halving, 0, 3.0)
-    assert halving.candidate([0] * 3, closing=False) is None, "1/3 of three is one, and that one has climbed"
+    assert halving.candidate(NOBODY, closing=False) is None, "1/3 of three is one, and that one has climbed"
 
 
 def test_a_higher_rung_is_served_first() -> None:
@@ -66,33 +69,33 @@ def test_a_higher_rung_is_served_first() -> None:
         climb(halving, trial, float(trial))
         halving.finish(1, trial, float(trial), 1.0)
         halving.wait(1, trial, float(trial))
-    assert halving.candidate([0] * 3, closing=False) == Promotion(8, 1)
+    assert halving.candidate(NOBODY, closing=False) == Promotion(8, 1)
 
 
 def test_a_dear_trial_waits_until_it_is_a_small_part_of_what_was_spent() -> None:
     """The best of six took twenty times as long as the others, the second best climbs."""
     halving = halving_with([1.0, 5.0, 2.0, 4.0, 3.0, 0.0], seconds={1: 20.0})
-    assert halving.candidate([0] * 3, closing=False) == Promotion(3, 0)
+    assert halving.candidate(NOBODY, closing=False) == Promotion(3, 0)
     climb(halving, 3, 4.0)
-    assert halving.candidate([0] * 3, closing=False) is None, "the place is kept for the dear one"
-    assert halving.candidate([0] * 3, closing=True) == Promotion(1, 0)
+    assert halving.candidate(NOBODY, closing=False) is None, "the place is kept for the dear one"
+    assert halving.candidate(NOBODY, closing=True) == Promotion(1, 0)
     for trial in range(6, 6 + 1000):
         halving.finish(0, trial, -1.0, 1.0)
-    assert halving.candidate([0] * 3, closing=False) == Promotion(1, 0)
+    assert halving.candidate(NOBODY, closing=False) == Promotion(1, 0)
 
 
 def test_a_trial_is_not_dear_by_being_the_longest_of_equals() -> None:
     halving = halving_with([5.0, 1.0, 2.0], seconds={0: 2.5})
-    assert halving.candidate([0] * 3, closing=False) == Promotion(0, 0)
+    assert halving.candidate(NOBODY, closing=False) == Promotion(0, 0)
 
 
 def test_equal_scores_rank_by_trial_number() -> None:
-    assert halving_with([1.0, 1.0, 1.0]).candidate([0] * 3, closing=False) == Promotion(0, 0)
+    assert halving_with([1.0, 1.0, 1.0]).candidate(NOBODY, closing=False) == Promotion(0, 0)
 
 
 def test_the_finalists_climb_at_the_end_however_few_finished() -> None:
-    assert halving_with([1.0]).candidate([0] * 3, closing=True) == Promotion(0, 0)
-    assert halving_with([1.0]).candidate([0] * 3, closing=False) is None
+    assert halving_with([1.0]).candidate(NOBODY, closing=True) == Promotion(0, 0)
+    assert halving_with([1.0]).candidate(NOBODY, closing=False) is None
 
 
 def test_hopeless_are_those_whom_all_trials_to_come_could_not_lift() -> None:

@@ -87,8 +87,8 @@ def test_true_is_not_one() -> None:
     assert not Int(0, 1).contains(True)
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 0.5])
-def test_what_is_no_whole_number_is_in_no_range_of_them(value: float) -> None:
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 0.5, 10**400])
+def test_what_is_no_whole_number_or_larger_than_any_float_is_in_no_range_of_them(value: float) -> None:
     assert not Int(0, 1).contains(value)
 
 

@@ -252,7 +252,7 @@ class FleetMetrics(Collector):
         self._studies: dict[str, StudyMetrics] = {}
         self._caches: dict[str, Callable[[], CacheStats]] = {}
         self._cache_stats: dict[str, CacheStats] = {}
-        #: Evictions by caches that are not watched any more.
+        #: Of caches that are not watched any more.
         self._evictions = self._cache_failures = 0
         self._imports = Histogram(instruments.DATA_IMPORT_SECONDS)
         self._imported_bytes = self._data_hits = self._data_misses = 0
