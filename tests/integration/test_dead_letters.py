@@ -8,6 +8,7 @@ import pika
 import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 from support.fleet_suite import make_evaluation, make_spec
+from support.queues import messages, put
 from support.waiting import wait_until
 
 from trialfleet_coordinator.adapters.rabbit_fleet import RabbitFleet
@@ -74,7 +75,7 @@ def bury(fleet: RabbitFleet, dead: DeadLetters, trial: int = 7, **params: object
 
 def reject(channel: BlockingChannel, body: bytes, properties: pika.BasicProperties | None = None) -> None:
     """Have RabbitMQ put a message among the dead letters."""
-    channel.basic_publish("", EVALUATIONS, body, properties, mandatory=True)
+    put(channel, EVALUATIONS, body, properties)
     wait_until(lambda: _rejected(channel), "it is rejected")
 
 
@@ -83,10 +84,6 @@ def _rejected(channel: BlockingChannel) -> bool:
     if method is not None:
         channel.basic_reject(method.delivery_tag, requeue=False)
     return method is not None
-
-
-def messages(channel: BlockingChannel, queue: str) -> int:
-    return int(channel.queue_declare(queue, passive=True).method.message_count)
 
 
 def test_an_evaluation_given_up_on_comes_with_its_history(fleet: RabbitFleet, dead: DeadLetters) -> None:
@@ -131,7 +128,7 @@ def test_a_message_died_when_rabbitmq_says_so_not_when_it_was_sent(dead: DeadLet
 
 def test_a_history_that_somebody_forged_is_none(dead: DeadLetters, channel: BlockingChannel) -> None:
     headers = {"trialfleet-history": '[{"attempt": "x"}]', "trialfleet-reason": 5}
-    channel.basic_publish("", DEAD, pack(EvaluationBatch(SPEC, ())), pika.BasicProperties(headers=headers))
+    put(channel, DEAD, pack(EvaluationBatch(SPEC, ())), pika.BasicProperties(headers=headers))
     (letter,) = dead.letters()
     assert (letter.attempts, letter.reason) == ((), "not said")
 
@@ -170,7 +167,7 @@ def test_what_is_shown_of_a_letter_has_no_secrets(dead: DeadLetters, channel: Bl
     evaluation = make_evaluation(0, where=f"s3://key:{secret}@bucket")
     history = json.dumps([{"attempt": 0, "at": 0.0, "worker": "w", "what": f"s3://key:{secret}@bucket is gone"}])
     properties = pika.BasicProperties(headers={"trialfleet-history": history})
-    channel.basic_publish("", DEAD, pack(EvaluationBatch(SPEC, (evaluation,))), properties)
-    channel.basic_publish("", DEAD, f"{'x' * 150} s3://key:{secret}@bucket".encode())
+    put(channel, DEAD, pack(EvaluationBatch(SPEC, (evaluation,))), properties)
+    put(channel, DEAD, f"{'x' * 150} s3://key:{secret}@bucket".encode())
     wait_until(lambda: len(dead.letters()) == 2, "both are there")
     assert "hunter2" not in str(dead.letters())

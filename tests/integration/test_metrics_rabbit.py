@@ -13,6 +13,7 @@ import pytest
 from support.commands import PATIENCE, start_trialfleet
 from support.exposition import a_definition, a_result, told
 from support.fleet_suite import make_evaluation, make_spec
+from support.queues import put
 from support.waiting import wait_until
 from support.workers import poll_until, purge
 
@@ -31,7 +32,7 @@ pytestmark = pytest.mark.rabbitmq
 def channel(rabbitmq: str) -> Iterator[pika.adapters.blocking_connection.BlockingChannel]:
     with pika.BlockingConnection(pika.URLParameters(rabbitmq)) as connection:
         channel = connection.channel()
-        channel.confirm_delivery()  # what is not confirmed is lost where a queue has no leader yet
+        channel.confirm_delivery()
         yield channel
     purge(rabbitmq)
 
@@ -50,8 +51,8 @@ def test_a_coordinator_tells_of_them(rabbitmq: str, channel: pika.adapters.block
                 broker.ensure_again(results_queue(address))  # as the fleet does, at its own pace
                 broker.drop_connection()
                 fleet.submit([make_evaluation(0)])  # so that its queue is kept for the next session
-                channel.basic_publish("", results_queue(address), b"what is this?")
-                channel.basic_publish("", results_queue(address), encode(ResultBatch("suite", (a_result(7),))))
+                put(channel, results_queue(address), b"what is this?")
+                put(channel, results_queue(address), encode(ResultBatch("suite", (a_result(7),))))
             poll_until(lambda: results.extend(fleet.poll(0.1)[0]), lambda: len(results) > session, "a result came")  # noqa: B023  # called at once
         finally:
             fleet.close()  # nothing was acknowledged
@@ -82,7 +83,7 @@ def test_a_worker_tells_of_them(
         junk: dramatiq.Message[object] = dramatiq.Message(
             queue_name=EVALUATIONS, actor_name=EVALUATE, args=("what is this?",), kwargs={}, options={}
         )
-        channel.basic_publish("", EVALUATIONS, junk.encode())
+        put(channel, EVALUATIONS, junk.encode())
         wait_until(lambda: says("trialfleet_worker_dead_letters_total 1.0"), "the dead letter is told")
     finally:
         worker.send_signal(signal.SIGTERM)

@@ -12,6 +12,7 @@ import pika
 import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 from support.fleet_suite import BASE, make_evaluation, make_spec
+from support.queues import messages, put
 from support.waiting import wait_until
 from support.workers import WorkerProcesses, poll_until, purge
 
@@ -71,12 +72,8 @@ def connect(rabbitmq: str) -> Iterator[Callable[..., Coordinator]]:
 def channel(rabbitmq: str) -> Iterator[BlockingChannel]:
     with pika.BlockingConnection(pika.URLParameters(rabbitmq)) as connection:
         channel = connection.channel()
-        channel.confirm_delivery()  # what is not confirmed is lost where a queue has no leader yet
+        channel.confirm_delivery()
         yield channel
-
-
-def messages(channel: BlockingChannel, queue: str) -> int:
-    return int(channel.queue_declare(queue, passive=True).method.message_count)
 
 
 def sleeps(count: int, seconds: float) -> list[object]:
@@ -119,7 +116,7 @@ def test_a_worker_that_is_told_to_leave_hands_back_what_has_not_started(
 
 
 def test_a_second_signal_hands_back_what_runs(
-    workers: WorkerProcesses, connect: Callable[..., Coordinator], channel: pika.channel.Channel
+    workers: WorkerProcesses, connect: Callable[..., Coordinator], channel: BlockingChannel
 ) -> None:
     first = workers.start()
     coordinator = connect()
@@ -136,7 +133,7 @@ def test_a_second_signal_hands_back_what_runs(
 
 
 def test_results_that_were_not_acknowledged_come_again_to_the_next_coordinator(
-    workers: WorkerProcesses, connect: Callable[..., Coordinator], channel: pika.channel.Channel
+    workers: WorkerProcesses, connect: Callable[..., Coordinator], channel: BlockingChannel
 ) -> None:
     workers.start()
     address = uuid.uuid4().hex
@@ -157,7 +154,7 @@ def test_results_that_were_not_acknowledged_come_again_to_the_next_coordinator(
 
 
 def test_what_nobody_can_read_goes_to_the_dead_letters(
-    workers: WorkerProcesses, connect: Callable[..., Coordinator], channel: pika.channel.Channel
+    workers: WorkerProcesses, connect: Callable[..., Coordinator], channel: BlockingChannel
 ) -> None:
     workers.start()
     coordinator = connect(address="unreadable")
@@ -170,7 +167,7 @@ def test_what_nobody_can_read_goes_to_the_dead_letters(
         (EVALUATIONS, b"nonsense"),
         (EVALUATIONS, enveloped(args=["{}"])),
     ]:
-        channel.basic_publish("", queue, body)
+        put(channel, queue, body)
     poll_until(coordinator.poll, lambda: messages(channel, DEAD) == 4, "the dead letters are there")
     coordinator.fleet.submit([make_evaluation(0, x=1.0)])
     coordinator.await_results(1)
@@ -202,7 +199,7 @@ def enveloped(**fields: object) -> bytes:
 
 
 def test_no_envelope_ends_or_stalls_a_worker(
-    workers: WorkerProcesses, connect: Callable[..., Coordinator], channel: pika.channel.Channel
+    workers: WorkerProcesses, connect: Callable[..., Coordinator], channel: BlockingChannel
 ) -> None:
     workers.start()
     coordinator = connect()
@@ -213,7 +210,7 @@ def test_no_envelope_ends_or_stalls_a_worker(
     bodies += [b"", b"null", b"[]", b"\x80\x04.", deep, enveloped(args=[deep.decode()])]
     bodies += [b'{"options":' * 10_000, b" " * (MAX_MESSAGE_BYTES + 1)]
     for body in bodies:
-        channel.basic_publish("", EVALUATIONS, body)
+        put(channel, EVALUATIONS, body)
     poll_until(coordinator.poll, lambda: messages(channel, DEAD) == len(bodies), "the dead letters are there")
     # Of each of the two slots' threads more than one: had a message ended them, these would wait for ever.
     coordinator.fleet.submit([make_evaluation(trial, x=1.0) for trial in range(6)])
@@ -224,7 +221,7 @@ def test_no_envelope_ends_or_stalls_a_worker(
 
 
 def test_work_of_a_newer_coordinator_is_handed_back_and_kept_from_the_dead_letters(
-    workers: WorkerProcesses, connect: Callable[..., Coordinator], channel: pika.channel.Channel
+    workers: WorkerProcesses, connect: Callable[..., Coordinator], channel: BlockingChannel
 ) -> None:
     workers.start()
     coordinator = connect()
@@ -232,7 +229,7 @@ def test_work_of_a_newer_coordinator_is_handed_back_and_kept_from_the_dead_lette
     channel.queue_declare(DEAD, passive=True)
     channel.queue_purge(DEAD)
     newer = json.dumps({"type": "evaluations", "version": 99, "spec": {"colour": "red"}, "evaluations": []})
-    channel.basic_publish("", EVALUATIONS, enveloped(args=[newer]))
+    put(channel, EVALUATIONS, enveloped(args=[newer]))
     wait_until(lambda: b"update this worker" in workers.log(0).read_bytes(), "the worker says so")
     coordinator.fleet.submit([make_evaluation(0, x=1.0)])
     coordinator.await_results(1)
@@ -245,7 +242,7 @@ def test_work_of_a_newer_coordinator_is_handed_back_and_kept_from_the_dead_lette
 
 
 def test_results_that_nobody_wants_are_dropped(
-    workers: WorkerProcesses, connect: Callable[..., Coordinator], channel: pika.channel.Channel
+    workers: WorkerProcesses, connect: Callable[..., Coordinator], channel: BlockingChannel
 ) -> None:
     workers.start()
     gone = connect(address="gone")
@@ -262,7 +259,7 @@ def test_results_that_nobody_wants_are_dropped(
 
 
 def test_evaluations_that_vanished_from_the_queue_are_lost(
-    rabbitmq: str, workers: WorkerProcesses, connect: Callable[..., Coordinator], channel: pika.channel.Channel
+    rabbitmq: str, workers: WorkerProcesses, connect: Callable[..., Coordinator], channel: BlockingChannel
 ) -> None:
     coordinator = connect(grace=2.0)
     coordinator.fleet.start(make_spec("objectives.py:double"))
@@ -308,7 +305,7 @@ def test_a_results_queue_that_the_broker_can_not_serve_is_made_anew(
 
 
 def test_a_results_queue_that_is_deleted_is_made_anew(
-    workers: WorkerProcesses, connect: Callable[..., Coordinator], channel: pika.channel.Channel
+    workers: WorkerProcesses, connect: Callable[..., Coordinator], channel: BlockingChannel
 ) -> None:
     coordinator = connect("deleted")
     coordinator.fleet.start(make_spec("objectives.py:double"))
@@ -333,7 +330,7 @@ def test_a_results_queue_that_is_deleted_is_made_anew(
 
 
 def test_workers_are_heard_after_their_exchange_was_deleted(
-    workers: WorkerProcesses, connect: Callable[..., Coordinator], channel: pika.channel.Channel
+    workers: WorkerProcesses, connect: Callable[..., Coordinator], channel: BlockingChannel
 ) -> None:
     coordinator = connect()
     coordinator.fleet.start(make_spec("objectives.py:double"))

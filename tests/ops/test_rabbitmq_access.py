@@ -19,6 +19,7 @@ import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 from support.commands import PATIENCE, document, start_trialfleet, trialfleet
 from support.deployed import OPS
+from support.queues import messages, put
 from support.rabbit_node import VHOST, OpsNode
 from support.waiting import wait_until
 
@@ -166,12 +167,9 @@ def test_a_study_finishes_with_a_user_for_each_role(node: OpsNode, tmp_path: Pat
         with channel_of(node, "coordinator") as channel:
             channel.confirm_delivery()
 
-            def dead() -> int:
-                return int(channel.queue_declare(DEAD, passive=True).method.message_count)
-
-            before = dead()
-            channel.basic_publish("", EVALUATIONS, b"poison", mandatory=True)
-            wait_until(lambda: dead() == before + 1, "a dead letter", PATIENCE)
+            before = messages(channel, DEAD)
+            put(channel, EVALUATIONS, b"poison")
+            wait_until(lambda: messages(channel, DEAD) == before + 1, "a dead letter", PATIENCE)
         assert worker.poll() is None
     finally:
         worker.terminate()
@@ -186,7 +184,7 @@ def test_a_message_that_nobody_would_read_is_not_kept(node: OpsNode) -> None:
     longest = b" " * MAX_MESSAGE_BYTES
     with channel_of(node, "coordinator") as channel:
         channel.confirm_delivery()
-        channel.basic_publish("", EVALUATIONS, longest, mandatory=True)
+        put(channel, EVALUATIONS, longest)
         with pytest.raises(pika.exceptions.ChannelClosedByBroker, match="larger than configured max size"):
             channel.basic_publish("", EVALUATIONS, longest + b" ", mandatory=True)
     with channel_of(node, "worker") as channel:
@@ -195,11 +193,11 @@ def test_a_message_that_nobody_would_read_is_not_kept(node: OpsNode) -> None:
 
 #: What a role may do that others may not: who, a word for it, the operation.
 _ALLOWED: list[tuple[str, str, Callable[[BlockingChannel], Any]]] = [
-    ("coordinator", "give work", lambda channel: channel.basic_publish("", EVALUATIONS, b"?", mandatory=True)),
+    ("coordinator", "give work", lambda channel: put(channel, EVALUATIONS, b"?")),
     ("coordinator", "read results", lambda channel: channel.basic_get(RESULTS)),
     ("coordinator", "read dead letters", lambda channel: channel.basic_get(DEAD)),
     ("worker", "take work", lambda channel: channel.basic_get(EVALUATIONS)),
-    ("worker", "send results", lambda channel: channel.basic_publish("", RESULTS, b"?", mandatory=True)),
+    ("worker", "send results", lambda channel: put(channel, RESULTS, b"?")),
     ("worker", "beat", lambda channel: channel.basic_publish(HEARTBEATS, "", b"?")),
 ]
 _REFUSED: list[tuple[str, str, Callable[[BlockingChannel], Any]]] = [
@@ -277,16 +275,17 @@ def test_who_scales_sees_what_workers_hold_as_well(node: OpsNode) -> None:
     given = urlsplit((node.secrets / "monitor-management-url").read_text())
     assert given.password == node.password_of("monitor")
 
-    def messages() -> int:
+    def seen() -> int:
         depth = ask(node, f"/queues{given.path}/{EVALUATIONS}", str(given.username), str(given.password))
         return int(depth.get("messages", 0))  # gathered every five seconds
 
     with channel_of(node, "worker") as channel:
+        channel.confirm_delivery()
         channel.queue_purge(EVALUATIONS)
         for _ in range(3):
-            channel.basic_publish("", EVALUATIONS, b"?")
+            put(channel, EVALUATIONS, b"?")
         wait_until(lambda: channel.basic_get(EVALUATIONS)[0], "a message")
-        wait_until(lambda: messages() == 3, "2 that wait and 1 that is held", 30.0)
+        wait_until(lambda: seen() == 3, "2 that wait and 1 that is held", 30.0)
         channel.queue_purge(EVALUATIONS)
 
 
