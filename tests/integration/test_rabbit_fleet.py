@@ -13,6 +13,7 @@ import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 from support.fleet_suite import BASE, make_evaluation, make_spec
 from support.queues import messages, put
+from support.rabbit_node import ControlledNode
 from support.waiting import wait_until
 from support.workers import WorkerProcesses, poll_until, purge
 
@@ -270,6 +271,27 @@ def test_evaluations_that_vanished_from_the_queue_are_lost(
     assert coordinator.lost == [
         LostEvaluation(make_evaluation(7).key, 2, "no worker has it and the queue is empty"),
     ]
+
+
+def test_work_that_rabbitmq_refuses_is_offered_again(
+    rabbitmq_node: ControlledNode,
+    workers: WorkerProcesses,
+    connect: Callable[..., Coordinator],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    coordinator = connect()
+    coordinator.fleet.start(make_spec("objectives.py:double"))
+    rabbitmq_node.control("set_policy", "full", f"^{EVALUATIONS}$", '{"max-length": 1, "overflow": "reject-publish"}')
+    try:
+        for trial in range(10):  # RabbitMQ begins to refuse a few messages late
+            coordinator.fleet.submit([make_evaluation(trial, x=1.0)])
+        poll_until(coordinator.poll, lambda: "NackError" in caplog.text, "RabbitMQ refuses")
+    finally:
+        rabbitmq_node.control("clear_policy", "full")
+    workers.start()
+    coordinator.await_results(10)
+    assert {result.trial for result in coordinator.results} == set(range(10))
+    assert coordinator.lost == []
 
 
 def test_a_results_queue_that_the_broker_can_not_serve_is_made_anew(
