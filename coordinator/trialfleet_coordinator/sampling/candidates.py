@@ -126,6 +126,10 @@ class Candidates:
         rows = zip(zip(*values, strict=True), active, strict=True)
         return [_conditional(parameters, row, flags) for row, flags in rows]
 
+    def points(self) -> list[tuple[Array, Mask]]:
+        """Of each kind of parameters the activated candidates' coordinates, and which of them are active."""
+        return [(block.points, block.active) for block in self._blocks]
+
     def alike(self, each: int) -> Mask:
         """Which candidates have the same parameters as the first of their group; groups are `each` in a row."""
         active = np.concatenate([block.active for block in self._blocks], axis=1)

@@ -55,8 +55,10 @@ class Estimator:
 
     def __init__(self, *, maximize: bool) -> None:
         self._ranking = Ranking(maximize=maximize)
-        self._columns = Columns()
-        self._rows: dict[int, int] = {}
+        #: Values of all trials, those of an earlier study among them.
+        self.columns = Columns()
+        #: Each trial's row there.
+        self.rows: dict[int, int] = {}
         self._pending: dict[int, None] = {}
         #: Every parameter that a trial had, as the last one had it.
         self.parameters: dict[str, Distribution] = {}
@@ -69,11 +71,11 @@ class Estimator:
         return self._ranking.scored + len(self._earlier)
 
     def __contains__(self, trial: int) -> bool:
-        return trial in self._rows
+        return trial in self.rows
 
     def add(self, number: int, params: Params, distributions: dict[str, Distribution]) -> None:
         """A trial was drawn; until it is observed it is pending. Adding it again replaces its params."""
-        self._rows[number] = self._columns.append(params, distributions)
+        self.rows[number] = self.columns.append(params, distributions)
         self.parameters.update(distributions)
         if number not in self._ranking:
             self._pending[number] = None
@@ -81,18 +83,22 @@ class Estimator:
     def observe(self, observations: Sequence[Observation]) -> None:
         """Trials finished a rung, or failed."""
         for observation in observations:
-            if observation.trial not in self._rows:
+            if observation.trial not in self.rows:
                 self.add(observation.trial, observation.params, observation.distributions)
             self._pending.pop(observation.trial, None)
         self._ranking.observe(observations)
 
     def add_earlier(self, ranked: Sequence[tuple[Params, dict[str, Distribution]]]) -> None:
         """Trials of an earlier study, best first."""
-        self._earlier = [self._columns.append(params, distributions) for params, distributions in ranked]
+        self._earlier = [self.columns.append(params, distributions) for params, distributions in ranked]
 
     def candidates(self, joint: Mask, generator: np.random.Generator) -> Candidates:
         """Candidates from a model of all that is known now; `joint` says which have their parameters drawn together."""
-        return Candidates(self._columns, self._split(), joint=joint, generator=generator)
+        return Candidates(self.columns, self._split(), joint=joint, generator=generator)
+
+    def pending_rows(self) -> Indices:
+        """Rows of the latest trials that are not observed yet."""
+        return self._rows_of(list(self._pending)[-MAX_PENDING:], [])
 
     def _split(self) -> Split:
         share = good_share(self._in_flight())
@@ -102,7 +108,7 @@ class Estimator:
         return Split(
             self._rows_of(self._ranking.at(range(good)), earlier_good),
             self._rows_of(self._ranking.at(good + place for place in _thinned(rest, MAX_BAD)), earlier_bad),
-            self._rows_of(list(self._pending)[-MAX_PENDING:], []),
+            self.pending_rows(),
             share,
         )
 
@@ -112,14 +118,14 @@ class Estimator:
         What a killed process left behind is pending for ever: newer trials overtake it, and those that are older. Where 128
         are in flight and end in any order, the i-th newest has fewer than 2 i newer ones before it that have ended.
         """
-        newest = np.array([self._rows[one] for one in islice(reversed(self._pending), MOST_IN_FLIGHT)], dtype=np.intp)
+        newest = np.array([self.rows[one] for one in islice(reversed(self._pending), MOST_IN_FLIGHT)], dtype=np.intp)
         places = np.arange(len(newest))
-        ended = len(self._columns) - 1 - newest - places
+        ended = len(self.columns) - 1 - newest - places
         lost = ended > 2 * places + OVERTAKEN
         return int(lost.argmax()) if lost.any() else len(newest)
 
     def _rows_of(self, trials: list[int], earlier: list[int]) -> Indices:
-        return np.array([self._rows[trial] for trial in trials] + earlier, dtype=np.intp)
+        return np.array([self.rows[trial] for trial in trials] + earlier, dtype=np.intp)
 
     def _split_earlier(self) -> tuple[list[int], list[int]]:
         share = max(0.0, 1.0 - self._ranking.scored / OWN_RESULTS)

@@ -26,7 +26,10 @@ from trialfleet_coordinator.events import Draw
 from trialfleet_coordinator.sampling.candidates import Candidates, Layout
 from trialfleet_coordinator.sampling.drawing import Drawing, Drawn
 from trialfleet_coordinator.sampling.estimator import Estimator
+from trialfleet_coordinator.sampling.normal import Array
+from trialfleet_coordinator.sampling.parzen import Mask
 from trialfleet_coordinator.sampling.points import draw_point
+from trialfleet_coordinator.sampling.surrogate import Surrogate
 from trialfleet_shared.space import SearchSpace, Space
 
 #: Candidates per trial, as in Optuna.
@@ -35,6 +38,13 @@ CANDIDATES = 24
 MAX_BATCH = 512
 #: Every so many-th trial has its parameters drawn together.
 JOINT_EVERY = 6
+#: Of every four trials those that the surrogate chooses while it is in use. Half of all, and half of those whose numbers are
+#: divisible by ten, which may start on all rows (`rung_choice.py`): where learning curves cross it takes the ratio's word for it.
+SURROGATE_TURNS = (0, 3)
+#: Candidates among which it chooses.
+SURROGATE_CANDIDATES = 200
+#: Results up to which a surrogate is in use.
+MOST_MODELLED = 300
 #: More than any two scores differ.
 _FAR = 1e6
 #: Best trials of an earlier study that are tried first.
@@ -58,6 +68,8 @@ class TpeSampler:
         self._layout = Layout(space.parameters) if isinstance(space, SearchSpace) else None
         self._startup = max(startup, 1)
         self._estimator = Estimator(maximize=maximize)
+        #: None once there are too many results for it.
+        self._surrogate = None if self._layout is None else Surrogate(self._layout, maximize=maximize)
         #: Points to try first, the next one last.
         self._first: list[Draw] = []
 
@@ -90,6 +102,10 @@ class TpeSampler:
             if observation.trial not in self._estimator:
                 self._drawing.add(observation.params)
         self._estimator.observe(observations)
+        if self._surrogate is not None:
+            self._surrogate.observe(observations)
+            if len(self._surrogate) > MOST_MODELLED:
+                self._surrogate = None
 
     def restore(self, draws: Sequence[Drawn], observations: Sequence[Observation]) -> None:
         """Take up where an earlier session ended.
@@ -126,14 +142,49 @@ class TpeSampler:
         return draws
 
     def _modelled(self, numbers: range) -> list[Draw]:
-        joint = np.repeat([number % JOINT_EVERY == 0 for number in numbers], CANDIDATES)
-        candidates = self._estimator.candidates(joint, self._drawing.generator(numbers.start))
+        by_ratio, by_surrogate = list(numbers), []
+        if self._surrogate is not None and self._surrogate.scored >= self._startup:
+            by_ratio = [number for number in numbers if number % 4 not in SURROGATE_TURNS]
+            by_surrogate = [number for number in numbers if number % 4 in SURROGATE_TURNS]
+        draws: dict[int, Draw] = {}
+        if by_ratio:
+            joint = np.repeat([number % JOINT_EVERY == 0 for number in by_ratio], CANDIDATES)
+            candidates = self._estimator.candidates(joint, self._drawing.generator(by_ratio[0]))
+            make = self._drawer(candidates)
+            scores = candidates.scores().reshape(len(by_ratio), CANDIDATES)
+            draws |= self._best(by_ratio, scores, candidates.alike(CANDIDATES), make)
+        if by_surrogate:
+            draws |= self._improving(by_surrogate)
+        return [draws[number] for number in sorted(draws)]
+
+    def _improving(self, numbers: Sequence[int]) -> dict[int, Draw]:
+        """The candidates that the surrogate expects most of."""
+        assert self._surrogate is not None
+        estimator, each = self._estimator, SURROGATE_CANDIDATES
+        joint = np.tile(np.arange(each) % 2 == 0, len(numbers))
+        candidates = estimator.candidates(joint, self._drawing.generator(numbers[0]))
         make = self._drawer(candidates)
-        # Others come after those with the parameters of the first one.
-        scores = candidates.scores().reshape(len(numbers), CANDIDATES)
-        scores = np.where(candidates.alike(CANDIDATES), scores, scores - _FAR)
-        firsts = np.arange(len(numbers)) * CANDIDATES
-        draws = []
+        alike = candidates.alike(each)
+        scores = self._surrogate.scores(
+            candidates, alike, columns=estimator.columns, rows=estimator.rows, pending=estimator.pending_rows()
+        )
+        return self._best(numbers, scores, alike, make)
+
+    def _best(
+        self, numbers: Sequence[int], scores: Array, alike: Mask, make: Callable[[list[int]], list[Draw]]
+    ) -> dict[int, Draw]:
+        """For each trial the candidate with the highest score of its own that was not drawn before.
+
+        Args:
+            numbers: of the trials.
+            scores: by trial and candidate.
+            alike: which candidates have the parameters of the trial's first one; others come after them.
+            make: makes points of candidates.
+        """
+        scores = np.where(alike, scores, scores - _FAR)
+        each = scores.shape[1]
+        firsts = np.arange(len(numbers)) * each
+        draws = {}
         for position, best in enumerate(make((firsts + scores.argmax(axis=1)).tolist())):
             draw = best if self._drawing.add(best.params) else None
             if draw is None:
@@ -141,7 +192,7 @@ class TpeSampler:
                 draw = self._first_new(make(order.tolist())) or self._drawing.uniform(numbers[position])
             if draw is None:
                 break
-            draws.append(draw)
+            draws[numbers[position]] = draw
         return draws
 
     def _drawer(self, candidates: Candidates) -> Callable[[list[int]], list[Draw]]:

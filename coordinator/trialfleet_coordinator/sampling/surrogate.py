@@ -1,0 +1,158 @@
+"""Which candidates are expected to be better than the best trial: a Gaussian process over the trials of a small study.
+
+- Of each trial the value on its highest rung is in the model. Those of lower rungs are put in place by a line through the
+  trials that finished both (Kennedy and O'Hagan 2000, "Predicting the output from a complex computer code when fast
+  approximations are available"): a rung that says nothing of the next one makes no difference between its trials.
+- What is modelled are the values' ranks, as quantiles of the normal distribution: how much worse a bad trial is does not
+  matter, and what is the worst there is, as failed trials are, needs no number.
+- Trials under way count as if they had come out as expected, so that others are drawn elsewhere.
+- A parameter that a trial does not have stands in the middle of its range: the choice it depends on tells the trials apart.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import threadpoolctl
+
+from trialfleet_coordinator.commands import Observation
+from trialfleet_coordinator.sampling.candidates import Candidates, Layout
+from trialfleet_coordinator.sampling.columns import Columns
+from trialfleet_coordinator.sampling.gaussian_process import GaussianProcess, log_expected_improvement
+from trialfleet_coordinator.sampling.normal import Array, quantile
+from trialfleet_coordinator.sampling.parzen import Axes, ChoiceAxes, Indices, Mask
+
+#: The hyperparameters are fitted anew when there are so many times the results of the last time.
+REFIT = 1.25
+#: The prior of the slope from rung to rung, which is 1, counts as so many trials that finished both.
+SLOPE_PAIRS = 3.0
+
+
+class Surrogate:
+    """What is known of the trials of a space whose parameters are known.
+
+    Args:
+        layout: the parameters.
+        maximize: whether higher values are better.
+    """
+
+    def __init__(self, layout: Layout, *, maximize: bool) -> None:
+        self._layout = layout
+        self._sign = 1.0 if maximize else -1.0
+        #: By trial, its score on each rung that it finished; empty when it failed.
+        self._scores: dict[int, dict[int, float]] = {}
+        self._failed: set[int] = set()
+        self._process = GaussianProcess(
+            [_width(axes, column) for axes, _ in layout.kinds for column in range(len(axes))]
+        )
+        self._fitted = 0
+        self._threads = threadpoolctl.ThreadpoolController()
+
+    def __len__(self) -> int:
+        """Trials that were observed."""
+        return len(self._scores)
+
+    @property
+    def scored(self) -> int:
+        """Trials that have a value and did not fail."""
+        return len(self._scores) - len(self._failed)
+
+    def observe(self, observations: Iterable[Observation]) -> None:
+        """Trials finished a rung, or failed."""
+        for observation in observations:
+            trial, value = observation.trial, observation.value
+            if value is None or math.isnan(value):
+                self._scores[trial] = {}
+                self._failed.add(trial)
+            elif trial not in self._failed:
+                self._scores.setdefault(trial, {})[observation.rung] = self._sign * value
+
+    def scores(
+        self, candidates: Candidates, alike: Mask, *, columns: Columns, rows: Mapping[int, int], pending: Indices
+    ) -> Array:
+        """How good each candidate is, by group and place in it; the best of a group counts as pending for those after it.
+
+        Args:
+            candidates: in groups of one size.
+            alike: by group and place in it, which candidates may be chosen.
+            columns: the values of all trials.
+            rows: of each trial, its row of the columns.
+            pending: rows of the trials under way.
+        """
+        with self._threads.limit(limits=1):  # so small matrices are no faster on more, and the other cores evaluate
+            values = _ranked(_on_one_rung(list(self._scores.values())))
+            points = self._points(columns, np.array([rows[trial] for trial in self._scores], dtype=np.intp))
+            if len(points) >= REFIT * self._fitted:
+                self._process.fit(points, values)
+                self._fitted = len(points)
+            best = float(self._process.at_points(points, values).max())
+            at = self._coordinates(candidates.points())
+            posterior = self._process.posterior(points, values, self._points(columns, pending), at)
+            scores = np.empty(alike.shape)
+            for group, may_be in enumerate(alike):
+                places = slice(group * len(may_be), (group + 1) * len(may_be))
+                mean, variance = posterior.mean[places], posterior.variance[places]
+                scores[group] = log_expected_improvement(mean, variance, best)
+                if group + 1 < len(alike):
+                    posterior.expect(places.start + int(np.where(may_be, scores[group], -np.inf).argmax()))
+            return scores
+
+    def _points(self, columns: Columns, rows: Indices) -> Array:
+        observed = [axes.observed(columns.gather(parameters, rows)) for axes, parameters in self._layout.kinds]
+        return self._coordinates([(points, ~np.isnan(points)) for points in observed])
+
+    def _coordinates(self, kinds: Sequence[tuple[Array, Mask]]) -> Array:
+        """Points of the unit cube, one row each, from each kind's points and which of their parameters are active."""
+        parts = []
+        for (axes, _), (points, active) in zip(self._layout.kinds, kinds, strict=True):
+            if isinstance(axes, ChoiceAxes):
+                chosen = np.where(active, points, -1.0)
+                # A column for each choice, so that any two of them are one apart.
+                parts += [
+                    (chosen[:, column, None] == np.arange(size)) * np.sqrt(0.5)
+                    for column, size in enumerate(axes.sizes)
+                ]
+            else:
+                parts.append(np.where(active, points, 0.5))
+        return np.concatenate(parts, axis=1)
+
+
+def _width(axes: Axes, column: int) -> int:
+    """Columns that one parameter has."""
+    return int(axes.sizes[column]) if isinstance(axes, ChoiceAxes) else 1
+
+
+def _on_one_rung(trials: Sequence[Mapping[int, float]]) -> Array:
+    """Each trial's score on the highest rung that it finished, as it may have been on the highest of all; failed: -inf."""
+    rungs = sorted({rung for scores in trials for rung in scores})
+    expected = np.array([scores.get(rungs[0], np.nan) if rungs else np.nan for scores in trials])
+    with np.errstate(over="ignore", invalid="ignore"):  # objectives return the largest number there is
+        for rung in rungs[1:]:
+            higher = np.array([scores.get(rung, np.nan) for scores in trials])
+            expected = np.where(np.isnan(higher), _expected(expected, higher), higher)
+    return np.where(np.isnan(expected), -np.inf, expected)
+
+
+def _expected(lower: Array, higher: Array) -> Array:
+    """The scores to be expected on the higher rung, by those on the lower one; NaN where there are none.
+
+    A line through the trials that finished both, of slope 1 as far as these are too few to tell.
+    """
+    both = np.isfinite(lower) & np.isfinite(higher)
+    if not both.any():
+        return lower
+    away, reached = lower[both] - np.median(lower[both]), higher[both] - np.median(higher[both])
+    scored = lower[np.isfinite(lower)]
+    prior = SLOPE_PAIRS * float(np.mean((scored - np.median(scored)) ** 2))
+    slope = float((prior + away @ reached) / (prior + away @ away))
+    if not math.isfinite(slope):
+        slope = 1.0
+    expected: Array = slope * lower + np.median(higher[both] - slope * lower[both])
+    return expected
+
+
+def _ranked(scores: Array) -> Array:
+    """The normal distribution's quantiles of their ranks; those of equal scores are equal."""
+    _, places, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    middle = np.cumsum(counts) - 0.5 * counts
+    return quantile(middle[places] / len(scores))
