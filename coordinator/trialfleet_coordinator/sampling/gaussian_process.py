@@ -170,8 +170,8 @@ def log_expected_improvement(mean: Array, variance: Array, best: float) -> Array
     near = np.maximum(excess, _FAR)
     log_density = -0.5 * excess * excess - 0.5 * math.log(2 * math.pi)
     close = np.log(near * cdf(near) + np.exp(-0.5 * near * near) / math.sqrt(2 * math.pi))
-    squared = np.minimum(excess, _FAR) ** 2
-    far = log_density - np.log(squared) + np.log1p(-3.0 / squared + 15.0 / (squared * squared))
+    inverse = np.minimum(excess, _FAR) ** -2.0
+    far = log_density + np.log(inverse) + np.log1p(inverse * (-3.0 + inverse * (15.0 - 105.0 * inverse)))
     improvement: Array = np.where(excess > _FAR, close, far) + np.log(deviation)
     return improvement
 

@@ -38,8 +38,8 @@ CANDIDATES = 24
 MAX_BATCH = 512
 #: Every so many-th trial has its parameters drawn together.
 JOINT_EVERY = 6
-#: Of every four trials those that the surrogate chooses while it is in use. Half of all, and half of those whose numbers are
-#: divisible by ten, which may start on all rows (`rung_choice.py`): where learning curves cross it takes the ratio's word for it.
+#: Of every four trials those that the surrogate chooses while it is in use: half of all, and half of those whose numbers
+#: are divisible by ten, which may start on all rows (`rung_choice.py`).
 SURROGATE_TURNS = (0, 3)
 #: Candidates among which it chooses.
 SURROGATE_CANDIDATES = 200

@@ -1,0 +1,103 @@
+"""The Gaussian process: its posterior, its fit, and the expected improvement, against what is known of them."""
+
+import math
+
+import numpy as np
+import pytest
+
+from trialfleet_coordinator.sampling.gaussian_process import GaussianProcess, log_expected_improvement
+from trialfleet_coordinator.sampling.normal import Array
+
+NOWHERE = np.empty((0, 3))
+
+
+def process_and_data(count: int = 40) -> tuple[GaussianProcess, Array, Array]:
+    """A function of the first of two parameters, the second of which has two columns; fitted."""
+    points = np.random.default_rng(0).random((count, 3))
+    values = np.sin(6 * points[:, 0])
+    process = GaussianProcess([1, 2])
+    process.fit(points, values)
+    return process, points, values
+
+
+def test_a_fit_tells_what_is_between_the_points() -> None:
+    process, points, values = process_and_data()
+    at = np.random.default_rng(1).random((50, 3))
+    posterior = process.posterior(points, values, NOWHERE, at)
+    assert np.abs(posterior.mean - np.sin(6 * at[:, 0])).max() < 0.1
+    assert process.noise < 0.01
+
+
+def test_a_fit_takes_noise_for_noise() -> None:
+    generator = np.random.default_rng(0)
+    points = generator.random((150, 2))
+    values = np.sin(6 * points[:, 0]) + generator.normal(0, 0.5, len(points))
+    process = GaussianProcess([1, 1])
+    process.fit(points, values)
+    assert process.noise == pytest.approx(0.25, rel=0.4)
+    posterior = process.posterior(points, values, np.empty((0, 2)), points)
+    assert np.abs(posterior.mean - np.sin(6 * points[:, 0])).mean() < 0.15
+
+
+def test_the_posterior_is_the_textbooks() -> None:
+    process, points, values = process_and_data(12)
+    at = np.random.default_rng(1).random((5, 3))
+    posterior = process.posterior(points, values, NOWHERE, at)
+    inverse = np.linalg.inv(process.covariance(points))
+    cross = process.between(at, points)
+    assert posterior.mean == pytest.approx(cross @ inverse @ values, abs=1e-8)
+    assert posterior.variance == pytest.approx(process.signal - np.diag(cross @ inverse @ cross.T), abs=1e-8)
+    assert process.at_points(points, values) == pytest.approx(
+        process.between(points, points) @ inverse @ values, abs=1e-8
+    )
+
+
+def test_a_point_that_is_expected_is_one_that_is_pending() -> None:
+    process, points, values = process_and_data(12)
+    at = np.random.default_rng(1).random((5, 3))
+    posterior = process.posterior(points, values, NOWHERE, at)
+    mean, before = posterior.mean.copy(), posterior.variance.copy()
+    for place in (3, 1):
+        posterior.expect(place)
+    pending = process.posterior(points, values, at[[3, 1]], at)
+    assert posterior.variance == pytest.approx(pending.variance, abs=1e-8)
+    assert (posterior.variance < before).all()
+    assert posterior.mean == pytest.approx(mean)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_gradient_is_that_of_the_loss(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    process = GaussianProcess([1, 3, 2])
+    points, values = generator.random((20, 6)), generator.normal(size=20)
+    theta = generator.normal(-0.5, 0.5, size=5)
+    _, gradient = process._loss(theta, points, values)
+    for place in range(len(theta)):
+        step = np.zeros(5)
+        step[place] = 1e-5
+        above, below = (process._loss(theta + sign * step, points, values)[0] for sign in (1, -1))
+        assert gradient[place] == pytest.approx((above - below) / 2e-5, rel=1e-4, abs=1e-4)
+
+
+def test_a_fit_of_points_that_are_all_the_same_is_none_the_worse() -> None:
+    process = GaussianProcess([2])
+    points = np.full((30, 2), 0.3)
+    values = np.random.default_rng(0).normal(size=30)
+    process.fit(points, values)
+    posterior = process.posterior(points, values, np.empty((0, 2)), points[:1])
+    assert posterior.mean[0] == pytest.approx(values.mean(), abs=0.2)
+
+
+@pytest.mark.parametrize("excess", [3.0, 0.0, -1.0, -4.9, -5.1, -8.0, -12.0])
+def test_the_expected_improvement_is_that_of_a_normal_value(excess: float) -> None:
+    deviation, best = 0.4, 2.0
+    density = math.exp(-0.5 * excess**2) / math.sqrt(2 * math.pi)
+    improvement = deviation * (density + excess * 0.5 * math.erfc(-excess / math.sqrt(2)))
+    found = log_expected_improvement(np.array([best + deviation * excess]), np.array([deviation**2]), best)
+    assert found[0] == pytest.approx(math.log(improvement), abs=3e-3)
+
+
+def test_hopeless_points_still_rank() -> None:
+    found = log_expected_improvement(np.array([-1e3, -1e2, -1e1]), np.ones(3), 0.0)
+    assert np.isfinite(found).all()
+    assert (np.diff(found) > 0).all()
