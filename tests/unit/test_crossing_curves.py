@@ -40,8 +40,9 @@ def regret(seed: int, *, trials: int) -> float:
 
 def test_trials_that_start_on_all_rows_find_what_lower_rungs_misjudge(monkeypatch: pytest.MonkeyPatch) -> None:
     def mean_regret() -> float:
-        return statistics.fmean(regret(seed, trials=300) for seed in range(4))
+        return statistics.fmean(regret(seed, trials=100) for seed in range(8))
 
     with_them = mean_regret()
     monkeypatch.setattr(rung_choice, "FULL_START_AFTER", math.inf)
-    assert with_them < 0.5 * mean_regret()
+    without = mean_regret()
+    assert with_them < 0.6 * without, (with_them, without)
