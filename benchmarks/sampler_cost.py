@@ -4,7 +4,7 @@
 
 Parameters are of all kinds in turn: float, logarithmic float, int, categorical, logarithmic int. In the conditional space
 all after the first five are active with one choice of the categorical only, every other one with the same. Optuna's TPE
-stands beside it with studies of 1,000 trials.
+stands beside it with studies of 1,000 trials. Before these, whole studies as long as a Gaussian process has a say in them.
 """
 
 import argparse
@@ -19,7 +19,7 @@ import msgspec
 from measuring.results import interval, save
 from trialfleet_coordinator.adapters.optuna_samplers import OptunaSampler
 from trialfleet_coordinator.commands import Observation
-from trialfleet_coordinator.sampling.tpe import TpeSampler
+from trialfleet_coordinator.sampling.tpe import MOST_MODELLED, TpeSampler
 from trialfleet_coordinator.sampling.uniform import UniformSampler
 from trialfleet_shared.space import Categorical, Distribution, Float, Int, SearchSpace
 
@@ -80,6 +80,31 @@ def make_space(parameters: int, *, conditional: bool) -> SearchSpace:
     return SearchSpace(space)
 
 
+def _small_row(batches: list[int], parameters: int, conditional: bool) -> list[dict[str, Any]]:
+    """Measure whole small studies; print a line of means over the trials of five of them."""
+    space = make_space(parameters, conditional=conditional)
+    results = []
+    line = f"{'trialfleet':11}{parameters:>3}{' conditional' if conditional else '':13}{f'0-{MOST_MODELLED}':>9}"
+    for batch in batches:
+        means = [
+            statistics.fmean(Study(sampler, space, 0).microseconds(batch, MOST_MODELLED // batch))
+            for sampler in (TpeSampler(space, maximize=False, startup=10, seed=seed) for seed in range(5))
+        ]
+        mean, lower, upper = interval(means)
+        results.append(
+            {
+                "parameters": parameters,
+                "conditional": conditional,
+                "batch": batch,
+                "mean": round(mean, 1),
+                "mean_interval": [round(lower, 1), round(upper, 1)],
+            }
+        )
+        line += f"{mean:>12.0f}"
+    print(line, flush=True)
+    return results
+
+
 def _row(
     sampler: str, study: Study, batches: list[int], trials: int, parameters: int, conditional: bool
 ) -> list[dict[str, Any]]:
@@ -116,10 +141,12 @@ def main() -> None:
     sizes = options.trials or ([1_000, 10_000] if options.quick else [1_000, 10_000, 100_000])
     batches = options.batch or [1, 32, 250]
     results: list[dict[str, Any]] = []
+    small: list[dict[str, Any]] = []
     print(f"microseconds per trial (goal: {GOAL} in batches of 32)")
     print(f"{'':27}{'trials':>9}" + "".join(f"{f'batch {batch}':>12}" for batch in batches))
     for parameters, conditional in ((5, False), (20, False), (20, True)):
         space = make_space(parameters, conditional=conditional)
+        small += _small_row([batch for batch in batches if batch < MOST_MODELLED / 2], parameters, conditional)
         for trials in sizes:
             tpe = TpeSampler(space, maximize=False, startup=10, seed=0)
             results += _row("trialfleet", Study(tpe, space, trials), batches, trials, parameters, conditional)
@@ -128,8 +155,8 @@ def main() -> None:
                 results += _row("optuna", Study(optuna, space, trials), [1], trials, parameters, conditional)
     save(
         "sampler_cost",
-        settings={"rounds": ROUNDS, "goal": GOAL},
-        results=results,
+        settings={"rounds": ROUNDS, "goal": GOAL, "small": MOST_MODELLED},
+        results={"small": small, "large": results},
         quick=options.quick or bool(options.trials or options.batch),
         packages=("trialfleet", "optuna", "numpy"),
     )

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from trialfleet_coordinator.sampling.gaussian_process import GaussianProcess, log_expected_improvement
+from trialfleet_coordinator.sampling.gaussian_process import GaussianProcess, Posterior, log_expected_improvement
 from trialfleet_coordinator.sampling.normal import Array
 
 NOWHERE = np.empty((0, 3))
@@ -23,7 +23,7 @@ def process_and_data(count: int = 40) -> tuple[GaussianProcess, Array, Array]:
 def test_a_fit_tells_what_is_between_the_points() -> None:
     process, points, values = process_and_data()
     at = np.random.default_rng(1).random((50, 3))
-    posterior = process.posterior(points, values, NOWHERE, at)
+    posterior = Posterior(process, points, values, NOWHERE, at)
     assert np.abs(posterior.mean - np.sin(6 * at[:, 0])).max() < 0.1
     assert process.noise < 0.01
 
@@ -35,31 +35,29 @@ def test_a_fit_takes_noise_for_noise() -> None:
     process = GaussianProcess([1, 1])
     process.fit(points, values)
     assert process.noise == pytest.approx(0.25, rel=0.4)
-    posterior = process.posterior(points, values, np.empty((0, 2)), points)
+    posterior = Posterior(process, points, values, np.empty((0, 2)), points)
     assert np.abs(posterior.mean - np.sin(6 * points[:, 0])).mean() < 0.15
 
 
 def test_the_posterior_is_the_textbooks() -> None:
     process, points, values = process_and_data(12)
     at = np.random.default_rng(1).random((5, 3))
-    posterior = process.posterior(points, values, NOWHERE, at)
+    posterior = Posterior(process, points, values, NOWHERE, at)
     inverse = np.linalg.inv(process.covariance(points))
     cross = process.between(at, points)
     assert posterior.mean == pytest.approx(cross @ inverse @ values, abs=1e-8)
     assert posterior.variance == pytest.approx(process.signal - np.diag(cross @ inverse @ cross.T), abs=1e-8)
-    assert process.at_points(points, values) == pytest.approx(
-        process.between(points, points) @ inverse @ values, abs=1e-8
-    )
+    assert posterior.at_points == pytest.approx(process.between(points, points) @ inverse @ values, abs=1e-8)
 
 
 def test_a_point_that_is_expected_is_one_that_is_pending() -> None:
     process, points, values = process_and_data(12)
     at = np.random.default_rng(1).random((5, 3))
-    posterior = process.posterior(points, values, NOWHERE, at)
+    posterior = Posterior(process, points, values, NOWHERE, at)
     mean, before = posterior.mean.copy(), posterior.variance.copy()
     for place in (3, 1):
         posterior.expect(place)
-    pending = process.posterior(points, values, at[[3, 1]], at)
+    pending = Posterior(process, points, values, at[[3, 1]], at)
     assert posterior.variance == pytest.approx(pending.variance, abs=1e-8)
     assert (posterior.variance < before).all()
     assert posterior.mean == pytest.approx(mean)
@@ -84,7 +82,7 @@ def test_a_fit_of_points_that_are_all_the_same_is_none_the_worse() -> None:
     points = np.full((30, 2), 0.3)
     values = np.random.default_rng(0).normal(size=30)
     process.fit(points, values)
-    posterior = process.posterior(points, values, np.empty((0, 2)), points[:1])
+    posterior = Posterior(process, points, values, np.empty((0, 2)), points[:1])
     assert posterior.mean[0] == pytest.approx(values.mean(), abs=0.2)
 
 

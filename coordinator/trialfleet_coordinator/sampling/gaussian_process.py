@@ -58,23 +58,6 @@ class GaussianProcess:
         """
         self._theta = _least(lambda theta: self._loss(theta, points, values), self._theta)
 
-    def posterior(self, points: Array, values: Array, pending: Array, at: Array) -> "Posterior":
-        """What is known at the points `at`.
-
-        Args:
-            points: where there are values, one row each.
-            values: there.
-            pending: where values are to come; taken to be as expected, so that they make nothing but the rest more certain.
-            at: where to look, one row each.
-        """
-        mean = self.between(at, points) @ self._solve(points, values)
-        return Posterior(self, np.concatenate((points, pending)), at, mean)
-
-    def at_points(self, points: Array, values: Array) -> Array:
-        """The expected values at the points themselves, without the noise."""
-        weights = self._solve(points, values)
-        return values - (self.noise + _JITTER) * weights
-
     @property
     def noise(self) -> float:
         """Variance of the noise."""
@@ -84,9 +67,6 @@ class GaussianProcess:
     def signal(self) -> float:
         """Variance of the values far from all points, the noise apart."""
         return math.exp(self._theta[-1])
-
-    def _solve(self, points: Array, values: Array) -> Array:
-        return np.asarray(np.linalg.solve(self.covariance(points), values), dtype=np.float64)
 
     def covariance(self, points: Array) -> Array:
         """Of the values at these points, noise included."""
@@ -131,23 +111,32 @@ class GaussianProcess:
 
 
 class Posterior:
-    """Mean and variance of the values at some points, given those elsewhere.
+    """What is known at some points, given values elsewhere.
 
     Args:
         process: the prior.
-        known: points with a value, or with one to come.
-        at: the points to look at.
-        mean: of the values there.
+        points: where there are values, one row each.
+        values: there.
+        pending: where values are to come; taken to be as expected, so that they make nothing but the rest more certain.
+        at: where to look, one row each.
     """
 
-    def __init__(self, process: GaussianProcess, known: Array, at: Array, mean: Array) -> None:
+    def __init__(self, process: GaussianProcess, points: Array, values: Array, pending: Array, at: Array) -> None:
         self._process = process
         self._at = at
-        self.mean = mean
+        known = np.concatenate((points, pending))
         inverse_factor = np.linalg.inv(np.linalg.cholesky(process.covariance(known)))
+        # The leading part of the factor is the factor of the leading part.
+        leading = inverse_factor[: len(points), : len(points)]
+        weights = leading.T @ (leading @ values)
+        cross = process.between(known, at)
         #: Such that the product of two points' columns is what the known ones explain of their covariance.
-        self._explained = inverse_factor @ process.between(known, at)
-        self.variance = process.signal - (self._explained * self._explained).sum(axis=0)
+        self._explained = inverse_factor @ cross
+        #: The expected values at the points to look at, and their variance, both without the noise.
+        self.mean: Array = weights @ cross[: len(points)]
+        self.variance: Array = process.signal - (self._explained * self._explained).sum(axis=0)
+        #: The expected values where there are some.
+        self.at_points: Array = values - (process.noise + _JITTER) * weights
 
     def expect(self, place: int) -> None:
         """The value at this point is to come: it is taken to be as expected."""

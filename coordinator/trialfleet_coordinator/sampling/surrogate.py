@@ -18,7 +18,7 @@ import threadpoolctl
 from trialfleet_coordinator.commands import Observation
 from trialfleet_coordinator.sampling.candidates import Candidates, Layout
 from trialfleet_coordinator.sampling.columns import Columns
-from trialfleet_coordinator.sampling.gaussian_process import GaussianProcess, log_expected_improvement
+from trialfleet_coordinator.sampling.gaussian_process import GaussianProcess, Posterior, log_expected_improvement
 from trialfleet_coordinator.sampling.normal import Array, quantile
 from trialfleet_coordinator.sampling.parzen import Axes, ChoiceAxes, Indices, Mask
 
@@ -85,9 +85,10 @@ class Surrogate:
             if len(points) >= REFIT * self._fitted:
                 self._process.fit(points, values)
                 self._fitted = len(points)
-            best = float(self._process.at_points(points, values).max())
-            at = self._coordinates(candidates.points())
-            posterior = self._process.posterior(points, values, self._points(columns, pending), at)
+            posterior = Posterior(
+                self._process, points, values, self._points(columns, pending), self._coordinates(candidates.points())
+            )
+            best = float(posterior.at_points.max())
             scores = np.empty(alike.shape)
             for group, may_be in enumerate(alike):
                 places = slice(group * len(may_be), (group + 1) * len(may_be))
