@@ -10,6 +10,8 @@ the seeds, and the Wilcoxon signed-rank test over the problems.
 
 Then, warm starts: 20 trials of each problem, with and without 30 trials of one whose optimum is elsewhere.
 
+Optuna's Gaussian process is slow, and takes `pip install torch`: `--sampler trialfleet --sampler optuna-gp --seeds 3`.
+
 Optuna's runs are always the same; `--peers` keeps them in a file, so that a change of trialfleet's takes minutes to
 measure.
 """
@@ -24,7 +26,7 @@ from scipy.stats import wilcoxon
 
 from measuring.results import interval, save
 from sampler_parts.problems import PROBLEMS
-from sampler_parts.runs import SAMPLERS, Regrets, Run
+from sampler_parts.runs import ON_REQUEST, SAMPLERS, Regrets, Run
 from sampler_parts.warm import EARLIER, SHIFT, cold_and_warm
 
 #: Trials of a study, unless twice as many as are in flight are more.
@@ -121,7 +123,7 @@ def main() -> None:
     options = parser.parse_args()
     some = ["branin", "hartmann6", "boosting", "models", "steps6", "network"]
     problems = options.problem or (some if options.quick else list(PROBLEMS))
-    samplers = options.sampler or list(SAMPLERS)
+    samplers = options.sampler or [name for name in SAMPLERS if name != ON_REQUEST]
     flights = options.in_flight or ([8] if options.quick else list(SEEDS))
     seeds = {count: options.seeds or (5 if options.quick else SEEDS.get(count, 20)) for count in flights}
     known = Regrets(options.peers)

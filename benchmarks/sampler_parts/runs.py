@@ -44,10 +44,20 @@ def trialfleet(space: SearchSpace, seed: int) -> TpeSampler:
     return TpeSampler(space, maximize=False, startup=STARTUP, seed=seed)
 
 
+def _optuna_gp(space: SearchSpace, seed: int) -> Sampler:
+    def process(optuna_seed: int) -> optuna.samplers.GPSampler:
+        return optuna.samplers.GPSampler(seed=optuna_seed, n_startup_trials=STARTUP, warn_independent_sampling=False)
+
+    return OptunaSampler(process, space, maximize=False, seed=seed)
+
+
+#: Of them the Gaussian process needs PyTorch, which is large: it runs where it is asked for.
+ON_REQUEST = "optuna-gp"
 SAMPLERS: dict[str, Callable[[SearchSpace, int], Sampler]] = {
     "trialfleet": trialfleet,
     "optuna": _optuna(multivariate=False),
     "optuna-mv": _optuna(multivariate=True),
+    ON_REQUEST: _optuna_gp,
     "uniform": lambda space, seed: UniformSampler(space, seed=seed),
 }
 
