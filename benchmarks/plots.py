@@ -79,7 +79,6 @@ def _alike(ranks: list[float], difference: float) -> list[tuple[int, int]]:
 def sampler_quality() -> None:
     """How far ahead of Optuna's TPE the sampler is, by evaluations in flight."""
     runs = _results("sampler_quality")["results"]["in_flight"]
-    runs["128"]["against"] |= _results("sampler_quality_128")["results"]["against"]  # of more seeds
     counts = sorted(runs, key=int)
     _, axis = plt.subplots(figsize=(6, 4))
     for name, label in (("optuna", "against Optuna TPE, univariate"), ("optuna-mv", "against multivariate, group")):
