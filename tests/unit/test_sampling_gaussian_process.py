@@ -5,7 +5,12 @@ import math
 import numpy as np
 import pytest
 
-from trialfleet_coordinator.sampling.gaussian_process import GaussianProcess, Posterior, log_expected_improvement
+from trialfleet_coordinator.sampling.gaussian_process import (
+    GaussianProcess,
+    Posterior,
+    _least,
+    log_expected_improvement,
+)
 from trialfleet_coordinator.sampling.normal import Array
 
 NOWHERE = np.empty((0, 3))
@@ -53,13 +58,14 @@ def test_the_posterior_is_the_textbooks() -> None:
 def test_a_point_that_is_expected_is_one_that_is_pending() -> None:
     process, points, values = process_and_data(12)
     at = np.random.default_rng(1).random((5, 3))
-    posterior = Posterior(process, points, values, NOWHERE, at)
+    posterior = Posterior(process, points, values, NOWHERE, at, expectations=2)
     mean, before = posterior.mean.copy(), posterior.variance.copy()
-    for place in (3, 1):
-        posterior.expect(place)
-    pending = Posterior(process, points, values, at[[3, 1]], at)
-    assert posterior.variance == pytest.approx(pending.variance, abs=1e-8)
-    assert (posterior.variance < before).all()
+    posterior.expect(0, rest=1)
+    posterior.expect(2, rest=1)
+    pending = Posterior(process, points, values, at[[0, 2]], at)
+    assert posterior.variance[1:] == pytest.approx(pending.variance[1:], abs=1e-8)
+    assert (posterior.variance[1:] < before[1:]).all()
+    assert posterior.variance[0] == before[0]
     assert posterior.mean == pytest.approx(mean)
 
 
@@ -99,3 +105,17 @@ def test_hopeless_points_still_rank() -> None:
     found = log_expected_improvement(np.array([-1e3, -1e2, -1e1]), np.ones(3), 0.0)
     assert np.isfinite(found).all()
     assert (np.diff(found) > 0).all()
+
+
+def test_a_narrow_valley_is_followed_in_steps_that_are_not_too_long() -> None:
+    scales, places = np.array([300.0, 10.0, 1.0]), []
+
+    def valley(place: Array) -> tuple[float, Array]:
+        places.append(place)
+        away = place - 3.0
+        return float(0.5 * scales @ (away * away)), scales * away
+
+    found = _least(valley, np.zeros(3))
+    assert found == pytest.approx([3.0, 3.0, 3.0], abs=0.01)
+    assert len(places) < 15, "by the gradient alone it were 35"
+    assert np.abs(places[1]).max() <= 1.0

@@ -1,16 +1,24 @@
 """The surrogate: what it makes of values on several rungs, and what it chooses."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any, cast
 
 import numpy as np
 import pytest
+import threadpoolctl
 
 from trialfleet_coordinator.commands import Observation
 from trialfleet_coordinator.events import Draw
-from trialfleet_coordinator.sampling.candidates import Layout
-from trialfleet_coordinator.sampling.surrogate import Surrogate, _on_one_rung, _ranked
-from trialfleet_coordinator.sampling.tpe import MOST_MODELLED, SURROGATE_TURNS, TpeSampler
+from trialfleet_coordinator.sampling import surrogate as surrogate_module
+from trialfleet_coordinator.sampling.candidates import Candidates, Layout
+from trialfleet_coordinator.sampling.columns import Columns
+from trialfleet_coordinator.sampling.gaussian_process import GaussianProcess
+from trialfleet_coordinator.sampling.normal import Array
+from trialfleet_coordinator.sampling.parzen import Mask
+from trialfleet_coordinator.sampling.surrogate import REFIT, Surrogate, _on_one_rung, _ranked
+from trialfleet_coordinator.sampling.tpe import MOST_MODELLED, SURROGATE_BATCH, SURROGATE_TURNS, TpeSampler
 from trialfleet_coordinator.sampling.uniform import UniformSampler
 from trialfleet_shared.space import Categorical, Float, SearchSpace
 
@@ -53,7 +61,7 @@ def test_a_trial_that_failed_after_a_rung_is_a_failed_one() -> None:
     (draw,) = UniformSampler(CUBE, seed=0).ask(range(1))
     for rung, value in ((0, 1.0), (1, None), (2, 0.5)):
         surrogate.observe([Observation(0, *draw, rung, value)])
-    assert (len(surrogate), surrogate.scored) == (1, 0)
+    assert (len(surrogate), surrogate.scored, surrogate._scores) == (1, 0, {0: {}})
 
 
 def test_a_choice_and_what_it_brings_are_learnt_together() -> None:
@@ -70,38 +78,130 @@ def test_a_choice_and_what_it_brings_are_learnt_together() -> None:
 
     draws = chosen(told(space, value), 20)
     bowls = [float(str(draw.params["x"])) for draw in draws if draw.params["kind"] == "bowl"]
-    assert len(bowls) >= 5
+    assert 5 <= len(bowls) < 20, "a trial's branch is drawn, not chosen"
     assert np.median(np.abs(np.array(bowls) - 0.7)) < 0.1
 
 
-def test_trials_of_one_batch_are_spread() -> None:
-    """Where the next one would be drawn is drawn from once."""
-    sampler = told(CUBE, bowl, trials=12)
-    points = np.array([list(draw.params.values()) for draw in sampler.ask(range(1000, 1032))], dtype=np.float64)
-    distances = np.sqrt(((points[:, None] - points) ** 2).sum(axis=2))
-    assert np.median(distances[np.triu_indices(len(points), 1)]) > 0.2
+class Offered:
+    """The same candidates in each group."""
+
+    def __init__(self, groups: int) -> None:
+        points = np.tile(np.random.default_rng(0).random((50, 3)), (groups, 1))
+        self._kind = points, np.ones_like(points, dtype=np.bool_)
+
+    def points(self) -> list[tuple[Array, Mask]]:
+        return [self._kind]
+
+
+def offered_to(
+    surrogate: Surrogate, pick: Callable[[int, Array], int | None], groups: int, *, under_way: Sequence[float] = ()
+) -> None:
+    """Have it choose while nothing is known but thirty trials, and, if it is given, that one is under way."""
+    columns = Columns()
+    rows = {}
+    for number, draw in enumerate(UniformSampler(CUBE, seed=1).ask(range(30))):
+        rows[number] = columns.append(draw.params, draw.distributions)
+        surrogate.observe([Observation(number, *draw, 0, bowl(draw))])
+    waiting = [columns.append(dict(zip("abc", under_way, strict=True)), dict(CUBE.parameters))] if under_way else []
+    pending = np.array(waiting, dtype=np.intp)
+    offered = cast(Candidates, Offered(groups))
+    surrogate.choose(offered, pick, groups=groups, columns=columns, rows=rows, pending=pending)
+
+
+def test_what_was_picked_is_worth_less_to_the_next_trial() -> None:
+    seen: list[Array] = []
+
+    def pick(group: int, scores: Array) -> int | None:
+        seen.append(scores)
+        return None if group == 1 else int(scores.argmax())
+
+    offered_to(Surrogate(Layout(CUBE.parameters), maximize=False), pick, 3)
+    first = int(seen[0].argmax())
+    assert seen[1][first] < seen[0][first] - 0.5
+    assert seen[2] == pytest.approx(seen[1]), "nothing was picked"
+
+
+def test_it_computes_on_one_thread_and_no_other_study_meanwhile() -> None:
+    def threads() -> list[int]:
+        return [one["num_threads"] for one in threadpoolctl.threadpool_info() if one["user_api"] == "blas"]
+
+    inside: list[list[int]] = []
+
+    def pick(_: int, scores: Array) -> int:
+        inside.append(threads())
+        assert surrogate_module._ONE_AT_A_TIME.locked()
+        return int(scores.argmax())
+
+    before = threads()
+    offered_to(Surrogate(Layout(CUBE.parameters), maximize=False), pick, 1)
+    assert inside == [[1] * len(before)]
+    assert threads() == before
+
+
+def test_where_a_trial_is_under_way_another_is_worth_less() -> None:
+    def scores(*, under_way: list[float]) -> Array:
+        seen: list[Array] = []
+        surrogate = Surrogate(Layout(CUBE.parameters), maximize=False)
+        offered_to(surrogate, lambda _, scores: seen.append(scores), 1, under_way=under_way)
+        return seen[0]
+
+    before = scores(under_way=[])
+    first = int(before.argmax())
+    (points, _), *_ = Offered(1).points()
+    assert scores(under_way=points[first].tolist())[first] < before[first] - 0.5
+
+
+def test_it_is_fitted_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    fits: list[int] = []
+    original = GaussianProcess.fit
+
+    def noting(self: GaussianProcess, points: Array, values: Array) -> None:
+        fits.append(len(points))
+        original(self, points, values)
+
+    monkeypatch.setattr(GaussianProcess, "fit", noting)
+    sampler = TpeSampler(CUBE, maximize=False, startup=10, seed=0)
+    for number in range(60):
+        (draw,) = sampler.ask(range(number, number + 1))
+        sampler.tell([Observation(number, *draw, 0, bowl(draw))])
+    assert 5 <= len(fits) <= 9
+    assert all(later >= REFIT * before for before, later in pairwise(fits))
+
+
+def test_of_a_large_batch_it_chooses_some(monkeypatch: pytest.MonkeyPatch) -> None:
+    groups: list[int] = []
+    original = Surrogate.choose
+
+    def noting(self: Surrogate, *arguments: Any, **fields: Any) -> None:
+        groups.append(fields["groups"])
+        original(self, *arguments, **fields)
+
+    monkeypatch.setattr(Surrogate, "choose", noting)
+    assert len(told(CUBE, bowl, trials=12).ask(range(1000, 1200))) == 200
+    assert groups == [SURROGATE_BATCH]
 
 
 def test_it_is_given_up_in_a_large_study(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
-    original = Surrogate.scores
+    original = Surrogate.choose
 
     def noting(self: Surrogate, *arguments: object, **fields: object) -> object:
         asked.append(len(self))
         return original(self, *arguments, **fields)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Surrogate, "scores", noting)
+    monkeypatch.setattr(Surrogate, "choose", noting)
     assert len(chosen(told(CUBE, bowl, trials=MOST_MODELLED), 2)) == 2
     assert asked == [MOST_MODELLED] * 2
     assert len(chosen(told(CUBE, bowl, trials=MOST_MODELLED + 1), 2)) == 2
     assert len(asked) == 2
 
 
-def test_an_earlier_studys_trials_are_no_results_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(Surrogate, "scores")
+def test_an_earlier_studys_trials_and_failures_are_no_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(Surrogate, "choose")
     sampler = TpeSampler(CUBE, maximize=False, startup=10, seed=0)
     sampler.learn_from(UniformSampler(CUBE, seed=1).ask(range(30)))
-    assert len(sampler.ask(range(40))) == 40
+    sampler.tell([Observation(number, *draw, 0, None) for number, draw in enumerate(sampler.ask(range(40)))])
+    assert len(sampler.ask(range(40, 80))) == 40
 
 
 def test_a_lower_rungs_values_are_put_where_the_next_ones_are() -> None:
@@ -114,6 +214,34 @@ def test_a_rung_that_says_nothing_of_the_next_makes_no_difference() -> None:
     trials = [{0: float(low), 1: float(high)} for low, high in generator.normal(size=(500, 2))]
     low, high = _on_one_rung([*trials, {0: -3.0}, {0: 3.0}])[-2:]
     assert low == pytest.approx(high, abs=1.0)
+
+
+def test_the_slope_is_what_enough_trials_show() -> None:
+    lows = np.random.default_rng(0).normal(size=200).tolist()
+
+    def of(pairs: int) -> float:
+        low, high = _on_one_rung([{0: one, 1: 2 * one} for one in lows[:pairs]] + [{0: -3.0}, {0: 3.0}])[-2:]
+        return float(high - low) / 6
+
+    assert of(1) == 1.0
+    assert 1.1 < of(3) < 1.9
+    assert of(200) == pytest.approx(2.0, abs=0.1)
+
+
+def test_what_diverged_below_does_not_count() -> None:
+    generator = np.random.default_rng(0)
+    trials = [{0: float(low), 1: float(high)} for low, high in generator.normal(size=(500, 2))]
+    low, high = _on_one_rung([*trials, {0: -1e6}, {0: -3.0}, {0: 3.0}])[-2:]
+    assert low == pytest.approx(high, abs=1.0)
+
+
+def test_a_lower_rung_that_hardly_differs_breaks_nothing() -> None:
+    trials = [{0: 1e-170 * one, 1: float(one)} for one in range(5)] + [{0: 0.0}]
+    assert _on_one_rung(trials)[-1] == pytest.approx(2.0)
+
+
+def test_the_worst_below_stays_the_worst() -> None:
+    assert _on_one_rung([{0: float(one), 1: -float(one)} for one in range(20)] + [{0: -math.inf}])[-1] == -math.inf
 
 
 def test_three_rungs_are_put_in_place_one_after_the_other() -> None:

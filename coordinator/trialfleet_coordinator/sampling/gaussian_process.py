@@ -119,9 +119,19 @@ class Posterior:
         values: there.
         pending: where values are to come; taken to be as expected, so that they make nothing but the rest more certain.
         at: where to look, one row each.
+        expectations: how often `expect` will be called, at most.
     """
 
-    def __init__(self, process: GaussianProcess, points: Array, values: Array, pending: Array, at: Array) -> None:
+    def __init__(
+        self,
+        process: GaussianProcess,
+        points: Array,
+        values: Array,
+        pending: Array,
+        at: Array,
+        *,
+        expectations: int = 0,
+    ) -> None:
         self._process = process
         self._at = at
         known = np.concatenate((points, pending))
@@ -130,22 +140,26 @@ class Posterior:
         leading = inverse_factor[: len(points), : len(points)]
         weights = leading.T @ (leading @ values)
         cross = process.between(known, at)
-        #: Such that the product of two points' columns is what the known ones explain of their covariance.
-        self._explained = inverse_factor @ cross
+        #: Such that the product of two points' columns is what the known ones explain of their covariance. A row for each of
+        #: those, and for those that are expected.
+        self._explained = np.empty((len(known) + expectations, len(at)))
+        self._known = len(known)
+        explained = np.matmul(inverse_factor, cross, out=self._explained[: len(known)])
         #: The expected values at the points to look at, and their variance, both without the noise.
         self.mean: Array = weights @ cross[: len(points)]
-        self.variance: Array = process.signal - (self._explained * self._explained).sum(axis=0)
+        self.variance: Array = process.signal - (explained * explained).sum(axis=0)
         #: The expected values where there are some.
         self.at_points: Array = values - (process.noise + _JITTER) * weights
 
-    def expect(self, place: int) -> None:
-        """The value at this point is to come: it is taken to be as expected."""
-        covariance = self._process.between(self._at, self._at[place : place + 1])[:, 0]
-        covariance -= self._explained.T @ self._explained[:, place]
-        deviation = math.sqrt(max(float(covariance[place]), 0.0) + self._process.noise + _JITTER)
-        row = covariance / deviation
-        self._explained = np.concatenate((self._explained, row[None]))
-        self.variance = self.variance - row * row
+    def expect(self, place: int, *, rest: int) -> None:
+        """The value at this point is to come: it is taken to be as expected. Only points from `rest` on learn of it."""
+        known = self._explained[: self._known]
+        covariance = self._process.between(self._at[rest:], self._at[place : place + 1])[:, 0]
+        covariance -= known[:, rest:].T @ known[:, place]
+        covariance /= math.sqrt(max(float(self.variance[place]), 0.0) + self._process.noise + _JITTER)
+        self._explained[self._known, rest:] = covariance
+        self._known += 1
+        self.variance[rest:] -= covariance * covariance
 
 
 def log_expected_improvement(mean: Array, variance: Array, best: float) -> Array:

@@ -10,7 +10,8 @@
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import threadpoolctl
@@ -26,6 +27,7 @@ from trialfleet_coordinator.sampling.parzen import Axes, ChoiceAxes, Indices, Ma
 REFIT = 1.25
 #: The prior of the slope from rung to rung, which is 1, counts as so many trials that finished both.
 SLOPE_PAIRS = 3.0
+_ONE_AT_A_TIME = threading.Lock()
 
 
 class Surrogate:
@@ -67,36 +69,45 @@ class Surrogate:
             elif trial not in self._failed:
                 self._scores.setdefault(trial, {})[observation.rung] = self._sign * value
 
-    def scores(
-        self, candidates: Candidates, alike: Mask, *, columns: Columns, rows: Mapping[int, int], pending: Indices
-    ) -> Array:
-        """How good each candidate is, by group and place in it; the best of a group counts as pending for those after it.
+    def choose(
+        self,
+        candidates: Candidates,
+        pick: Callable[[int, Array], int | None],
+        *,
+        groups: int,
+        columns: Columns,
+        rows: Mapping[int, int],
+        pending: Indices,
+    ) -> None:
+        """Have a candidate picked from each group; those that are picked count as pending for the groups after theirs.
 
         Args:
             candidates: in groups of one size.
-            alike: by group and place in it, which candidates may be chosen.
+            pick: given a group and how good its candidates are, says which was picked; None: none of them.
+            groups: how many.
             columns: the values of all trials.
             rows: of each trial, its row of the columns.
             pending: rows of the trials under way.
         """
-        with self._threads.limit(limits=1):  # so small matrices are no faster on more, and the other cores evaluate
+        # Matrices so small are no faster on more threads, and the other cores evaluate. The limit is the process's: who lifts
+        # it must not do so under another study.
+        with _ONE_AT_A_TIME, self._threads.limit(limits=1):
             values = _ranked(_on_one_rung(list(self._scores.values())))
             points = self._points(columns, np.array([rows[trial] for trial in self._scores], dtype=np.intp))
             if len(points) >= REFIT * self._fitted:
                 self._process.fit(points, values)
                 self._fitted = len(points)
-            posterior = Posterior(
-                self._process, points, values, self._points(columns, pending), self._coordinates(candidates.points())
-            )
+            at = self._coordinates(candidates.points())
+            waiting = self._points(columns, pending)
+            posterior = Posterior(self._process, points, values, waiting, at, expectations=groups)
             best = float(posterior.at_points.max())
-            scores = np.empty(alike.shape)
-            for group, may_be in enumerate(alike):
-                places = slice(group * len(may_be), (group + 1) * len(may_be))
-                mean, variance = posterior.mean[places], posterior.variance[places]
-                scores[group] = log_expected_improvement(mean, variance, best)
-                if group + 1 < len(alike):
-                    posterior.expect(places.start + int(np.where(may_be, scores[group], -np.inf).argmax()))
-            return scores
+            each = len(at) // groups
+            for group in range(groups):
+                first, rest = group * each, (group + 1) * each
+                mean, variance = posterior.mean[first:rest], posterior.variance[first:rest]
+                place = pick(group, log_expected_improvement(mean, variance, best))
+                if place is not None:
+                    posterior.expect(first + place, rest=rest)
 
     def _points(self, columns: Columns, rows: Indices) -> Array:
         observed = [axes.observed(columns.gather(parameters, rows)) for axes, parameters in self._layout.kinds]
@@ -127,7 +138,7 @@ def _on_one_rung(trials: Sequence[Mapping[int, float]]) -> Array:
     """Each trial's score on the highest rung that it finished, as it may have been on the highest of all; failed: -inf."""
     rungs = sorted({rung for scores in trials for rung in scores})
     expected = np.array([scores.get(rungs[0], np.nan) if rungs else np.nan for scores in trials])
-    with np.errstate(over="ignore", invalid="ignore"):  # objectives return the largest number there is
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # objectives return the largest number there is
         for rung in rungs[1:]:
             higher = np.array([scores.get(rung, np.nan) for scores in trials])
             expected = np.where(np.isnan(higher), _expected(expected, higher), higher)
@@ -144,11 +155,12 @@ def _expected(lower: Array, higher: Array) -> Array:
         return lower
     away, reached = lower[both] - np.median(lower[both]), higher[both] - np.median(higher[both])
     scored = lower[np.isfinite(lower)]
-    prior = SLOPE_PAIRS * float(np.mean((scored - np.median(scored)) ** 2))
+    # By the median, not the mean: what diverged on the lower rung says nothing of how the others differ there.
+    prior = SLOPE_PAIRS * 2.2 * float(np.median((scored - np.median(scored)) ** 2))
     slope = float((prior + away @ reached) / (prior + away @ away))
     if not math.isfinite(slope):
         slope = 1.0
-    expected: Array = slope * lower + np.median(higher[both] - slope * lower[both])
+    expected: Array = np.where(np.isfinite(lower), slope * lower + np.median(higher[both] - slope * lower[both]), lower)
     return expected
 
 

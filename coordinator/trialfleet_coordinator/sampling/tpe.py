@@ -29,14 +29,14 @@ from trialfleet_coordinator.sampling.candidates import Candidates, Layout
 from trialfleet_coordinator.sampling.drawing import Drawing, Drawn
 from trialfleet_coordinator.sampling.estimator import Estimator
 from trialfleet_coordinator.sampling.normal import Array
-from trialfleet_coordinator.sampling.parzen import Mask
 from trialfleet_coordinator.sampling.points import draw_point
 from trialfleet_coordinator.sampling.surrogate import Surrogate
 from trialfleet_shared.space import SearchSpace, Space
 
 #: Candidates per trial, as in Optuna.
 CANDIDATES = 24
-#: Trials drawn from one model. They do not see each other as pending: their candidates are different anyway.
+#: Trials drawn from one model. Those that the ratio chooses do not see each other as pending: their candidates are different
+#: anyway.
 MAX_BATCH = 512
 #: Every so many-th trial has its parameters drawn together.
 JOINT_EVERY = 6
@@ -45,9 +45,11 @@ JOINT_EVERY = 6
 SURROGATE_TURNS = (0, 3)
 #: Candidates among which it chooses.
 SURROGATE_CANDIDATES = 200
-#: Results up to which a surrogate is in use.
+#: Trials that it chooses of one batch, at most: what it costs grows with the square of their number.
+SURROGATE_BATCH = 32
+#: Observed trials, failed ones too, up to which it is in use.
 MOST_MODELLED = 300
-#: More than any two scores differ.
+#: More than any two ratios differ.
 _FAR = 1e6
 #: Best trials of an earlier study that are tried first.
 FIRST_TRIED = 5
@@ -144,22 +146,14 @@ class TpeSampler:
         return draws
 
     def _modelled(self, numbers: range) -> list[Draw]:
-        by_ratio, by_surrogate = list(numbers), []
+        by_surrogate: list[int] = []
         if self._surrogate is not None and self._surrogate.scored >= self._startup:
-            by_ratio = [number for number in numbers if number % 4 not in SURROGATE_TURNS]
-            by_surrogate = [number for number in numbers if number % 4 in SURROGATE_TURNS]
-        draws: dict[int, Draw] = {}
-        if by_ratio:
-            joint = np.repeat([number % JOINT_EVERY == 0 for number in by_ratio], CANDIDATES)
-            candidates = self._estimator.candidates(joint, self._drawing.generator(by_ratio[0]))
-            make = self._drawer(candidates)
-            scores = candidates.scores().reshape(len(by_ratio), CANDIDATES)
-            draws |= self._best(by_ratio, scores, candidates.alike(CANDIDATES), make)
-        if by_surrogate:
-            draws |= self._improving(by_surrogate)
+            by_surrogate = [number for number in numbers if number % 4 in SURROGATE_TURNS][:SURROGATE_BATCH]
+        by_ratio = sorted(set(numbers).difference(by_surrogate))
+        draws = self._by_ratio(by_ratio) | (self._by_surrogate(by_surrogate) if by_surrogate else {})
         return [draws[number] for number in sorted(draws)]
 
-    def _improving(self, numbers: Sequence[int]) -> dict[int, Draw]:
+    def _by_surrogate(self, numbers: Sequence[int]) -> dict[int, Draw]:
         """The candidates that the surrogate expects most of."""
         assert self._surrogate is not None
         estimator, each = self._estimator, SURROGATE_CANDIDATES
@@ -167,25 +161,40 @@ class TpeSampler:
         candidates = estimator.candidates(joint, self._drawing.generator(numbers[0]))
         make = self._drawer(candidates)
         alike = candidates.alike(each)
-        scores = self._surrogate.scores(
-            candidates, alike, columns=estimator.columns, rows=estimator.rows, pending=estimator.pending_rows()
+        draws: dict[int, Draw] = {}
+
+        def pick(group: int, scores: Array) -> int | None:
+            for place in np.lexsort((-scores, ~alike[group])).tolist():
+                (draw,) = make([group * each + place])
+                if self._drawing.add(draw.params):
+                    draws[numbers[group]] = draw
+                    return int(place)
+            other = self._drawing.uniform(numbers[group])
+            if other is not None:
+                draws[numbers[group]] = other
+            return None
+
+        self._surrogate.choose(
+            candidates,
+            pick,
+            groups=len(numbers),
+            columns=estimator.columns,
+            rows=estimator.rows,
+            pending=estimator.pending_rows(),
         )
-        return self._best(numbers, scores, alike, make)
+        return draws
 
-    def _best(
-        self, numbers: Sequence[int], scores: Array, alike: Mask, make: Callable[[list[int]], list[Draw]]
-    ) -> dict[int, Draw]:
-        """For each trial the candidate with the highest score of its own that was not drawn before.
-
-        Args:
-            numbers: of the trials.
-            scores: by trial and candidate.
-            alike: which candidates have the parameters of the trial's first one; others come after them.
-            make: makes points of candidates.
-        """
-        scores = np.where(alike, scores, scores - _FAR)
-        each = scores.shape[1]
-        firsts = np.arange(len(numbers)) * each
+    def _by_ratio(self, numbers: Sequence[int]) -> dict[int, Draw]:
+        """The candidates with the highest ratio of good to bad."""
+        if not numbers:
+            return {}
+        joint = np.repeat([number % JOINT_EVERY == 0 for number in numbers], CANDIDATES)
+        candidates = self._estimator.candidates(joint, self._drawing.generator(numbers[0]))
+        make = self._drawer(candidates)
+        # Others come after those with the parameters of the first one.
+        scores = candidates.scores().reshape(len(numbers), CANDIDATES)
+        scores = np.where(candidates.alike(CANDIDATES), scores, scores - _FAR)
+        firsts = np.arange(len(numbers)) * CANDIDATES
         draws = {}
         for position, best in enumerate(make((firsts + scores.argmax(axis=1)).tolist())):
             draw = best if self._drawing.add(best.params) else None
