@@ -8,6 +8,7 @@ import pytest
 from tests.support.simulated_study import simulated_study
 from trialfleet_coordinator import rung_choice
 from trialfleet_coordinator.budget import Budget
+from trialfleet_coordinator.sampling import tpe
 from trialfleet_shared.ladder import Ladder, Rung
 from trialfleet_shared.messages import Evaluation
 from trialfleet_shared.space import Float, SearchSpace
@@ -39,10 +40,12 @@ def regret(seed: int, *, trials: int) -> float:
 
 
 def test_trials_that_start_on_all_rows_find_what_lower_rungs_misjudge(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a study too large for the surrogate, which makes up for some of it."""
+    monkeypatch.setattr(tpe, "MOST_MODELLED", -1)
+
     def mean_regret() -> float:
-        return statistics.fmean(regret(seed, trials=100) for seed in range(8))
+        return statistics.fmean(regret(seed, trials=300) for seed in range(4))
 
     with_them = mean_regret()
     monkeypatch.setattr(rung_choice, "FULL_START_AFTER", math.inf)
-    without = mean_regret()
-    assert with_them < 0.6 * without, (with_them, without)
+    assert with_them < 0.5 * mean_regret()
