@@ -27,6 +27,8 @@ from trialfleet_coordinator.sampling.parzen import Axes, ChoiceAxes, Indices, Ma
 REFIT = 1.25
 #: The prior of the slope from rung to rung, which is 1, counts as so many trials that finished both.
 SLOPE_PAIRS = 3.0
+#: The variance of the normal distribution, by the median of its squared deviations.
+_VARIANCE_PER_MEDIAN = 2.198
 _ONE_AT_A_TIME = threading.Lock()
 
 
@@ -155,8 +157,8 @@ def _expected(lower: Array, higher: Array) -> Array:
         return lower
     away, reached = lower[both] - np.median(lower[both]), higher[both] - np.median(higher[both])
     scored = lower[np.isfinite(lower)]
-    # By the median, not the mean: what diverged on the lower rung says nothing of how the others differ there.
-    prior = SLOPE_PAIRS * 2.2 * float(np.median((scored - np.median(scored)) ** 2))
+    # The variance, by the median: what diverged on the lower rung says nothing of how the others differ there.
+    prior = SLOPE_PAIRS * _VARIANCE_PER_MEDIAN * float(np.median((scored - np.median(scored)) ** 2))
     slope = float((prior + away @ reached) / (prior + away @ away))
     if not math.isfinite(slope):
         slope = 1.0
