@@ -186,7 +186,7 @@ PRESETS: Mapping[str, dict[str, Any]] = {
         "pruning_threshold": 0.1,
         "batch_size": 100,
         "fewest_rows": 500,
-        "early_stopping_patience": 40,
+        "early_stopping_patience": 30,
     },
     "thorough": {
         "enable_data_subsampling": False,
