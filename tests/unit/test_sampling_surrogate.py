@@ -252,8 +252,20 @@ def test_three_rungs_are_put_in_place_one_after_the_other() -> None:
 def test_no_value_is_too_large() -> None:
     trials = [{0: -1.7e308, 1: 1.7e308}, {0: 1.7e308, 1: -1.7e308}, {0: 0.0}, {}, {0: 1.7e308}]
     assert not np.isnan(_on_one_rung(trials)).any()
+    large = [{0: 1e200 * one, 1: 1e200 * one} for one in range(5)] + [{0: 9e200}]
+    assert _on_one_rung(large)[-1] == pytest.approx(9e200), "their squares say nothing of the slope"
     sampler = told(CUBE, lambda draw: 1.7e308 if bowl(draw) > 0.3 else -1.7e308)
     assert len(chosen(sampler, 3)) == 3
+
+
+def test_choices_are_one_apart_and_what_a_trial_lacks_is_in_the_middle() -> None:
+    space = SearchSpace({"kind": Categorical(["one", "two", "three"]), "x": Float(0, 1, when={"kind": ["two"]})})
+    columns = Columns()
+    kinds = [{"kind": "one"}, {"kind": "three"}, {"kind": "two", "x": 0.5}, {"kind": "two", "x": 1.0}]
+    rows = [columns.append(params, {name: space.parameters[name] for name in params}) for params in kinds]
+    points = Surrogate(Layout(space.parameters), maximize=False)._points(columns, np.array(rows, dtype=np.intp))
+    squared = ((points[:, None] - points) ** 2).sum(axis=2)
+    assert [squared[0, 1], squared[0, 2], squared[2, 3]] == pytest.approx([1.0, 1.0, 0.25])
 
 
 def test_equal_scores_rank_alike() -> None:
