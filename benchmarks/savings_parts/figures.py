@@ -59,6 +59,8 @@ class Measured:
             "beats_rival": figures["regret_rival"] - figures["regret"],
             "import_cpu_seconds": run["import_cpu_seconds"],
             "evaluations_cpu_seconds": metrics["spent_cpu_seconds"],
+            # What a study of any length saves: without the imports and the start, which both pay once.
+            "evaluations_saved": 1 - metrics["spent_cpu_seconds"] / _trials_cpu(base),
             "other_cpu_seconds": run["cpu_seconds"] - metrics["spent_cpu_seconds"],
             # The report speaks of the trials alone, from the first one on: so is the baseline counted here.
             "estimate_baseline_cpu": metrics["baseline_cpu_seconds"] / _trials_cpu(base),
@@ -141,6 +143,7 @@ def _summary(figures: Sequence[Figures]) -> dict[str, Any]:
 _COLUMNS = (
     ("CPU s", "cpu_seconds", "{:.1f}"),
     ("CPU saved", "cpu_saved", "{:.1%}"),
+    ("of evals", "evaluations_saved", "{:.1%}"),
     ("wall saved", "wall_saved", "{:.1%}"),
     ("quality", "quality", "{:.4f}"),
     ("CV quality", "cv_quality", "{:.4f}"),

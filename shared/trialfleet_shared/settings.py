@@ -176,7 +176,8 @@ PRESETS: Mapping[str, dict[str, Any]] = {
         "pruning_threshold": 0.05,
         "batch_size": 200,
         "fewest_rows": 500,
-        "early_stopping_patience": 25,
+        "warm_start_trials": 10,
+        "early_stopping_patience": 20,
     },
     "balanced": {
         "subsample_fraction": 0.5,
@@ -186,6 +187,7 @@ PRESETS: Mapping[str, dict[str, Any]] = {
         "pruning_threshold": 0.1,
         "batch_size": 100,
         "fewest_rows": 500,
+        "warm_start_trials": 10,
         "early_stopping_patience": 30,
     },
     "thorough": {
@@ -197,6 +199,8 @@ PRESETS: Mapping[str, dict[str, Any]] = {
         "enable_aggressive_pruning": False,
         "batch_size": 50,
         "reduction_factor": 2.0,
+        "warm_start_trials": 10,
+        "early_stopping_patience": 40,
     },
 }
 

@@ -24,7 +24,7 @@ GUIDE: list[tuple[str, Any, Any, Any, Any]] = [
     ("pruning_threshold", 0.1, 0.05, 0.1, None),
     ("min_trials_before_pruning", 10, None, None, None),
     ("enable_smart_sampling", True, None, None, None),
-    ("warm_start_trials", 20, None, None, None),
+    ("warm_start_trials", 20, 10, 10, 10),  # the guide has 20 in the modes too: decision 26
     ("adaptive_trial_allocation", True, None, None, None),
     ("enable_memory_optimization", True, None, None, None),
     ("batch_size", 100, 200, 100, 50),
@@ -54,13 +54,13 @@ def test_layering_nothing_gives_the_preset(mode: Any) -> None:
 
 
 def test_patience_grows_with_the_trials_of_a_long_study() -> None:
-    assert [EfficiencyConfig.fast().patience_for(trials) for trials in (10, 100, 101, 1000)] == [25, 25, 26, 250]
+    assert [EfficiencyConfig.fast().patience_for(trials) for trials in (10, 100, 101, 1000)] == [20, 20, 21, 200]
     assert [EfficiencyConfig.balanced().patience_for(trials) for trials in (10, 100, 1000)] == [30, 30, 300]
+    assert [EfficiencyConfig.thorough().patience_for(trials) for trials in (10, 100, 1000)] == [40, 40, 400]
 
 
 def test_whoever_asks_for_all_trials_gets_them() -> None:
     assert EfficiencyConfig().patience_for(100) is None
-    assert EfficiencyConfig.thorough().patience_for(100) is None
     assert EfficiencyConfig.fast().patience_for(None) is None, "time alone limits the study"
 
 
