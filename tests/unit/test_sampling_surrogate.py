@@ -83,10 +83,10 @@ def test_a_choice_and_what_it_brings_are_learnt_together() -> None:
 
 
 class Offered:
-    """The same candidates in each group."""
+    """Some candidates."""
 
-    def __init__(self, groups: int) -> None:
-        points = np.tile(np.random.default_rng(0).random((50, 3)), (groups, 1))
+    def __init__(self) -> None:
+        points = np.random.default_rng(0).random((50, 3))
         self._kind = points, np.ones_like(points, dtype=np.bool_)
 
     def points(self) -> list[tuple[Array, Mask]]:
@@ -94,7 +94,7 @@ class Offered:
 
 
 def offered_to(
-    surrogate: Surrogate, pick: Callable[[int, Array], int | None], groups: int, *, under_way: Sequence[float] = ()
+    surrogate: Surrogate, pick: Callable[[int, Array], int | None], picks: int, *, under_way: Sequence[float] = ()
 ) -> None:
     """Have it choose while nothing is known but thirty trials, and, if it is given, that one is under way."""
     columns = Columns()
@@ -104,16 +104,16 @@ def offered_to(
         surrogate.observe([Observation(number, *draw, 0, bowl(draw))])
     waiting = [columns.append(dict(zip("abc", under_way, strict=True)), dict(CUBE.parameters))] if under_way else []
     pending = np.array(waiting, dtype=np.intp)
-    offered = cast(Candidates, Offered(groups))
-    surrogate.choose(offered, pick, groups=groups, columns=columns, rows=rows, pending=pending)
+    offered = cast(Candidates, Offered())
+    surrogate.choose(offered, pick, picks=picks, columns=columns, rows=rows, pending=pending)
 
 
 def test_what_was_picked_is_worth_less_to_the_next_trial() -> None:
     seen: list[Array] = []
 
-    def pick(group: int, scores: Array) -> int | None:
+    def pick(turn: int, scores: Array) -> int | None:
         seen.append(scores)
-        return None if group == 1 else int(scores.argmax())
+        return None if turn == 1 else int(scores.argmax())
 
     offered_to(Surrogate(Layout(CUBE.parameters), maximize=False), pick, 3)
     first = int(seen[0].argmax())
@@ -147,7 +147,7 @@ def test_where_a_trial_is_under_way_another_is_worth_less() -> None:
 
     before = scores(under_way=[])
     first = int(before.argmax())
-    (points, _), *_ = Offered(1).points()
+    (points, _), *_ = Offered().points()
     assert scores(under_way=points[first].tolist())[first] < before[first] - 0.5
 
 
@@ -168,17 +168,35 @@ def test_it_is_fitted_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(later >= REFIT * before for before, later in pairwise(fits))
 
 
+def test_no_candidate_is_picked_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    original = Candidates.drawer
+
+    def noting(self: Candidates, *arguments: Any) -> Callable[[int], Draw]:
+        draw_of = original(self, *arguments)
+
+        def asking(candidate: int) -> Draw:
+            asked.append(candidate)
+            return draw_of(candidate)
+
+        return asking
+
+    monkeypatch.setattr(Candidates, "drawer", noting)
+    assert len(told(CUBE, lambda _: 1.0).ask(range(1000, 1064))) == 64
+    assert len(asked) == len(set(asked)) == SURROGATE_BATCH
+
+
 def test_of_a_large_batch_it_chooses_some(monkeypatch: pytest.MonkeyPatch) -> None:
-    groups: list[int] = []
+    picks: list[int] = []
     original = Surrogate.choose
 
     def noting(self: Surrogate, *arguments: Any, **fields: Any) -> None:
-        groups.append(fields["groups"])
+        picks.append(fields["picks"])
         original(self, *arguments, **fields)
 
     monkeypatch.setattr(Surrogate, "choose", noting)
     assert len(told(CUBE, bowl, trials=12).ask(range(1000, 1200))) == 200
-    assert groups == [SURROGATE_BATCH]
+    assert picks == [SURROGATE_BATCH]
 
 
 def test_it_is_given_up_in_a_large_study(monkeypatch: pytest.MonkeyPatch) -> None:

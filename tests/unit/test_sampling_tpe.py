@@ -123,7 +123,8 @@ def test_candidates_are_alike_that_have_the_same_parameters() -> None:
         [draw.params.keys() for draw in candidates.draws(range(first, first + 10), space.parameters)]
         for first in range(0, 40, 10)
     ]
-    assert candidates.alike(10).tolist() == [[keys == group[0] for keys in group] for group in kinds]
+    branches = candidates.branches().reshape(-1, 10)
+    assert (branches == branches[:, :1]).tolist() == [[keys == group[0] for keys in group] for group in kinds]
 
 
 def test_the_model_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,11 +5,13 @@ stays together; or each from a good trial of its own, which finds more new point
 `tpe.py` says which is done when.
 """
 
-from collections.abc import Iterable, Mapping
+import functools
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from trialfleet_coordinator.events import Draw
 from trialfleet_coordinator.sampling.columns import Columns
@@ -18,6 +20,7 @@ from trialfleet_coordinator.sampling.parzen import (
     Axes,
     ChoiceAxes,
     Indices,
+    Kernels,
     Mask,
     NumberAxes,
     Single,
@@ -49,7 +52,8 @@ class Layout:
     """
 
     def __init__(self, parameters: Mapping[str, Distribution]) -> None:
-        self.parameters = parameters
+        #: Never changed: draws that have all of them share it.
+        self.parameters = dict(parameters)
         numbers = {name: one for name, one in parameters.items() if not isinstance(one, Categorical)}
         choices = {name: one for name, one in parameters.items() if isinstance(one, Categorical)}
         self.kinds: list[tuple[Axes, Mapping[str, Distribution]]] = []
@@ -114,28 +118,37 @@ class Candidates:
             for parent, values in distribution.when.items():
                 active &= self._places[parent].is_one_of(values)
 
-    def draws(self, candidates: Iterable[int], parameters: Mapping[str, Distribution]) -> list[Draw]:
+    def draws(self, candidates: Iterable[int], parameters: dict[str, Distribution]) -> list[Draw]:
         """These candidates as points of the activated parameters."""
         chosen = np.fromiter(candidates, dtype=np.intp)
         places = [self._places[name] for name in parameters]
         values = [place.block.values(chosen, place.column) for place in places]
         if not any(one.when for one in parameters.values()):
-            shared = dict(parameters)
-            return [Draw(dict(zip(parameters, row, strict=True)), shared) for row in zip(*values, strict=True)]
+            return [Draw(dict(zip(parameters, row, strict=True)), parameters) for row in zip(*values, strict=True)]
         active = np.column_stack([place.block.active[chosen, place.column] for place in places]).tolist()
         rows = zip(zip(*values, strict=True), active, strict=True)
         return [_conditional(parameters, row, flags) for row, flags in rows]
+
+    def drawer(self, parameters: dict[str, Distribution]) -> Callable[[int], Draw]:
+        """Makes points of the activated parameters where candidates are asked for one after another."""
+        places = [self._places[name] for name in parameters]
+        if not any(one.when for one in parameters.values()):
+            return lambda candidate: Draw(
+                dict(zip(parameters, [place.value(candidate) for place in places], strict=True)), parameters
+            )
+        active = np.column_stack([place.block.active[:, place.column] for place in places])
+        return lambda candidate: _conditional(
+            parameters, [place.value(candidate) for place in places], active[candidate].tolist()
+        )
 
     def points(self) -> list[tuple[Array, Mask]]:
         """Of each kind of parameters the activated candidates' coordinates, and which of them are active."""
         return [(block.points, block.active) for block in self._blocks]
 
-    def alike(self, each: int) -> Mask:
-        """Which candidates have the same parameters as the first of their group; groups are `each` in a row."""
-        active = np.concatenate([block.active for block in self._blocks], axis=1)
-        groups = active.reshape(len(self) // each, each, -1)
-        same: Mask = (groups == groups[:, :1]).all(axis=2)
-        return same
+    def branches(self) -> npt.NDArray[np.void]:
+        """Equal for candidates that have the same parameters."""
+        active = np.packbits(np.concatenate([block.active for block in self._blocks], axis=1), axis=1)
+        return active.view(np.dtype((np.void, active.shape[1])))[:, 0]
 
     def scores(self) -> Array:
         """Log ratio of the good density to the bad one at every candidate."""
@@ -210,21 +223,38 @@ class _Block:
         """Draw all points; `values` has the parameters of the split's trials, by trial."""
         axes, alone, joint = self._axes, ~self._joint, self._joint
         observed = axes.observed(values)
-        count = len(split.good)
-        choosing, placing = generator.random((2, *self.points.shape))
         complete = not np.isnan(observed).any()
-        if complete or joint.any():
-            self._good, self._bad = make_kernels(axes, observed[:count]), make_kernels(axes, observed[count:])
+        self._sets = observed[: len(split.good)], observed[len(split.good) :]
+        self._own_sets = self._sets if complete else _own(observed, split)
+        choosing, placing = generator.random((2, *self.points.shape))
         together = np.broadcast_to(kernels[:, None], placing.shape)
         if complete:
-            self._own_good, self._own_bad = self._good, self._bad
             rows = np.where(joint[:, None], together, self._good.components.choose(choosing))
             self.points = self._good.sample(rows, placing)
             return
-        self._own_good, self._own_bad = (make_kernels(axes, part) for part in _own(observed, split))
         if joint.any():
             self.points[joint] = self._good.sample(together[joint], placing[joint])
         self.points[alone] = self._own_good.sample(self._own_good.components.choose(choosing[alone]), placing[alone])
+
+    # Kernels are made when they are first asked for: who ranks the candidates by something else needs no bad ones.
+
+    @functools.cached_property
+    def _good(self) -> Kernels:
+        return make_kernels(self._axes, self._sets[0])
+
+    @functools.cached_property
+    def _bad(self) -> Kernels:
+        return make_kernels(self._axes, self._sets[1])
+
+    @functools.cached_property
+    def _own_good(self) -> Kernels:
+        """The parameters' own."""
+        return self._good if self._own_sets is self._sets else make_kernels(self._axes, self._own_sets[0])
+
+    @functools.cached_property
+    def _own_bad(self) -> Kernels:
+        """The parameters' own."""
+        return self._bad if self._own_sets is self._sets else make_kernels(self._axes, self._own_sets[1])
 
     def values(self, candidates: Indices | slice, column: int) -> list[Scalar]:
         """The candidates' values of one parameter."""

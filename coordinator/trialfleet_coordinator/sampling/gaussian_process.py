@@ -9,6 +9,7 @@ With numpy alone: a coordinator imports no scipy, whose import takes longer than
 
 import math
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +30,12 @@ _SETTLED = 1e-2
 _JITTER = 1e-6
 #: Deviations below the best beyond which the expected improvement is told by its asymptotic series.
 _FAR = -5.0
+#: Rows by which the inverse of a factor grows.
+_BLOCK = 32
+
+Single = npt.NDArray[np.float32]
+#: In the precision that is given.
+_Real = TypeVar("_Real", Array, Single)
 
 #: The function to be least, with its gradient.
 _Function = Callable[[Array], tuple[float, Array]]
@@ -48,6 +55,7 @@ class GaussianProcess:
         self._prior = np.array([*[LENGTH_PRIOR] * count, NOISE_PRIOR, SIGNAL_PRIOR]).T
         #: Logarithms: length scales, variance of the noise, variance that the points explain.
         self._theta = self._prior[0].copy()
+        self._forget()
 
     def fit(self, points: Array, values: Array) -> None:
         """Take the hyperparameters that explain `values` at `points` best, beginning with those it has.
@@ -57,6 +65,12 @@ class GaussianProcess:
             values: of mean 0 and variance 1 or so.
         """
         self._theta = _least(lambda theta: self._loss(theta, points, values), self._theta)
+        self._forget()
+
+    def _forget(self) -> None:
+        """Nothing is kept of other hyperparameters."""
+        self._known: Array = np.empty((0, len(self._parameter)))
+        self._inverse_factor: Array = np.empty((0, 0))
 
     @property
     def noise(self) -> float:
@@ -68,50 +82,66 @@ class GaussianProcess:
         """Variance of the values far from all points, the noise apart."""
         return math.exp(self._theta[-1])
 
-    def covariance(self, points: Array) -> Array:
-        """Of the values at these points, noise included."""
-        matrix = self.between(points, points)
-        matrix[np.diag_indices(len(points))] += self.noise + _JITTER
-        return matrix
-
     def between(self, first: Array, second: Array) -> Array:
         """Covariances of what the points explain, by point of each of the two."""
-        scales = np.exp(-self._theta[self._parameter])
-        root = np.sqrt(5.0 * _squared_distances(first * scales, second * scales))
-        matern: Array = self.signal * (1.0 + root + root * root / 3.0) * np.exp(-root)
-        return matern
+        return _matern(_squared_distances(self.scaled(first), self.scaled(second)), self.signal)[0]
+
+    def scaled(self, points: Array) -> Array:
+        """Coordinates in length scales."""
+        scaled: Array = points * np.exp(-self._theta[self._parameter])
+        return scaled
+
+    def inverse_factor(self, points: Array) -> Array:
+        """The inverse of the Cholesky factor of the values' covariance at these points, noise included.
+
+        Until the next fit it is kept: a study's points are those of the last time and a few new ones.
+        """
+        known = len(self._known)
+        if known > len(points) or not np.array_equal(points[:known], self._known):
+            known = 0
+        self._inverse_factor = self.extended(self._inverse_factor[:known, :known], points)
+        self._known = points
+        return self._inverse_factor
+
+    def extended(self, inverse_factor: Array, points: Array) -> Array:
+        """The inverse factor of these points, given that of the first of them."""
+        known = len(inverse_factor)
+        rows = self.between(points[known:], points)
+        rows[np.arange(len(rows)), np.arange(known, len(points))] += self.noise + _JITTER
+        return _extended(inverse_factor, rows)
 
     def _loss(self, theta: Array, points: Array, values: Array) -> tuple[float, Array]:
         """Negative logarithm of the hyperparameters' posterior density, a constant apart, and its gradient."""
         scaled = points * np.exp(-theta[self._parameter])
         noise, signal = np.exp(theta[-2:])
-        root = np.sqrt(5.0 * _squared_distances(scaled, scaled))
-        decay = signal * np.exp(-root)
-        kernel = (1.0 + root + root * root / 3.0) * decay
-        matrix = kernel.copy()
+        matrix, slope = _matern(_squared_distances(scaled, scaled), signal)
         matrix[np.diag_indices(len(points))] += noise + _JITTER
         try:
-            factor = np.linalg.cholesky(matrix)
+            inverse_factor = _extended(np.empty((0, 0)), matrix)
         except np.linalg.LinAlgError:
             return math.inf, np.zeros_like(theta)
-        inverse_factor = np.linalg.inv(factor)
         inverse = inverse_factor.T @ inverse_factor
         weights = inverse @ values
+        explained = values @ weights
         away = (theta - self._prior[0]) / self._prior[1]
-        loss = 0.5 * values @ weights + np.log(np.diag(factor)).sum() + 0.5 * away @ away
-        # The derivative by the covariances, then by what they depend on.
-        sensitivity = 0.5 * (inverse - np.outer(weights, weights))
-        slope = sensitivity * (5.0 / 3.0) * (1.0 + root) * decay
-        by_column = 2.0 * (slope.sum(axis=1) @ (scaled * scaled) - (scaled * (slope @ scaled)).sum(axis=0))
+        loss = 0.5 * explained - np.log(np.diag(inverse_factor)).sum() + 0.5 * away @ away
+        # The derivative by the covariances is half of the inverse without the weights' products; then by what they depend on.
+        by_noise = 0.5 * (np.trace(inverse) - weights @ weights)
+        inverse -= np.outer(weights, weights)
+        inverse *= slope
+        by_column = inverse.sum(axis=1) @ (scaled * scaled) - (scaled * (inverse @ scaled)).sum(axis=0)
+        by_column *= 5.0 / 3.0
         gradient = away / self._prior[1]
         gradient[:-2] += np.add.reduceat(by_column, self._first_column)
-        gradient[-2] += np.trace(sensitivity) * noise
-        gradient[-1] += (sensitivity * kernel).sum()
+        gradient[-2] += by_noise * noise
+        gradient[-1] += 0.5 * (len(points) - explained) - by_noise * (noise + _JITTER)
         return float(loss), gradient
 
 
 class Posterior:
     """What is known at some points, given values elsewhere.
+
+    What is looked for is in single precision, which takes half the time; the inverse factor that it follows from is not.
 
     Args:
         process: the prior.
@@ -132,34 +162,37 @@ class Posterior:
         *,
         expectations: int = 0,
     ) -> None:
-        self._process = process
-        self._at = at
-        known = np.concatenate((points, pending))
-        inverse_factor = np.linalg.inv(np.linalg.cholesky(process.covariance(known)))
-        # The leading part of the factor is the factor of the leading part.
-        leading = inverse_factor[: len(points), : len(points)]
+        self._signal, self._noise = process.signal, process.noise + _JITTER
+        leading = process.inverse_factor(points)
         weights = leading.T @ (leading @ values)
-        cross = process.between(known, at)
+        known = np.concatenate((points, pending))
+        inverse_factor = process.extended(leading, known).astype(np.float32)
+        self._at = process.scaled(at)
+        cross = self._covariances(process.scaled(known))
         #: Such that the product of two points' columns is what the known ones explain of their covariance. A row for each of
         #: those, and for those that are expected.
-        self._explained = np.empty((len(known) + expectations, len(at)))
+        self._explained = np.empty((len(known) + expectations, len(at)), dtype=np.float32)
         self._known = len(known)
         explained = np.matmul(inverse_factor, cross, out=self._explained[: len(known)])
         #: The expected values at the points to look at, and their variance, both without the noise.
         self.mean: Array = weights @ cross[: len(points)]
-        self.variance: Array = process.signal - (explained * explained).sum(axis=0)
+        self.variance: Array = self._signal - np.einsum("ij,ij->j", explained, explained).astype(np.float64)
         #: The expected values where there are some.
-        self.at_points: Array = values - (process.noise + _JITTER) * weights
+        self.at_points: Array = values - self._noise * weights
 
-    def expect(self, place: int, *, rest: int) -> None:
-        """The value at this point is to come: it is taken to be as expected. Only points from `rest` on learn of it."""
+    def expect(self, place: int) -> None:
+        """The value at this point is to come: it is taken to be as expected."""
         known = self._explained[: self._known]
-        covariance = self._process.between(self._at[rest:], self._at[place : place + 1])[:, 0]
-        covariance -= known[:, rest:].T @ known[:, place]
-        covariance /= math.sqrt(max(float(self.variance[place]), 0.0) + self._process.noise + _JITTER)
-        self._explained[self._known, rest:] = covariance
+        covariance = self._covariances(self._at[place : place + 1])[0]
+        covariance -= known[:, place] @ known
+        covariance /= math.sqrt(max(float(self.variance[place]), 0.0) + self._noise)
+        self._explained[self._known] = covariance
         self._known += 1
-        self.variance[rest:] -= covariance * covariance
+        self.variance -= covariance * covariance
+
+    def _covariances(self, scaled: Array) -> Single:
+        """Of each of these points with those to look at."""
+        return _matern(_squared_distances(scaled, self._at).astype(np.float32), self._signal)[0]
 
 
 def log_expected_improvement(mean: Array, variance: Array, best: float) -> Array:
@@ -171,18 +204,54 @@ def log_expected_improvement(mean: Array, variance: Array, best: float) -> Array
     deviation = np.sqrt(np.maximum(variance, 1e-12))
     excess = (mean - best) / deviation
     near = np.maximum(excess, _FAR)
-    log_density = -0.5 * excess * excess - 0.5 * math.log(2 * math.pi)
-    close = np.log(near * cdf(near) + np.exp(-0.5 * near * near) / math.sqrt(2 * math.pi))
-    inverse = np.minimum(excess, _FAR) ** -2.0
-    far = log_density + np.log(inverse) + np.log1p(inverse * (-3.0 + inverse * (15.0 - 105.0 * inverse)))
-    improvement: Array = np.where(excess > _FAR, close, far) + np.log(deviation)
+    improvement: Array = np.log(near * cdf(near) + np.exp(-0.5 * near * near) / math.sqrt(2 * math.pi))
+    hopeless = np.flatnonzero(excess < _FAR)
+    if len(hopeless):
+        far = excess[hopeless]
+        inverse = far**-2.0
+        series = np.log(inverse) + np.log1p(inverse * (-3.0 + inverse * (15.0 - 105.0 * inverse)))
+        improvement[hopeless] = series - 0.5 * far * far - 0.5 * math.log(2 * math.pi)
+    improvement += np.log(deviation)
     return improvement
 
 
 def _squared_distances(first: Array, second: Array) -> Array:
-    squared = (first * first).sum(axis=1)[:, None] + (second * second).sum(axis=1) - 2.0 * (first @ second.T)
-    distances: Array = np.maximum(squared, 0.0)
-    return distances
+    squared = first @ (-2.0 * second.T)
+    squared += (first * first).sum(axis=1)[:, None]
+    squared += (second * second).sum(axis=1)
+    return np.maximum(squared, 0.0, out=squared)
+
+
+def _matern(squared: _Real, signal: float) -> tuple[_Real, _Real]:
+    """The kernel at these squared distances, which it overwrites, and by them its derivative, times -6/5."""
+    squared *= 5.0
+    root = np.sqrt(squared)
+    decay = np.exp(-root)
+    decay *= signal
+    root += 1.0
+    root *= decay
+    squared *= decay
+    squared /= 3.0
+    squared += root
+    return squared, root
+
+
+def _extended(inverse_factor: Array, rows: Array) -> Array:
+    """The inverse of a Cholesky factor, given that of the matrix's leading part and the rows that come after this.
+
+    A block at a time, as numpy inverts a triangle as if it were any matrix.
+    """
+    known, count = len(inverse_factor), rows.shape[1]
+    inverse = np.zeros((count, count))
+    inverse[:known, :known] = inverse_factor
+    for first in range(known, count, _BLOCK):
+        last = min(first + _BLOCK, count)
+        leading, block = inverse[:first, :first], rows[first - known : last - known]
+        explained = block[:, :first] @ leading.T
+        corner = np.linalg.inv(np.linalg.cholesky(block[:, first:last] - explained @ explained.T))
+        inverse[first:last, :first] = -(corner @ explained) @ leading
+        inverse[first:last, first:last] = corner
+    return inverse
 
 
 def _least(function: _Function, start: Array) -> Array:

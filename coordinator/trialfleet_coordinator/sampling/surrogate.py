@@ -76,17 +76,17 @@ class Surrogate:
         candidates: Candidates,
         pick: Callable[[int, Array], int | None],
         *,
-        groups: int,
+        picks: int,
         columns: Columns,
         rows: Mapping[int, int],
         pending: Indices,
     ) -> None:
-        """Have a candidate picked from each group; those that are picked count as pending for the groups after theirs.
+        """Have candidates picked one after another; those that are picked count as pending for the picks after theirs.
 
         Args:
-            candidates: in groups of one size.
-            pick: given a group and how good its candidates are, says which was picked; None: none of them.
-            groups: how many.
+            candidates: among which to pick.
+            pick: given which pick it is and how good the candidates are, says which was picked; None: none of them.
+            picks: how many.
             columns: the values of all trials.
             rows: of each trial, its row of the columns.
             pending: rows of the trials under way.
@@ -101,15 +101,12 @@ class Surrogate:
                 self._fitted = len(points)
             at = self._coordinates(candidates.points())
             waiting = self._points(columns, pending)
-            posterior = Posterior(self._process, points, values, waiting, at, expectations=groups)
+            posterior = Posterior(self._process, points, values, waiting, at, expectations=picks)
             best = float(posterior.at_points.max())
-            each = len(at) // groups
-            for group in range(groups):
-                first, rest = group * each, (group + 1) * each
-                mean, variance = posterior.mean[first:rest], posterior.variance[first:rest]
-                place = pick(group, log_expected_improvement(mean, variance, best))
+            for turn in range(picks):
+                place = pick(turn, log_expected_improvement(posterior.mean, posterior.variance, best))
                 if place is not None:
-                    posterior.expect(first + place, rest=rest)
+                    posterior.expect(place)
 
     def _points(self, columns: Columns, rows: Indices) -> Array:
         observed = [axes.observed(columns.gather(parameters, rows)) for axes, parameters in self._layout.kinds]

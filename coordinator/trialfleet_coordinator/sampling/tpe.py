@@ -19,7 +19,7 @@ the density of each set, draw candidates from the good density and take the one 
 """
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -29,6 +29,7 @@ from trialfleet_coordinator.sampling.candidates import Candidates, Layout
 from trialfleet_coordinator.sampling.drawing import Drawing, Drawn
 from trialfleet_coordinator.sampling.estimator import Estimator
 from trialfleet_coordinator.sampling.normal import Array
+from trialfleet_coordinator.sampling.parzen import Mask
 from trialfleet_coordinator.sampling.points import draw_point
 from trialfleet_coordinator.sampling.surrogate import Surrogate
 from trialfleet_shared.space import SearchSpace, Space
@@ -43,8 +44,9 @@ JOINT_EVERY = 6
 #: Of every four trials those that the surrogate chooses while it is in use: half of all, and half of those whose numbers
 #: are divisible by ten, which may start on all rows (`rung_choice.py`).
 SURROGATE_TURNS = (0, 3)
-#: Candidates among which it chooses.
+#: Candidates among which it chooses all trials of a batch, and how many more there are for each after the first one.
 SURROGATE_CANDIDATES = 200
+MORE_CANDIDATES = 20
 #: Trials that it chooses of one batch, at most: what it costs grows with the square of their number.
 SURROGATE_BATCH = 32
 #: Observed trials, failed ones too, up to which it is in use.
@@ -156,28 +158,39 @@ class TpeSampler:
     def _by_surrogate(self, numbers: Sequence[int]) -> dict[int, Draw]:
         """The candidates that the surrogate expects most of."""
         assert self._surrogate is not None
-        estimator, each = self._estimator, SURROGATE_CANDIDATES
-        joint = np.tile(np.arange(each) % 2 == 0, len(numbers))
-        candidates = estimator.candidates(joint, self._drawing.generator(numbers[0]))
-        make = self._drawer(candidates)
-        alike = candidates.alike(each)
+        assert self._layout is not None
+        estimator, count = self._estimator, SURROGATE_CANDIDATES + MORE_CANDIDATES * (len(numbers) - 1)
+        candidates = estimator.candidates(np.arange(count) % 2 == 0, self._drawing.generator(numbers[0]))
+        candidates.activate(self._layout)
+        draw_of = candidates.drawer(self._layout.parameters)
+        branches = candidates.branches()
+        left = np.ones(count, dtype=np.bool_)
         draws: dict[int, Draw] = {}
 
-        def pick(group: int, scores: Array) -> int | None:
-            for place in np.lexsort((-scores, ~alike[group])).tolist():
-                (draw,) = make([group * each + place])
+        def best_first(scores: Array, alike: Mask) -> Iterator[int]:
+            for among in (alike & left, ~alike & left):
+                ranked = np.where(among, scores, -np.inf)
+                for _ in range(np.count_nonzero(among)):
+                    place = int(ranked.argmax())
+                    ranked[place], left[place] = -np.inf, False
+                    yield place
+
+        def pick(turn: int, scores: Array) -> int | None:
+            # Others come after those with the parameters of the turn's own candidate.
+            for place in best_first(scores, branches == branches[turn]):
+                draw = draw_of(place)
                 if self._drawing.add(draw.params):
-                    draws[numbers[group]] = draw
-                    return int(place)
-            other = self._drawing.uniform(numbers[group])
+                    draws[numbers[turn]] = draw
+                    return place
+            other = self._drawing.uniform(numbers[turn])
             if other is not None:
-                draws[numbers[group]] = other
+                draws[numbers[turn]] = other
             return None
 
         self._surrogate.choose(
             candidates,
             pick,
-            groups=len(numbers),
+            picks=len(numbers),
             columns=estimator.columns,
             rows=estimator.rows,
             pending=estimator.pending_rows(),
@@ -193,7 +206,8 @@ class TpeSampler:
         make = self._drawer(candidates)
         # Others come after those with the parameters of the first one.
         scores = candidates.scores().reshape(len(numbers), CANDIDATES)
-        scores = np.where(candidates.alike(CANDIDATES), scores, scores - _FAR)
+        branches = candidates.branches().reshape(scores.shape)
+        scores = np.where(branches == branches[:, :1], scores, scores - _FAR)
         firsts = np.arange(len(numbers)) * CANDIDATES
         draws = {}
         for position, best in enumerate(make((firsts + scores.argmax(axis=1)).tolist())):
