@@ -27,7 +27,7 @@ def process_and_data(count: int = 40) -> tuple[GaussianProcess, Array, Array]:
 
 def covariance(process: GaussianProcess, points: Array) -> Array:
     """Of the values, noise included."""
-    return process.between(points, points) + (process.noise + 1e-6) * np.eye(len(points))
+    return process.between(points, points) + process.nugget * np.eye(len(points))
 
 
 def test_a_fit_tells_what_is_between_the_points() -> None:
@@ -77,6 +77,15 @@ def test_an_inverse_factor_grows_with_the_points_and_is_theirs() -> None:
         assert found == pytest.approx(process.extended(np.empty((0, 0)), known), abs=1e-4)
     process.fit(points[:30], values[::-1][:30])
     assert np.abs(process.inverse_factor(points) - whole).max() > 0.01
+
+
+@pytest.mark.parametrize("signal", [-20.0, 0.0, 20.0])
+def test_no_hyperparameters_make_a_matrix_singular(signal: float) -> None:
+    process = GaussianProcess([1, 2])
+    process._theta = np.array([2.0, 20.0, -30.0, signal])
+    points = np.repeat(np.random.default_rng(0).random((150, 3)), 2, axis=0)
+    grown = process.inverse_factor(points[:190])
+    assert np.isfinite(process.extended(grown, points)).all()
 
 
 def test_a_point_that_is_expected_is_one_that_is_pending() -> None:
@@ -138,7 +147,11 @@ def test_a_narrow_valley_is_followed_in_steps_that_are_not_too_long() -> None:
         away = place - 3.0
         return float(0.5 * scales @ (away * away)), scales * away
 
-    found = _least(valley, np.zeros(3))
-    assert found == pytest.approx([3.0, 3.0, 3.0], abs=0.01)
+    found, inverse = _least(valley, np.zeros(3), np.eye(3))
+    assert found == pytest.approx([3.0, 3.0, 3.0], abs=0.02)
     assert len(places) < 15, "by the gradient alone it were 35"
     assert np.abs(places[1]).max() <= 1.0
+    places.clear()
+    again, _ = _least(valley, found + 0.1, inverse)
+    assert again == pytest.approx([3.0, 3.0, 3.0], abs=0.02)
+    assert len(places) < 5, "it knows how the function bends"

@@ -17,7 +17,7 @@ from trialfleet_coordinator.sampling.columns import Columns
 from trialfleet_coordinator.sampling.gaussian_process import GaussianProcess
 from trialfleet_coordinator.sampling.normal import Array
 from trialfleet_coordinator.sampling.parzen import Mask
-from trialfleet_coordinator.sampling.surrogate import REFIT, Surrogate, _on_one_rung, _ranked
+from trialfleet_coordinator.sampling.surrogate import REFIT, Surrogate, _on_one_rung, _ranked, _telling
 from trialfleet_coordinator.sampling.tpe import MOST_MODELLED, SURROGATE_BATCH, SURROGATE_TURNS, TpeSampler
 from trialfleet_coordinator.sampling.uniform import UniformSampler
 from trialfleet_shared.space import Categorical, Float, SearchSpace
@@ -166,6 +166,14 @@ def test_it_is_fitted_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
         sampler.tell([Observation(number, *draw, 0, bowl(draw))])
     assert 5 <= len(fits) <= 9
     assert all(later >= REFIT * before for before, later in pairwise(fits))
+
+
+def test_a_fit_is_by_the_best_trials_and_some_of_all_ranks() -> None:
+    scores = np.random.default_rng(0).permutation(300).astype(float)
+    found = scores[_telling(scores, 100)].tolist()
+    assert found == [*range(299, 249, -1), *range(249, 0, -5)]
+    assert sorted(_telling(scores[:100], 100).tolist()) == list(range(100))
+    assert sorted(_telling(scores[:7], 100).tolist()) == list(range(7))
 
 
 def test_no_candidate_is_picked_twice(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,8 +25,10 @@ SIGNAL_PRIOR = (0.0, 1.0)
 #: Steps of a fit, at most.
 MAX_STEPS = 25
 #: A fit ends where a step changes the logarithm of the posterior by less.
-_SETTLED = 1e-2
-#: Added to the noise, so that points which are the same can be told from a singular matrix.
+_SETTLED = 3e-2
+#: Of what a fit makes least, about; the second derivatives that the first fit begins with.
+_CURVATURE = 10.0
+#: Added to the noise, as a share of what the points explain, so that no matrix is singular to working precision.
 _JITTER = 1e-6
 #: Deviations below the best beyond which the expected improvement is told by its asymptotic series.
 _FAR = -5.0
@@ -55,6 +57,8 @@ class GaussianProcess:
         self._prior = np.array([*[LENGTH_PRIOR] * count, NOISE_PRIOR, SIGNAL_PRIOR]).T
         #: Logarithms: length scales, variance of the noise, variance that the points explain.
         self._theta = self._prior[0].copy()
+        #: The inverse of the second derivatives there, as the last fit left it: the next one begins with it.
+        self._inverse_hessian: Array = np.eye(len(self._theta)) / _CURVATURE
         self._forget()
 
     def fit(self, points: Array, values: Array) -> None:
@@ -64,7 +68,9 @@ class GaussianProcess:
             points: one row each.
             values: of mean 0 and variance 1 or so.
         """
-        self._theta = _least(lambda theta: self._loss(theta, points, values), self._theta)
+        self._theta, self._inverse_hessian = _least(
+            lambda theta: self._loss(theta, points, values), self._theta, self._inverse_hessian
+        )
         self._forget()
 
     def _forget(self) -> None:
@@ -81,6 +87,11 @@ class GaussianProcess:
     def signal(self) -> float:
         """Variance of the values far from all points, the noise apart."""
         return math.exp(self._theta[-1])
+
+    @property
+    def nugget(self) -> float:
+        """What two values at the same point do not share of their variance."""
+        return self.noise + _JITTER * self.signal
 
     def between(self, first: Array, second: Array) -> Array:
         """Covariances of what the points explain, by point of each of the two."""
@@ -107,7 +118,7 @@ class GaussianProcess:
         """The inverse factor of these points, given that of the first of them."""
         known = len(inverse_factor)
         rows = self.between(points[known:], points)
-        rows[np.arange(len(rows)), np.arange(known, len(points))] += self.noise + _JITTER
+        rows[np.arange(len(rows)), np.arange(known, len(points))] += self.nugget
         return _extended(inverse_factor, rows)
 
     def _loss(self, theta: Array, points: Array, values: Array) -> tuple[float, Array]:
@@ -115,7 +126,7 @@ class GaussianProcess:
         scaled = points * np.exp(-theta[self._parameter])
         noise, signal = np.exp(theta[-2:])
         matrix, slope = _matern(_squared_distances(scaled, scaled), signal)
-        matrix[np.diag_indices(len(points))] += noise + _JITTER
+        matrix[np.diag_indices(len(points))] += noise + _JITTER * signal
         try:
             inverse_factor = _extended(np.empty((0, 0)), matrix)
         except np.linalg.LinAlgError:
@@ -134,7 +145,7 @@ class GaussianProcess:
         gradient = away / self._prior[1]
         gradient[:-2] += np.add.reduceat(by_column, self._first_column)
         gradient[-2] += by_noise * noise
-        gradient[-1] += 0.5 * (len(points) - explained) - by_noise * (noise + _JITTER)
+        gradient[-1] += 0.5 * (len(points) - explained) - by_noise * noise
         return float(loss), gradient
 
 
@@ -162,7 +173,7 @@ class Posterior:
         *,
         expectations: int = 0,
     ) -> None:
-        self._signal, self._noise = process.signal, process.noise + _JITTER
+        self._signal, self._nugget = process.signal, process.nugget
         leading = process.inverse_factor(points)
         weights = leading.T @ (leading @ values)
         known = np.concatenate((points, pending))
@@ -178,14 +189,14 @@ class Posterior:
         self.mean: Array = weights @ cross[: len(points)]
         self.variance: Array = self._signal - np.einsum("ij,ij->j", explained, explained).astype(np.float64)
         #: The expected values where there are some.
-        self.at_points: Array = values - self._noise * weights
+        self.at_points: Array = values - self._nugget * weights
 
     def expect(self, place: int) -> None:
         """The value at this point is to come: it is taken to be as expected."""
         known = self._explained[: self._known]
         covariance = self._covariances(self._at[place : place + 1])[0]
         covariance -= known[:, place] @ known
-        covariance /= math.sqrt(max(float(self.variance[place]), 0.0) + self._noise)
+        covariance /= math.sqrt(max(float(self.variance[place]), 0.0) + self._nugget)
         self._explained[self._known] = covariance
         self._known += 1
         self.variance -= covariance * covariance
@@ -216,9 +227,9 @@ def log_expected_improvement(mean: Array, variance: Array, best: float) -> Array
 
 
 def _squared_distances(first: Array, second: Array) -> Array:
-    squared = first @ (-2.0 * second.T)
-    squared += (first * first).sum(axis=1)[:, None]
-    squared += (second * second).sum(axis=1)
+    squared = (-2.0 * first) @ second.T
+    squared += np.einsum("ij,ij->i", first, first)[:, None]
+    squared += np.einsum("ij,ij->i", second, second)
     return np.maximum(squared, 0.0, out=squared)
 
 
@@ -254,17 +265,22 @@ def _extended(inverse_factor: Array, rows: Array) -> Array:
     return inverse
 
 
-def _least(function: _Function, start: Array) -> Array:
-    """Near where a function is least, by the method of Broyden, Fletcher, Goldfarb and Shanno (Nocedal, Wright 2006, 6.1)."""
+def _least(function: _Function, start: Array, inverse: Array) -> tuple[Array, Array]:
+    """Near where a function is least, by the method of Broyden, Fletcher, Goldfarb and Shanno (Nocedal, Wright 2006, 6.1).
+
+    Args:
+        function: what is to be least.
+        start: where to begin.
+        inverse: of the second derivatives, about; returned as it is in the end, or as nothing is known of it where it misled.
+    """
     place = start
     loss, gradient = function(place)
     identity: npt.NDArray[np.float64] = np.eye(len(start))
-    inverse = identity
     for _ in range(MAX_STEPS):
         direction = -inverse @ gradient
         slope = float(direction @ gradient)
         if slope >= 0.0:
-            inverse, direction = identity, -gradient
+            inverse, direction = identity / _CURVATURE, -gradient / _CURVATURE
             slope = float(direction @ gradient)
         # No hyperparameter moves by more than a factor e at a time: far out the function says nothing.
         size = min(1.0, 1.0 / max(float(np.abs(direction).max()), 1e-12))
@@ -275,7 +291,7 @@ def _least(function: _Function, start: Array) -> Array:
                 break
             size *= 0.3
         if not new_loss < loss:
-            break
+            return place, identity / _CURVATURE
         change = new_gradient - gradient
         curvature = float(change @ step)
         if curvature > 1e-10:
@@ -284,4 +300,4 @@ def _least(function: _Function, start: Array) -> Array:
         won, place, loss, gradient = loss - new_loss, place + step, new_loss, new_gradient
         if won < _SETTLED:
             break
-    return place
+    return place, inverse

@@ -25,6 +25,9 @@ from trialfleet_coordinator.sampling.parzen import Axes, ChoiceAxes, Indices, Ma
 
 #: The hyperparameters are fitted anew when there are so many times the results of the last time.
 REFIT = 1.25
+#: By so many of them at most, as what a fit costs grows with the cube of their number: half are the best ones, the others are
+#: evenly over the ranks. With 96 evenly over all ranks, what is between the best ones was taken for noise.
+MOST_FITTED = 128
 #: The prior of the slope from rung to rung, which is 1, counts as so many trials that finished both.
 SLOPE_PAIRS = 3.0
 #: The variance of the normal distribution, by the median of its squared deviations.
@@ -97,7 +100,8 @@ class Surrogate:
             values = _ranked(_on_one_rung(list(self._scores.values())))
             points = self._points(columns, np.array([rows[trial] for trial in self._scores], dtype=np.intp))
             if len(points) >= REFIT * self._fitted:
-                self._process.fit(points, values)
+                some = _telling(values, MOST_FITTED)
+                self._process.fit(points[some], values[some])
                 self._fitted = len(points)
             at = self._coordinates(candidates.points())
             waiting = self._points(columns, pending)
@@ -131,6 +135,14 @@ class Surrogate:
 def _width(axes: Axes, column: int) -> int:
     """Columns that one parameter has."""
     return int(axes.sizes[column]) if isinstance(axes, ChoiceAxes) else 1
+
+
+def _telling(values: Array, most: int) -> Indices:
+    """Places of at most so many values, best first: the best half of these, and evenly of the others."""
+    order = np.argsort(-values, kind="stable")
+    rest = max(len(order) - most // 2, 0)
+    kept = min(rest, most - most // 2)
+    return np.concatenate((order[: most // 2], order[most // 2 :][np.arange(kept) * rest // max(kept, 1)]))
 
 
 def _on_one_rung(trials: Sequence[Mapping[int, float]]) -> Array:
