@@ -13,7 +13,7 @@ the density of each set, draw candidates from the good density and take the one 
   which is better. Choosing among the candidates of all branches settled early in one: on the function `models` -1.26
   instead of -2.50, with 8 in flight.
 - While a study is small, half of its trials are chosen by what a Gaussian process expects of them, not by the ratio: see
-  `surrogate.py`. It costs some milliseconds a trial, which grow with the study, so a large one does without.
+  `surrogate.py`. What it costs grows with the study, so a large one does without.
 - A batch is drawn from one model, whose cost its trials share. `estimator.py` says which trials are in it, and why their
   number is bounded.
 """
