@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from trialfleet_coordinator.sampling.gaussian_process import (
+    _FARTHEST,
     GaussianProcess,
     Posterior,
     _least,
@@ -99,6 +100,19 @@ def test_a_point_that_is_expected_is_one_that_is_pending() -> None:
     assert posterior.variance == pytest.approx(pending.variance, abs=1e-4)
     assert (posterior.variance < before).all()
     assert posterior.mean == pytest.approx(mean)
+
+
+def test_a_fit_takes_no_chance_of_rounding_for_an_explanation() -> None:
+    """Two choices, and values that are the same but for a few: at length scales that are short enough the loss is arbitrary."""
+    generator = np.random.default_rng(0)
+    points = np.column_stack((np.sqrt(0.5) * np.eye(2)[generator.integers(2, size=300)], generator.random((300, 2))))
+    process = GaussianProcess([2, 1, 1])
+    assert process._loss(np.array([-20.0, 0.0, 0.0, -3.0, 0.0]), points, np.zeros(300))[0] == math.inf
+    process._theta = np.array([-6.4, 5.4, 5.4, -11.9, 0.0])
+    process.fit(points[:128], np.where(np.arange(128) % 40, -0.03, 2.3))
+    assert np.abs((process._theta - process._prior[0]) / process._prior[1]).max() <= _FARTHEST
+    grown = process.inverse_factor(points[:200])
+    assert np.isfinite(process.extended(grown, points)).all()
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -30,6 +30,9 @@ _SETTLED = 3e-2
 _CURVATURE = 10.0
 #: Added to the noise, as a share of what the points explain, so that no matrix is singular to working precision.
 _JITTER = 1e-6
+#: Deviations of its prior beyond which a fit takes no hyperparameter: at the shortest length scales the distance of points that
+#: are the same is what rounding leaves of it, and a matrix that is singular by chance would seem to explain values best.
+_FARTHEST = 6.0
 #: Deviations below the best beyond which the expected improvement is told by its asymptotic series.
 _FAR = -5.0
 #: Rows by which the inverse of a factor grows.
@@ -123,6 +126,9 @@ class GaussianProcess:
 
     def _loss(self, theta: Array, points: Array, values: Array) -> tuple[float, Array]:
         """Negative logarithm of the hyperparameters' posterior density, a constant apart, and its gradient."""
+        away = (theta - self._prior[0]) / self._prior[1]
+        if np.abs(away).max() > _FARTHEST:
+            return math.inf, np.zeros_like(theta)
         scaled = points * np.exp(-theta[self._parameter])
         noise, signal = np.exp(theta[-2:])
         matrix, slope = _matern(_squared_distances(scaled, scaled), signal)
@@ -134,7 +140,6 @@ class GaussianProcess:
         inverse = inverse_factor.T @ inverse_factor
         weights = inverse @ values
         explained = values @ weights
-        away = (theta - self._prior[0]) / self._prior[1]
         loss = 0.5 * explained - np.log(np.diag(inverse_factor)).sum() + 0.5 * away @ away
         # The derivative by the covariances is half of the inverse without the weights' products; then by what they depend on.
         by_noise = 0.5 * (np.trace(inverse) - weights @ weights)
