@@ -115,6 +115,22 @@ def test_a_fit_takes_no_chance_of_rounding_for_an_explanation() -> None:
     assert np.isfinite(process.extended(grown, points)).all()
 
 
+def test_without_noise_a_posterior_is_as_exact() -> None:
+    """In single precision the variances of points that are expected would come below zero, and from there without bounds."""
+    process, generator = GaussianProcess([1]), np.random.default_rng(0)
+    process._theta = np.array([1.0, -20.0, 0.0])
+    points, at = generator.random((100, 1)), generator.random((200, 1))
+    values = np.where(points[:, 0] > 0.5, 1.0, -1.0)
+    posterior = Posterior(process, points, values, np.empty((0, 1)), at, expectations=100)
+    inverse = np.linalg.inv(covariance(process, points))
+    assert posterior.mean == pytest.approx(process.between(at, points) @ inverse @ values, abs=1e-4)
+    for place in range(100):
+        posterior.expect(place)
+    assert (posterior.variance > 0.0).all()
+    pending = Posterior(process, points, values, at[:100], at)
+    assert posterior.variance == pytest.approx(pending.variance, rel=1e-3)
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_the_gradient_is_that_of_the_loss(seed: int) -> None:
     generator = np.random.default_rng(seed)

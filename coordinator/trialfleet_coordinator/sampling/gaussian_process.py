@@ -30,6 +30,8 @@ _SETTLED = 3e-2
 _CURVATURE = 10.0
 #: Added to the noise, as a share of what the points explain, so that no matrix is singular to working precision.
 _JITTER = 1e-6
+#: Noise, as a share of what the points explain, below which single precision is not enough: rounding in it is about 1e-6.
+_NOISELESS = 1e-3
 #: Deviations of its prior beyond which a fit takes no hyperparameter: at the shortest length scales the distance of points that
 #: are the same is what rounding leaves of it, and a matrix that is singular by chance would seem to explain values best.
 _FARTHEST = 6.0
@@ -157,7 +159,8 @@ class GaussianProcess:
 class Posterior:
     """What is known at some points, given values elsewhere.
 
-    What is looked for is in single precision, which takes half the time; the inverse factor that it follows from is not.
+    What is looked for is in single precision, which takes half the time, unless there is next to no noise; the inverse factor
+    that it follows from is not.
 
     Args:
         process: the prior.
@@ -179,15 +182,16 @@ class Posterior:
         expectations: int = 0,
     ) -> None:
         self._signal, self._nugget = process.signal, process.nugget
+        self._precision = np.float32 if self._nugget > _NOISELESS * self._signal else np.float64
         leading = process.inverse_factor(points)
         weights = leading.T @ (leading @ values)
         known = np.concatenate((points, pending))
-        inverse_factor = process.extended(leading, known).astype(np.float32)
+        inverse_factor = process.extended(leading, known).astype(self._precision, copy=False)
         self._at = process.scaled(at)
         cross = self._covariances(process.scaled(known))
         #: Such that the product of two points' columns is what the known ones explain of their covariance. A row for each of
         #: those, and for those that are expected.
-        self._explained = np.empty((len(known) + expectations, len(at)), dtype=np.float32)
+        self._explained = np.empty((len(known) + expectations, len(at)), dtype=self._precision)
         self._known = len(known)
         explained = np.matmul(inverse_factor, cross, out=self._explained[: len(known)])
         #: The expected values at the points to look at, and their variance, both without the noise.
@@ -206,9 +210,12 @@ class Posterior:
         self._known += 1
         self.variance -= covariance * covariance
 
-    def _covariances(self, scaled: Array) -> Single:
+    def _covariances(self, scaled: Array) -> Array | Single:
         """Of each of these points with those to look at."""
-        return _matern(_squared_distances(scaled, self._at).astype(np.float32), self._signal)[0]
+        squared = _squared_distances(scaled, self._at)
+        if self._precision is np.float64:
+            return _matern(squared, self._signal)[0]
+        return _matern(squared.astype(np.float32), self._signal)[0]
 
 
 def log_expected_improvement(mean: Array, variance: Array, best: float) -> Array:
