@@ -14,13 +14,20 @@ from trialfleet_coordinator.events import Draw
 from trialfleet_coordinator.sampling import surrogate as surrogate_module
 from trialfleet_coordinator.sampling.candidates import Candidates, Layout
 from trialfleet_coordinator.sampling.columns import Columns
-from trialfleet_coordinator.sampling.gaussian_process import GaussianProcess
+from trialfleet_coordinator.sampling.gaussian_process import GaussianProcess, Posterior
 from trialfleet_coordinator.sampling.normal import Array
 from trialfleet_coordinator.sampling.parzen import Mask
-from trialfleet_coordinator.sampling.surrogate import REFIT, Surrogate, _on_one_rung, _ranked, _telling
-from trialfleet_coordinator.sampling.tpe import MOST_MODELLED, SURROGATE_BATCH, SURROGATE_TURNS, TpeSampler
+from trialfleet_coordinator.sampling.surrogate import MOST_FITTED, REFIT, Surrogate, _on_one_rung, _ranked, _telling
+from trialfleet_coordinator.sampling.tpe import (
+    MORE_CANDIDATES,
+    MOST_MODELLED,
+    SURROGATE_BATCH,
+    SURROGATE_CANDIDATES,
+    SURROGATE_TURNS,
+    TpeSampler,
+)
 from trialfleet_coordinator.sampling.uniform import UniformSampler
-from trialfleet_shared.space import Categorical, Float, SearchSpace
+from trialfleet_shared.space import Categorical, Float, Int, SearchSpace
 
 CUBE = SearchSpace({name: Float(0, 1) for name in "abc"})
 #: Numbers of trials that it chooses.
@@ -168,6 +175,21 @@ def test_it_is_fitted_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(later >= REFIT * before for before, later in pairwise(fits))
 
 
+def test_a_fit_is_of_so_many_trials_at_most_and_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+    fits: list[Array] = []
+    original = GaussianProcess.fit
+
+    def noting(self: GaussianProcess, points: Array, values: Array) -> None:
+        fits.append(values)
+        original(self, points, values)
+
+    monkeypatch.setattr(GaussianProcess, "fit", noting)
+    chosen(told(CUBE, bowl, trials=250), 3)
+    assert [len(values) for values in fits] == [MOST_FITTED]
+    best = _ranked(np.arange(250.0))[-MOST_FITTED // 2 :]
+    assert fits[0][: len(best)] == pytest.approx(best[::-1])
+
+
 def test_a_fit_is_by_the_best_trials_and_some_of_all_ranks() -> None:
     scores = np.random.default_rng(0).permutation(300).astype(float)
     found = scores[_telling(scores, 100)].tolist()
@@ -189,22 +211,44 @@ def test_no_candidate_is_picked_twice(monkeypatch: pytest.MonkeyPatch) -> None:
 
         return asking
 
+    expected: list[int] = []
     monkeypatch.setattr(Candidates, "drawer", noting)
+    monkeypatch.setattr(Posterior, "expect", lambda _, place: expected.append(place))
     assert len(told(CUBE, lambda _: 1.0).ask(range(1000, 1064))) == 64
     assert len(asked) == len(set(asked)) == SURROGATE_BATCH
+    assert expected == asked
+
+
+def test_every_trial_of_a_batch_has_a_branch_of_its_own() -> None:
+    space = SearchSpace(
+        {"kind": Categorical(["one", "two"]), "x": Float(0, 1, when={"kind": ["two"]}), "y": Float(0, 1)}
+    )
+    sampler = told(space, lambda draw: float("x" in draw.params))
+    draws = sampler._by_surrogate(TURNS[:SURROGATE_BATCH]).values()
+    assert len(draws) == SURROGATE_BATCH
+    for draw in draws:
+        assert ("x" in draw.params) == (draw.params["kind"] == "two")
+        assert draw.params.keys() == draw.distributions.keys()
+    assert {draw.params["kind"] for draw in draws} == {"one", "two"}
+
+
+def test_of_a_small_space_every_point_is_drawn_once() -> None:
+    space = SearchSpace({"x": Int(0, 49)})
+    sampler = told(space, lambda draw: float(str(draw.params["x"])) ** 2, trials=12)
+    assert len(chosen(sampler, 50)) == 50 - 12
 
 
 def test_of_a_large_batch_it_chooses_some(monkeypatch: pytest.MonkeyPatch) -> None:
-    picks: list[int] = []
+    picks: list[tuple[int, int]] = []
     original = Surrogate.choose
 
     def noting(self: Surrogate, *arguments: Any, **fields: Any) -> None:
-        picks.append(fields["picks"])
+        picks.append((len(arguments[0]), fields["picks"]))
         original(self, *arguments, **fields)
 
     monkeypatch.setattr(Surrogate, "choose", noting)
     assert len(told(CUBE, bowl, trials=12).ask(range(1000, 1200))) == 200
-    assert picks == [SURROGATE_BATCH]
+    assert picks == [(SURROGATE_CANDIDATES + MORE_CANDIDATES * (SURROGATE_BATCH - 1), SURROGATE_BATCH)]
 
 
 def test_it_is_given_up_in_a_large_study(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -123,6 +123,8 @@ def test_candidates_are_alike_that_have_the_same_parameters() -> None:
         [draw.params.keys() for draw in candidates.draws(range(first, first + 10), space.parameters)]
         for first in range(0, 40, 10)
     ]
+    make = candidates.drawer(space.parameters)
+    assert [make(one) for one in range(40)] == candidates.draws(range(40), space.parameters)
     branches = candidates.branches().reshape(-1, 10)
     assert (branches == branches[:, :1]).tolist() == [[keys == group[0] for keys in group] for group in kinds]
 
