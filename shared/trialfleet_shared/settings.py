@@ -116,7 +116,7 @@ class EfficiencyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
     @classmethod
     def thorough(cls) -> Self:
-        """The baseline's own answer for less: all rows always, only folds and the cache save work."""
+        """The baseline's own answer for less: all rows always; folds, the cache and patience save work."""
         return cls(**PRESETS["thorough"])
 
     def patience_for(self, trials: int | None) -> int | None:
