@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from trialfleet_coordinator.events import Draw
 from trialfleet_coordinator.sampling.columns import Columns
-from trialfleet_coordinator.sampling.normal import Array
+from trialfleet_coordinator.sampling.normal import Array, Single
 from trialfleet_coordinator.sampling.parzen import (
     Axes,
     ChoiceAxes,
@@ -23,7 +23,6 @@ from trialfleet_coordinator.sampling.parzen import (
     Kernels,
     Mask,
     NumberAxes,
-    Single,
     log_densities,
     log_mean_exp,
     log_ratio,

@@ -14,7 +14,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from trialfleet_coordinator.sampling.normal import Array, cdf
+from trialfleet_coordinator.sampling.normal import Array, Single, cdf
 
 #: Mean and standard deviation of the normal priors on the logarithms of a length scale (the cube's side is 1), of the noise's
 #: variance, and of the variance that the points explain. Longer length scales, as are usual for many parameters (median 4 and
@@ -40,7 +40,6 @@ _FAR = -5.0
 #: Rows by which the inverse of a factor grows.
 _BLOCK = 32
 
-Single = npt.NDArray[np.float32]
 #: In the precision that is given.
 _Real = TypeVar("_Real", Array, Single)
 
@@ -71,7 +70,7 @@ class GaussianProcess:
 
         Args:
             points: one row each.
-            values: of mean 0 and variance 1 or so.
+            values: quantiles of the normal distribution, or the like: the priors expect numbers of about 1.
         """
         self._theta, self._inverse_hessian = _least(
             lambda theta: self._loss(theta, points, values), self._theta, self._inverse_hessian

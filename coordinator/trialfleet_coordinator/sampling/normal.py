@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
+Single = npt.NDArray[np.float32]
 
 #: Nodes of the table that `cdf` expands around, per unit, and the range that it covers: beyond it, nothing is left.
 _NODES_PER_UNIT = 256

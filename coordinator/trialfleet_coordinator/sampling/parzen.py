@@ -19,12 +19,11 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from trialfleet_coordinator.sampling.normal import Array, cdf, quantile
+from trialfleet_coordinator.sampling.normal import Array, Single, cdf, quantile
 from trialfleet_shared.space import Categorical, Float, Int, Scalar
 
 Indices = npt.NDArray[np.intp]
 Mask = npt.NDArray[np.bool_]
-Single = npt.NDArray[np.float32]
 
 #: The narrowest bandwidth is 1/(n + 1) of the range with n kernels, and never below 1 / MAX_RESOLUTION.
 MAX_RESOLUTION = 100.0
