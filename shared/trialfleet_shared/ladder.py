@@ -5,6 +5,7 @@ are the first folds of the resampling. So a result at (fraction, fold) counts on
 """
 
 import itertools
+import math
 
 import msgspec
 
@@ -13,6 +14,10 @@ from trialfleet_shared.tables import check_fields
 
 #: The highest rung below all rows has at most 1 / this of them, to be worth its own decision.
 SMALLEST_STEP = 1.5
+#: Validation rows that a rung's folds have together at least. On 35 rows, a tenth of them all, scores hardly rank the trials:
+#: with two such folds on rung 0 instead of one, the regret fell from 0.41 to 0.08 in mode `thorough` and from 0.61 to 0.20 in
+#: `balanced` (scikit-learn's diabetes data, five seeds), for a tenth to a fifth of the baseline's CPU.
+FEWEST_VALIDATED = 60
 
 
 class Rung(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -61,6 +66,7 @@ def build_ladder(
     *,
     rows: int,
     folds: int,
+    valid_rows: int | None,
     fraction: float,
     lowest: float,
     rung_rows: int,
@@ -68,7 +74,7 @@ def build_ladder(
     reduction_factor: float,
     fold_halving: bool = True,
 ) -> Ladder:
-    """The ladder from `fraction` of the rows on one fold up to all rows on all folds.
+    """The ladder from `fraction` of the rows on one fold up to all rows on all folds; on more folds where one is small.
 
     Between them are fractions eta apart, then one and two folds on all rows: on tables of real fits a second fold told
     the best trials from the good ones for little. The middle fractions are not there for their price alone: they show
@@ -77,6 +83,7 @@ def build_ladder(
     Args:
         rows: training rows of fold 0.
         folds: folds of the resampling.
+        valid_rows: validation rows of fold 0; None when there is no data set.
         fraction: share of the rows on rung 0.
         lowest: rung 0 may start as low as this where it keeps `rung_rows` rows.
         rung_rows: rows that make a rung below `fraction` worth having.
@@ -87,9 +94,10 @@ def build_ladder(
     if rows < 1:
         raise ConfigurationError(f"a ladder needs training rows, got {rows}")
     start = max(min(fraction, max(lowest, rung_rows / rows)), min(1.0, fewest_rows / rows))
+    fewest_folds = 1 if valid_rows is None else min(folds, math.ceil(FEWEST_VALIDATED / max(valid_rows, 1)))
     rungs = []
     while start * SMALLEST_STEP <= 1.0:
-        rungs.append(Rung(round(start, 6), 1))
+        rungs.append(Rung(round(start, 6), fewest_folds))
         start *= reduction_factor
-    counts = {1, min(2, folds), folds} if fold_halving else {folds}
+    counts = {fewest_folds, min(max(2, fewest_folds), folds), folds} if fold_halving else {folds}
     return Ladder((*rungs, *(Rung(1.0, count) for count in sorted(counts))))

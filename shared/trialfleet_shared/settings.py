@@ -135,13 +135,16 @@ class EfficiencyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
             return 1
         return min(self.max_workers or cores, cores)
 
-    def ladder_for(self, *, rows: int | None, folds: int, has_fidelity: bool) -> Ladder:
+    def ladder_for(
+        self, *, rows: int | None, folds: int, has_fidelity: bool, valid_rows: int | None = None
+    ) -> Ladder:
         """The ladder of a study.
 
         Args:
             rows: training rows of fold 0; None when the study has no data set.
             folds: folds of the resampling; 1 without data.
             has_fidelity: whether the objective can use a fraction (it takes `data` or `budget`).
+            valid_rows: validation rows of fold 0; None when the study has no data set.
         """
         if not has_fidelity:
             return Ladder((Rung(1.0, folds),))
@@ -157,6 +160,7 @@ class EfficiencyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         return build_ladder(
             rows=rows if rows is not None else 10**9,
             folds=folds,
+            valid_rows=valid_rows,
             fraction=fraction,
             lowest=(self.enable_data_subsampling and self.lowest_fraction) or fraction,
             rung_rows=self.rung_rows,

@@ -13,7 +13,7 @@ def fractions(ladder: Ladder) -> list[tuple[float, int]]:
 
 def test_the_ladder_of_the_evidence() -> None:
     ladder = build_ladder(
-        rows=30_000, folds=5, fraction=0.1, lowest=0.1, rung_rows=1000, fewest_rows=100, reduction_factor=3
+        rows=30_000, folds=5, valid_rows=6000, fraction=0.1, lowest=0.1, rung_rows=1000, fewest_rows=100, reduction_factor=3
     )
     assert fractions(ladder) == [(0.1, 1), (0.3, 1), (1.0, 1), (1.0, 2), (1.0, 5)]
 
@@ -21,7 +21,7 @@ def test_the_ladder_of_the_evidence() -> None:
 @pytest.mark.parametrize("folds", [1, 2, 3])
 def test_one_and_two_folds_come_before_all(folds: int) -> None:
     ladder = build_ladder(
-        rows=300, folds=folds, fraction=1.0, lowest=1.0, rung_rows=1000, fewest_rows=100, reduction_factor=3
+        rows=300, folds=folds, valid_rows=100, fraction=1.0, lowest=1.0, rung_rows=1000, fewest_rows=100, reduction_factor=3
     )
     assert fractions(ladder) == [(1.0, count) for count in range(1, folds + 1)]
 
@@ -54,6 +54,29 @@ def test_few_rows_make_a_ladder_of_folds_alone() -> None:
         (1.0, 2),
         (1.0, 5),
     ]
+
+
+@pytest.mark.parametrize(
+    ("valid_rows", "folds", "expected"),
+    [
+        (60, 10, [1, 2, 10]),
+        (59, 10, [2, 10]),
+        (30, 10, [2, 10]),
+        (29, 10, [3, 10]),
+        (10, 5, [5]),
+        (0, 5, [5]),
+        (20, 1, [1]),
+        (None, 5, [1, 2, 5]),
+    ],
+)
+def test_small_folds_are_not_asked_alone(valid_rows: int | None, folds: int, expected: list[int]) -> None:
+    ladder = EfficiencyConfig.thorough().ladder_for(rows=300, folds=folds, has_fidelity=True, valid_rows=valid_rows)
+    assert fractions(ladder) == [(1.0, count) for count in expected]
+
+
+def test_shares_of_the_rows_are_scored_on_as_many_folds() -> None:
+    ladder = EfficiencyConfig().ladder_for(rows=400, folds=10, has_fidelity=True, valid_rows=44)
+    assert fractions(ladder) == [(0.3, 2), (1.0, 2), (1.0, 10)]
 
 
 @pytest.mark.parametrize(
