@@ -192,7 +192,7 @@ PRESETS: Mapping[str, dict[str, Any]] = {
         "batch_size": 100,
         "fewest_rows": 500,
         "warm_start_trials": 10,
-        "early_stopping_patience": 30,
+        "early_stopping_patience": 25,
     },
     "thorough": {
         "enable_data_subsampling": False,
