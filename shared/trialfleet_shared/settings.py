@@ -181,7 +181,7 @@ PRESETS: Mapping[str, dict[str, Any]] = {
         "batch_size": 200,
         "fewest_rows": 500,
         "warm_start_trials": 10,
-        "early_stopping_patience": 20,
+        "early_stopping_patience": 25,
     },
     "balanced": {
         "subsample_fraction": 0.5,
@@ -192,7 +192,7 @@ PRESETS: Mapping[str, dict[str, Any]] = {
         "batch_size": 100,
         "fewest_rows": 500,
         "warm_start_trials": 10,
-        "early_stopping_patience": 25,
+        "early_stopping_patience": 30,
     },
     "thorough": {
         "enable_data_subsampling": False,

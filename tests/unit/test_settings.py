@@ -54,8 +54,8 @@ def test_layering_nothing_gives_the_preset(mode: Any) -> None:
 
 
 def test_patience_grows_with_the_trials_of_a_long_study() -> None:
-    assert [EfficiencyConfig.fast().patience_for(trials) for trials in (10, 100, 101, 1000)] == [20, 20, 21, 200]
-    assert [EfficiencyConfig.balanced().patience_for(trials) for trials in (10, 100, 1000)] == [25, 25, 250]
+    assert [EfficiencyConfig.fast().patience_for(trials) for trials in (10, 100, 101, 1000)] == [25, 25, 26, 250]
+    assert [EfficiencyConfig.balanced().patience_for(trials) for trials in (10, 100, 1000)] == [30, 30, 300]
     assert [EfficiencyConfig.thorough().patience_for(trials) for trials in (10, 100, 1000)] == [40, 40, 400]
 
 
