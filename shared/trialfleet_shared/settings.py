@@ -135,9 +135,7 @@ class EfficiencyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
             return 1
         return min(self.max_workers or cores, cores)
 
-    def ladder_for(
-        self, *, rows: int | None, folds: int, has_fidelity: bool, valid_rows: int | None = None
-    ) -> Ladder:
+    def ladder_for(self, *, rows: int | None, folds: int, has_fidelity: bool, valid_rows: int | None = None) -> Ladder:
         """The ladder of a study.
 
         Args:

@@ -13,7 +13,14 @@ def fractions(ladder: Ladder) -> list[tuple[float, int]]:
 
 def test_the_ladder_of_the_evidence() -> None:
     ladder = build_ladder(
-        rows=30_000, folds=5, valid_rows=6000, fraction=0.1, lowest=0.1, rung_rows=1000, fewest_rows=100, reduction_factor=3
+        rows=30_000,
+        folds=5,
+        valid_rows=6000,
+        fraction=0.1,
+        lowest=0.1,
+        rung_rows=1000,
+        fewest_rows=100,
+        reduction_factor=3,
     )
     assert fractions(ladder) == [(0.1, 1), (0.3, 1), (1.0, 1), (1.0, 2), (1.0, 5)]
 
@@ -21,7 +28,14 @@ def test_the_ladder_of_the_evidence() -> None:
 @pytest.mark.parametrize("folds", [1, 2, 3])
 def test_one_and_two_folds_come_before_all(folds: int) -> None:
     ladder = build_ladder(
-        rows=300, folds=folds, valid_rows=100, fraction=1.0, lowest=1.0, rung_rows=1000, fewest_rows=100, reduction_factor=3
+        rows=300,
+        folds=folds,
+        valid_rows=100,
+        fraction=1.0,
+        lowest=1.0,
+        rung_rows=1000,
+        fewest_rows=100,
+        reduction_factor=3,
     )
     assert fractions(ladder) == [(1.0, count) for count in range(1, folds + 1)]
 
