@@ -127,7 +127,7 @@ def test_data_as_frame_arrays_mapping_and_file(home: Path, tmp_path: Path) -> No
         assert {trial["metrics"]["rows"] for trial in found["results"]} == {180}
         assert {trial["metrics"]["columns"] for trial in found["results"]} == {2}
         assert found["test_value"] == found["best_value"]
-        assert found["report"].ladder.rungs[-1].folds == 4
+        assert [rung.folds for rung in found["report"].ladder.rungs] == [2, 4], "a fold validates on 45 rows"
 
 
 def test_that_rows_have_no_target_is_told(home: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -27,16 +27,7 @@ def test_the_ladder_of_the_evidence() -> None:
 
 @pytest.mark.parametrize("folds", [1, 2, 3])
 def test_one_and_two_folds_come_before_all(folds: int) -> None:
-    ladder = build_ladder(
-        rows=300,
-        folds=folds,
-        valid_rows=100,
-        fraction=1.0,
-        lowest=1.0,
-        rung_rows=1000,
-        fewest_rows=100,
-        reduction_factor=3,
-    )
+    ladder = EfficiencyConfig.thorough().ladder_for(rows=300, folds=folds, has_fidelity=True)
     assert fractions(ladder) == [(1.0, count) for count in range(1, folds + 1)]
 
 
