@@ -73,7 +73,7 @@ def test_points_of_a_grid_are_apart_and_belong_to_it(grid: Float, number: int, s
     assert grid.contains(grid.at(index))
     assert grid.contains(uniform_value(grid, share))
     axes = NumberAxes([grid])
-    assert all(grid.contains(value) for value in axes.values(np.array([share]), 0))
+    assert all(grid.contains(value) for value in axes.values(np.array([[share]]))[0])
 
 
 @given(distributions, shares)
@@ -98,8 +98,8 @@ def test_kernels_sample_values_of_the_distributions_with_finite_density(
         random = np.random.default_rng(count)
         rows = random.integers(len(seen) + 1, size=(count, len(kinds)))
         points = kernels.sample(rows, random.random((count, len(kinds))))
-        for column, one in enumerate(kinds):
-            assert all(one.contains(value) for value in axes.values(points[:, column], column))
+        for one, column in zip(kinds, axes.values(points), strict=True):
+            assert all(one.contains(value) for value in column)
         active = np.ones(points.shape, dtype=np.bool_)
         density = log_densities(kernels.features(points, active), kernels.factors())
         assert density.shape == (count, len(seen) + 1)

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from trialfleet_coordinator.sampling.gaussian_process import (
-    _CURVATURE,
     _FARTHEST,
     GaussianProcess,
     Posterior,
@@ -94,28 +93,6 @@ def test_what_is_known_of_an_inverse_factor_is_not_computed_again(monkeypatch: p
     for count in (20, 30, 50, 50):
         process.inverse_factor(points[:count])
     assert known == [0, 20, 30, 50]
-
-
-def test_a_fit_begins_with_what_the_last_one_knew(monkeypatch: pytest.MonkeyPatch) -> None:
-    process, points, values = process_and_data(60)
-    theta, calls = process._theta, []
-    original = GaussianProcess._loss
-
-    def counting(self: GaussianProcess, *arguments: Array) -> tuple[float, Array]:
-        calls.append(arguments)
-        return original(self, *arguments)
-
-    monkeypatch.setattr(GaussianProcess, "_loss", counting)
-    others = [theta + 0.3, theta - 0.3]
-    counts = []
-    for inverse in (process._inverse_hessian, np.eye(len(theta))):
-        calls.clear()
-        for start in others:
-            process._theta, process._inverse_hessian = start, inverse
-            process.fit(points, values)
-        assert process._inverse_hessian is not inverse
-        counts.append(len(calls))
-    assert counts[0] < counts[1]
 
 
 @pytest.mark.parametrize("signal", [-20.0, 0.0, 20.0])
@@ -215,18 +192,13 @@ def test_a_narrow_valley_is_followed_in_steps_that_are_not_too_long() -> None:
         away = place - 3.0
         return float(0.5 * scales @ (away * away)), scales * away
 
-    found, inverse = _least(valley, np.zeros(3), np.eye(3))
-    assert found == pytest.approx([3.0, 3.0, 3.0], abs=0.02)
-    assert len(places) < 15, "by the gradient alone it were 35"
+    found = _least(valley, np.zeros(3))
+    assert found == pytest.approx([3.0, 3.0, 3.0], abs=0.3)
+    assert len(places) < 15, "it learns how the function bends"
     assert np.abs(places[1]).max() <= 1.0
-    places.clear()
-    again, _ = _least(valley, found + 0.1, inverse)
-    assert again == pytest.approx([3.0, 3.0, 3.0], abs=0.02)
-    assert len(places) < 5, "it knows how the function bends"
 
 
-def test_second_derivatives_that_misled_are_forgotten() -> None:
-    start, misleading = np.ones(2), np.diag([5.0, 3.0])
-    found, inverse = _least(lambda place: (float(place @ place), -place), start, misleading)
-    assert found.tolist() == start.tolist(), "uphill"
-    assert inverse == pytest.approx(np.eye(2) / _CURVATURE)
+def test_where_nothing_is_less_the_place_remains() -> None:
+    start = np.ones(2)
+    assert _least(lambda place: (float(place @ place), -place), start).tolist() == start.tolist(), "uphill"
+    assert _least(lambda place: (float(place @ place), 2 * place), np.zeros(2)).tolist() == [0.0, 0.0]

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,12 +12,20 @@ import threadpoolctl
 from trialfleet_coordinator.commands import Observation
 from trialfleet_coordinator.events import Draw
 from trialfleet_coordinator.sampling import surrogate as surrogate_module
-from trialfleet_coordinator.sampling.candidates import Candidates, Layout
+from trialfleet_coordinator.sampling.candidates import Layout
 from trialfleet_coordinator.sampling.columns import Columns
+from trialfleet_coordinator.sampling.drawing import Drawing
 from trialfleet_coordinator.sampling.gaussian_process import GaussianProcess, Posterior
 from trialfleet_coordinator.sampling.normal import Array
-from trialfleet_coordinator.sampling.parzen import Mask
-from trialfleet_coordinator.sampling.surrogate import MOST_FITTED, REFIT, Surrogate, _on_one_rung, _ranked, _telling
+from trialfleet_coordinator.sampling.surrogate import (
+    LATE_REFIT,
+    MOST_FITTED,
+    REFIT,
+    Surrogate,
+    _on_one_rung,
+    _ranked,
+    _telling,
+)
 from trialfleet_coordinator.sampling.tpe import (
     MORE_CANDIDATES,
     MOST_MODELLED,
@@ -27,7 +35,7 @@ from trialfleet_coordinator.sampling.tpe import (
     TpeSampler,
 )
 from trialfleet_coordinator.sampling.uniform import UniformSampler
-from trialfleet_shared.space import Categorical, Float, Int, SearchSpace
+from trialfleet_shared.space import Categorical, Float, Int, Params, SearchSpace
 
 CUBE = SearchSpace({name: Float(0, 1) for name in "abc"})
 #: Numbers of trials that it chooses.
@@ -89,15 +97,8 @@ def test_a_choice_and_what_it_brings_are_learnt_together() -> None:
     assert np.median(np.abs(np.array(bowls) - 0.7)) < 0.1
 
 
-class Offered:
-    """Some candidates."""
-
-    def __init__(self) -> None:
-        points = np.random.default_rng(0).random((50, 3))
-        self._kind = points, np.ones_like(points, dtype=np.bool_)
-
-    def points(self) -> list[tuple[Array, Mask]]:
-        return [self._kind]
+#: Candidates.
+OFFERED = np.random.default_rng(0).random((50, 3))
 
 
 def offered_to(
@@ -111,7 +112,7 @@ def offered_to(
         surrogate.observe([Observation(number, *draw, 0, bowl(draw))])
     waiting = [columns.append(dict(zip("abc", under_way, strict=True)), dict(CUBE.parameters))] if under_way else []
     pending = np.array(waiting, dtype=np.intp)
-    offered = cast(Candidates, Offered())
+    offered = [(OFFERED, np.ones_like(OFFERED, dtype=np.bool_))]
     surrogate.choose(offered, pick, picks=picks, columns=columns, rows=rows, pending=pending)
 
 
@@ -154,8 +155,7 @@ def test_where_a_trial_is_under_way_another_is_worth_less() -> None:
 
     before = scores(under_way=[])
     first = int(before.argmax())
-    (points, _), *_ = Offered().points()
-    assert scores(under_way=points[first].tolist())[first] < before[first] - 0.5
+    assert scores(under_way=OFFERED[first].tolist())[first] < before[first] - 0.5
 
 
 def test_it_is_fitted_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,6 +173,15 @@ def test_it_is_fitted_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
         sampler.tell([Observation(number, *draw, 0, bowl(draw))])
     assert 5 <= len(fits) <= 9
     assert all(later >= REFIT * before for before, later in pairwise(fits))
+
+
+def test_it_is_fitted_less_often_once_a_fit_is_by_a_part_of_the_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+    sampler, fitted = told(CUBE, bowl, trials=MOST_FITTED + 1), []
+    monkeypatch.setattr(GaussianProcess, "fit", lambda *_: fitted.append(len(sampler._surrogate or "")))
+    for number, draw in enumerate(UniformSampler(CUBE, seed=2).ask(range(80)), 500):
+        sampler.ask(range(4 * number, 4 * number + 1))
+        sampler.tell([Observation(number, *draw, 0, bowl(draw))])
+    assert fitted == [MOST_FITTED + 1, math.ceil(LATE_REFIT * (MOST_FITTED + 1))]
 
 
 def test_a_fit_is_of_so_many_trials_at_most_and_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,24 +208,20 @@ def test_a_fit_is_by_the_best_trials_and_some_of_all_ranks() -> None:
 
 
 def test_no_candidate_is_picked_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[int] = []
-    original = Candidates.drawer
+    new: list[bool] = []
+    original = Drawing.add
 
-    def noting(self: Candidates, *arguments: Any) -> Callable[[int], Draw]:
-        draw_of = original(self, *arguments)
-
-        def asking(candidate: int) -> Draw:
-            asked.append(candidate)
-            return draw_of(candidate)
-
-        return asking
+    def noting(self: Drawing, params: Params) -> bool:
+        new.append(original(self, params))
+        return new[-1]
 
     expected: list[int] = []
-    monkeypatch.setattr(Candidates, "drawer", noting)
+    sampler = told(CUBE, lambda _: 1.0)
+    monkeypatch.setattr(Drawing, "add", noting)
     monkeypatch.setattr(Posterior, "expect", lambda _, place: expected.append(place))
-    assert len(told(CUBE, lambda _: 1.0).ask(range(1000, 1064))) == 64
-    assert len(asked) == len(set(asked)) == SURROGATE_BATCH
-    assert expected == asked
+    assert len(sampler.ask(range(1000, 1064))) == 64
+    assert new == [True] * 64
+    assert len(expected) == len(set(expected)) == SURROGATE_BATCH
 
 
 def test_every_trial_of_a_batch_has_a_branch_of_its_own() -> None:
@@ -224,7 +229,7 @@ def test_every_trial_of_a_batch_has_a_branch_of_its_own() -> None:
         {"kind": Categorical(["one", "two"]), "x": Float(0, 1, when={"kind": ["two"]}), "y": Float(0, 1)}
     )
     sampler = told(space, lambda draw: float("x" in draw.params))
-    draws = sampler._by_surrogate(TURNS[:SURROGATE_BATCH]).values()
+    draws = [draw for number, draw in enumerate(sampler.ask(range(1000, 1064)), 1000) if number % 4 in SURROGATE_TURNS]
     assert len(draws) == SURROGATE_BATCH
     for draw in draws:
         assert ("x" in draw.params) == (draw.params["kind"] == "two")
@@ -243,7 +248,7 @@ def test_of_a_large_batch_it_chooses_some(monkeypatch: pytest.MonkeyPatch) -> No
     original = Surrogate.choose
 
     def noting(self: Surrogate, *arguments: Any, **fields: Any) -> None:
-        picks.append((len(arguments[0]), fields["picks"]))
+        picks.append((len(arguments[0][0][0]), fields["picks"]))
         original(self, *arguments, **fields)
 
     monkeypatch.setattr(Surrogate, "choose", noting)

@@ -7,7 +7,8 @@ from trialfleet_coordinator.commands import Observation
 from trialfleet_coordinator.events import Draw
 from trialfleet_coordinator.sampling.candidates import Candidates, Layout, Split
 from trialfleet_coordinator.sampling.estimator import GOOD_SHARE, MAX_BAD, MAX_GOOD, MAX_PENDING, Estimator, good_share
-from trialfleet_coordinator.sampling.tpe import JOINT_EVERY, SURROGATE_TURNS, TpeSampler
+from trialfleet_coordinator.sampling.parzen import Mask
+from trialfleet_coordinator.sampling.tpe import CANDIDATES, JOINT_EVERY, SURROGATE_TURNS, TpeSampler
 from trialfleet_coordinator.sampling.uniform import UniformSampler
 from trialfleet_shared.space import Categorical, Float, Int, SearchSpace
 
@@ -112,6 +113,26 @@ def test_a_trials_branch_is_drawn_not_chosen() -> None:
     assert kinds.count("wide") > 60
 
 
+def test_parameters_are_drawn_together_only_where_a_trial_is_drawn_singly(monkeypatch: pytest.MonkeyPatch) -> None:
+    sampler = sampler_of([(x, x) for x in GRID])
+    sampler._surrogate = None
+    joints: list[Mask] = []
+    original = Estimator.candidates
+
+    def noting(self: Estimator, joint: Mask, generator: np.random.Generator) -> Candidates:
+        joints.append(joint)
+        return original(self, joint, generator)
+
+    monkeypatch.setattr(Estimator, "candidates", noting)
+    for numbers in (range(600, 601), range(601, 602), range(602, 614)):
+        sampler.ask(numbers)
+    assert [joint.tolist() for joint in joints] == [
+        [True] * CANDIDATES,
+        [False] * CANDIDATES,
+        [False] * 12 * CANDIDATES,
+    ]
+
+
 def test_candidates_are_alike_that_have_the_same_parameters() -> None:
     space = SearchSpace({"kind": Categorical(["one", "two"]), "x": Float(0, 1, when={"kind": ["two"]})})
     estimator = Estimator(maximize=False)
@@ -123,8 +144,6 @@ def test_candidates_are_alike_that_have_the_same_parameters() -> None:
         [draw.params.keys() for draw in candidates.draws(range(first, first + 10), space.parameters)]
         for first in range(0, 40, 10)
     ]
-    make = candidates.drawer(space.parameters)
-    assert [make(one) for one in range(40)] == candidates.draws(range(40), space.parameters)
     branches = candidates.branches().reshape(-1, 10)
     assert (branches == branches[:, :1]).tolist() == [[keys == group[0] for keys in group] for group in kinds]
 

@@ -111,7 +111,7 @@ class TrialfleetSampler(BaseSampler):
             return {name: uniform_value(one, self._generator.random()) for name, one in space.items()}
         candidates = known.estimator.candidates(np.zeros(CANDIDATES, dtype=np.bool_), self._generator)
         candidates.activate(Layout(space))
-        best = int(candidates.scores().argmax())
+        best = int(candidates.scores(CANDIDATES).argmax())
         return {name: candidates.suggest(best, name, one) for name, one in space.items()}
 
 

@@ -6,7 +6,8 @@ stays together; or each from a good trial of its own, which finds more new point
 """
 
 import functools
-from collections.abc import Callable, Iterable, Mapping
+import itertools
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import msgspec
@@ -86,6 +87,8 @@ class Candidates:
         self._blocks: list[_Block] = []
         self._places: dict[str, _Place] = {}
         self._others: dict[tuple[str, bytes], _Place] = {}
+        #: Of the activated parameters, by which of them are active.
+        self._distributions: dict[tuple[bool, ...], dict[str, Distribution]] = {}
 
     def __len__(self) -> int:
         return len(self._joint)
@@ -120,39 +123,34 @@ class Candidates:
     def draws(self, candidates: Iterable[int], parameters: dict[str, Distribution]) -> list[Draw]:
         """These candidates as points of the activated parameters."""
         chosen = np.fromiter(candidates, dtype=np.intp)
+        values_of = {block: block.values(chosen) for block in self._blocks}
         places = [self._places[name] for name in parameters]
-        values = [place.block.values(chosen, place.column) for place in places]
+        rows = zip(*(values_of[place.block][place.column] for place in places), strict=True)
         if not any(one.when for one in parameters.values()):
-            return [Draw(dict(zip(parameters, row, strict=True)), parameters) for row in zip(*values, strict=True)]
+            return [Draw(dict(zip(parameters, row, strict=True)), parameters) for row in rows]
         active = np.column_stack([place.block.active[chosen, place.column] for place in places]).tolist()
-        rows = zip(zip(*values, strict=True), active, strict=True)
-        return [_conditional(parameters, row, flags) for row, flags in rows]
+        draws = []
+        for row, flags in zip(rows, active, strict=True):
+            branch = tuple(flags)
+            if branch not in self._distributions:
+                self._distributions[branch] = {name: parameters[name] for name in itertools.compress(parameters, flags)}
+            distributions = self._distributions[branch]
+            draws.append(Draw(dict(zip(distributions, itertools.compress(row, flags), strict=True)), distributions))
+        return draws
 
-    def drawer(self, parameters: dict[str, Distribution]) -> Callable[[int], Draw]:
-        """Makes points of the activated parameters where candidates are asked for one after another."""
-        places = [self._places[name] for name in parameters]
-        if not any(one.when for one in parameters.values()):
-            return lambda candidate: Draw(
-                dict(zip(parameters, [place.value(candidate) for place in places], strict=True)), parameters
-            )
-        active = np.column_stack([place.block.active[:, place.column] for place in places])
-        return lambda candidate: _conditional(
-            parameters, [place.value(candidate) for place in places], active[candidate].tolist()
-        )
-
-    def points(self) -> list[tuple[Array, Mask]]:
-        """Of each kind of parameters the activated candidates' coordinates, and which of them are active."""
-        return [(block.points, block.active) for block in self._blocks]
+    def points(self, first: int) -> list[tuple[Array, Mask]]:
+        """Of each kind of parameters the activated candidates' coordinates, from this one on, and which of them are active."""
+        return [(block.points[first:], block.active[first:]) for block in self._blocks]
 
     def branches(self) -> npt.NDArray[np.void]:
         """Equal for candidates that have the same parameters."""
         active = np.packbits(np.concatenate([block.active for block in self._blocks], axis=1), axis=1)
         return active.view(np.dtype((np.void, active.shape[1])))[:, 0]
 
-    def scores(self) -> Array:
-        """Log ratio of the good density to the bad one at every candidate."""
-        scores = np.zeros(len(self._joint))
-        alone, joint = np.flatnonzero(~self._joint), np.flatnonzero(self._joint)
+    def scores(self, count: int) -> Array:
+        """Log ratio of the good density to the bad one at so many candidates, the first ones."""
+        scores = np.zeros(count)
+        alone, joint = np.flatnonzero(~self._joint[:count]), np.flatnonzero(self._joint[:count])
         if len(alone):
             scores[alone] = sum(block.ratios(alone) for block in self._blocks)
         if len(joint):
@@ -185,12 +183,9 @@ class _Place:
         self.block = block
         self.column = column
         self.distribution = distribution
-        self._values: list[Scalar] | None = None
 
     def value(self, candidate: int) -> Scalar:
-        if self._values is None:
-            self._values = self.block.values(slice(None), self.column)
-        return self._values[candidate]
+        return self.block.all_values[self.column][candidate]
 
     def is_one_of(self, values: list[Scalar]) -> Mask:
         """Of each candidate, whether the parameter is active and has one of these values."""
@@ -199,7 +194,7 @@ class _Place:
             listed = [any(same_scalar(choice, value) for value in values) for choice in self.distribution.choices]
             allowed = np.array(listed)[self.block.points[:, self.column].astype(np.intp)]
         else:
-            allowed = np.isin(np.array(self.block.values(slice(None), self.column)), np.array(values, dtype=np.float64))
+            allowed = np.isin(np.array(self.block.all_values[self.column]), np.array(values, dtype=np.float64))
         return np.asarray(active & allowed)
 
 
@@ -255,9 +250,14 @@ class _Block:
         """The parameters' own."""
         return self._bad if self._own_sets is self._sets else make_kernels(self._axes, self._own_sets[1])
 
-    def values(self, candidates: Indices | slice, column: int) -> list[Scalar]:
-        """The candidates' values of one parameter."""
-        return self._axes.values(self.points[candidates, column], column)
+    def values(self, candidates: Indices) -> list[list[Scalar]]:
+        """These candidates' values, a list for each parameter."""
+        return self._axes.values(self.points[candidates])
+
+    @functools.cached_property
+    def all_values(self) -> list[list[Scalar]]:
+        """All candidates' values."""
+        return self._axes.values(self.points)
 
     def ratios(self, alone: Indices) -> Array:
         """Log ratio of the parameters' own densities for candidates that are not drawn jointly."""
@@ -287,8 +287,3 @@ def _own(observed: Array, split: Split) -> tuple[Array, Array]:
     bad = observed.copy()
     bad[: len(results)][ranks <= goods] = np.nan
     return np.where(ranks <= goods, results, np.nan), bad
-
-
-def _conditional(parameters: Mapping[str, Distribution], values: Iterable[Scalar], active: Iterable[bool]) -> Draw:
-    kept = [(name, value) for name, value, flag in zip(parameters, values, active, strict=True) if flag]
-    return Draw(dict(kept), {name: parameters[name] for name, _ in kept})

@@ -14,7 +14,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from trialfleet_coordinator.sampling.normal import Array, Single, cdf
+from trialfleet_coordinator.sampling.normal import Array, Single
 
 #: Mean and standard deviation of the normal priors on the logarithms of a length scale (the cube's side is 1), of the noise's
 #: variance, and of the variance that the points explain. Longer length scales, as are usual for many parameters (median 4 and
@@ -25,8 +25,8 @@ SIGNAL_PRIOR = (0.0, 1.0)
 #: Steps of a fit, at most.
 MAX_STEPS = 25
 #: A fit ends where a step changes the logarithm of the posterior by less.
-_SETTLED = 3e-2
-#: Of what a fit makes least, about; the second derivatives that the first fit begins with.
+_SETTLED = 0.1
+#: Of what a fit makes least, about; the second derivatives that a fit begins with.
 _CURVATURE = 10.0
 #: Added to the noise, as a share of what the points explain, so that no matrix is singular to working precision.
 _JITTER = 1e-6
@@ -36,7 +36,7 @@ _NOISELESS = 1e-3
 #: are the same is what rounding leaves of it, and a matrix that is singular by chance would seem to explain values best.
 _FARTHEST = 6.0
 #: Deviations below the best beyond which the expected improvement is told by its asymptotic series.
-_FAR = -5.0
+_FAR = -6.0
 #: Rows by which the inverse of a factor grows.
 _BLOCK = 32
 
@@ -61,8 +61,6 @@ class GaussianProcess:
         self._prior = np.array([*[LENGTH_PRIOR] * count, NOISE_PRIOR, SIGNAL_PRIOR]).T
         #: Logarithms: length scales, variance of the noise, variance that the points explain.
         self._theta = self._prior[0].copy()
-        #: The inverse of the second derivatives there, as the last fit left it: the next one begins with it.
-        self._inverse_hessian: Array = np.eye(len(self._theta)) / _CURVATURE
         self._forget()
 
     def fit(self, points: Array, values: Array) -> None:
@@ -72,9 +70,7 @@ class GaussianProcess:
             points: one row each.
             values: quantiles of the normal distribution, or the like: the priors expect numbers of about 1.
         """
-        self._theta, self._inverse_hessian = _least(
-            lambda theta: self._loss(theta, points, values), self._theta, self._inverse_hessian
-        )
+        self._theta = _least(lambda theta: self._loss(theta, points, values), self._theta)
         self._forget()
 
     def _forget(self) -> None:
@@ -225,16 +221,27 @@ def log_expected_improvement(mean: Array, variance: Array, best: float) -> Array
     """
     deviation = np.sqrt(np.maximum(variance, 1e-12))
     excess = (mean - best) / deviation
-    near = np.maximum(excess, _FAR)
-    improvement: Array = np.log(near * cdf(near) + np.exp(-0.5 * near * near) / math.sqrt(2 * math.pi))
-    hopeless = np.flatnonzero(excess < _FAR)
-    if len(hopeless):
-        far = excess[hopeless]
-        inverse = far**-2.0
-        series = np.log(inverse) + np.log1p(inverse * (-3.0 + inverse * (15.0 - 105.0 * inverse)))
-        improvement[hopeless] = series - 0.5 * far * far - 0.5 * math.log(2 * math.pi)
+    improvement: Array = np.interp(excess, _EXCESSES, _IMPROVEMENTS)
+    below = np.minimum(excess, 0.0)
+    improvement -= 0.5 * below * below
     improvement += np.log(deviation)
     return improvement
+
+
+def _log_improvement(excess: float) -> float:
+    """Logarithm of what a standard normal value is expected to exceed `-excess` by, plus half the square of an excess < 0."""
+    if excess > _FAR:
+        density = math.exp(-0.5 * excess * excess) / math.sqrt(2 * math.pi)
+        improvement = math.log(density + 0.5 * excess * math.erfc(-excess / math.sqrt(2)))
+        return improvement + 0.5 * min(excess, 0.0) ** 2
+    inverse = excess**-2.0
+    series = inverse * (1.0 + inverse * (-3.0 + inverse * (15.0 - 105.0 * inverse)))
+    return math.log(series) - 0.5 * math.log(2 * math.pi)
+
+
+#: Denser the nearer to 0; between them a line is right to 1e-5.
+_EXCESSES = np.sinh(np.linspace(-9.0, 9.0, 4097))
+_IMPROVEMENTS = np.array([_log_improvement(excess) for excess in _EXCESSES.tolist()])
 
 
 def _squared_distances(first: Array, second: Array) -> Array:
@@ -276,23 +283,15 @@ def _extended(inverse_factor: Array, rows: Array) -> Array:
     return inverse
 
 
-def _least(function: _Function, start: Array, inverse: Array) -> tuple[Array, Array]:
-    """Near where a function is least, by the method of Broyden, Fletcher, Goldfarb and Shanno (Nocedal, Wright 2006, 6.1).
-
-    Args:
-        function: what is to be least.
-        start: where to begin.
-        inverse: of the second derivatives, about; returned as it is in the end, or as nothing is known of it where it misled.
-    """
+def _least(function: _Function, start: Array) -> Array:
+    """Near where a function is least, by the method of Broyden, Fletcher, Goldfarb and Shanno (Nocedal, Wright 2006, 6.1)."""
     place = start
     loss, gradient = function(place)
     identity: npt.NDArray[np.float64] = np.eye(len(start))
+    inverse: Array = identity / _CURVATURE
     for _ in range(MAX_STEPS):
         direction = -inverse @ gradient
         slope = float(direction @ gradient)
-        if slope >= 0.0:
-            inverse, direction = identity / _CURVATURE, -gradient / _CURVATURE
-            slope = float(direction @ gradient)
         # No hyperparameter moves by more than a factor e at a time: far out the function says nothing.
         size = min(1.0, 1.0 / max(float(np.abs(direction).max()), 1e-12))
         while True:
@@ -302,7 +301,7 @@ def _least(function: _Function, start: Array, inverse: Array) -> tuple[Array, Ar
                 break
             size *= 0.3
         if not new_loss < loss:
-            return place, identity / _CURVATURE
+            return place
         change = new_gradient - gradient
         curvature = float(change @ step)
         if curvature > 1e-10:
@@ -311,4 +310,4 @@ def _least(function: _Function, start: Array, inverse: Array) -> tuple[Array, Ar
         won, place, loss, gradient = loss - new_loss, place + step, new_loss, new_gradient
         if won < _SETTLED:
             break
-    return place, inverse
+    return place

@@ -27,8 +27,8 @@ Mask = npt.NDArray[np.bool_]
 
 #: The narrowest bandwidth is 1/(n + 1) of the range with n kernels, and never below 1 / MAX_RESOLUTION.
 MAX_RESOLUTION = 100.0
-#: Intervals between the nodes at which a mixture's log density is tabulated: the narrowest kernel spans ten.
-_INTERVALS = 256
+#: Intervals between the nodes at which a mixture's log density is tabulated: the narrowest kernel spans five.
+_INTERVALS = 128
 #: What is less has an exponential that is nothing beside a prior's. Not so little that products with weights come below the
 #: least normal number of single precision: arithmetic on those takes many times as long.
 _LEAST = np.float32(-60.0)
@@ -48,8 +48,8 @@ class NumberAxes:
         self._min = np.array([one.min for one in distributions], dtype=np.float64)
         self._step = np.where(steps > 0, steps, 1.0)
         self._last = np.array([(one.cardinality() or 1) - 1 for one in distributions], dtype=np.float64)
-        low = self._min - steps / 2
-        high = np.array([one.high for one in distributions], dtype=np.float64) + steps / 2
+        self._max = np.array([one.high for one in distributions], dtype=np.float64)
+        low, high = self._min - steps / 2, self._max + steps / 2
         self._log = np.flatnonzero([one.log for one in distributions])
         self._grid = np.flatnonzero(steps)
         low[self._log], high[self._log] = np.log(low[self._log]), np.log(high[self._log])
@@ -99,20 +99,16 @@ class NumberAxes:
             halves[:, both] = 0.5 * np.log((raw + step / 2) / (raw - step / 2)) / self._span[both]
         return halves
 
-    def values(self, points: Array, column: int) -> list[Scalar]:
-        """The values at coordinates of one distribution."""
-        distribution = self.distributions[column]
-        raw = self._low[column] + points * self._span[column]
-        if distribution.log:
-            raw = np.exp(raw)
-        if isinstance(distribution, Float) and distribution.step is None:
-            inside: list[Scalar] = np.clip(raw, distribution.min, distribution.max).tolist()
-            return inside
-        index = np.clip(np.rint((raw - self._min[column]) / self._step[column]), 0, self._last[column])
-        indices = index.astype(np.int64).tolist()
-        if isinstance(distribution, Float):
-            return [distribution.at(one) for one in indices]
-        return [distribution.min + one * distribution.step for one in indices]
+    def values(self, points: Array) -> list[list[Scalar]]:
+        """The values at coordinates, a list for each distribution."""
+        raw = self._low + points * self._span
+        raw[:, self._log] = np.exp(raw[:, self._log])
+        indices = np.clip(np.rint((raw - self._min) / self._step), 0, self._last).astype(np.int64).T.tolist()
+        np.clip(raw, self._min, self._max, out=raw)
+        return [
+            _on_grid(one, places) if one.step else inside
+            for one, places, inside in zip(self.distributions, indices, raw.T.tolist(), strict=True)
+        ]
 
 
 class NumberKernels:
@@ -191,10 +187,12 @@ class ChoiceAxes:
         """Positions are what is observed."""
         return values
 
-    def values(self, points: Array, column: int) -> list[Scalar]:
-        """The choices at positions of one distribution."""
-        choices = self.distributions[column].choices
-        return [choices[index] for index in points.astype(np.intp).tolist()]
+    def values(self, points: Array) -> list[list[Scalar]]:
+        """The choices at positions, a list for each distribution."""
+        return [
+            [one.choices[place] for place in places]
+            for one, places in zip(self.distributions, points.astype(np.intp).T.tolist(), strict=True)
+        ]
 
 
 class ChoiceKernels:
@@ -282,6 +280,12 @@ class Components:
 
 Axes = NumberAxes | ChoiceAxes
 Kernels = NumberKernels | ChoiceKernels
+
+
+def _on_grid(distribution: Float | Int, places: list[int]) -> list[Scalar]:
+    if isinstance(distribution, Float):
+        return [distribution.at(place) for place in places]
+    return [distribution.min + place * distribution.step for place in places]
 
 
 def make_kernels(axes: Axes, observed: Array) -> Kernels:

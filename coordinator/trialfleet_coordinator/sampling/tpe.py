@@ -3,10 +3,10 @@
 Bergstra et al. 2011 ("Algorithms for Hyper-Parameter Optimization"): split the trials into good and bad ones, estimate
 the density of each set, draw candidates from the good density and take the one with the highest ratio of good to bad.
 
-- Most trials take each parameter from a good trial of its own, every sixth one all of them from the same. One by one is
-  better where several trials are drawn at a time, together where parameters interact and results come singly: on eighteen
-  functions (`benchmarks/sampler_quality.py`, 20 seeds) the mean decimal logarithm of the regret was -1.55 with 1 trial in
-  flight, -1.52 with 2, -1.44 with 8 and -1.08 with 32; without any together -1.50, -1.57, -1.45 and -1.09; with every
+- Trials take each parameter from a good trial of its own, every sixth of those that are drawn singly all of them from the same.
+  One by one is better where several trials are drawn at a time, together where parameters interact and results come singly: on
+  eighteen functions (`benchmarks/sampler_quality.py`, 20 seeds) the mean decimal logarithm of the regret was -1.55 with 1 trial
+  in flight, -1.52 with 2, -1.44 with 8 and -1.08 with 32; without any together -1.50, -1.57, -1.45 and -1.09; with every
   third -1.57, -1.51, -1.39 and -1.06.
 - In a conditional space a trial has the branch of its first candidate, which is drawn and not chosen; the ratio chooses
   among the candidates of that branch only. The densities of parameters that only one of two branches has say nothing about
@@ -39,14 +39,14 @@ CANDIDATES = 24
 #: Trials drawn from one model. Those that the ratio chooses do not see each other as pending: their candidates are different
 #: anyway.
 MAX_BATCH = 512
-#: Every so many-th trial has its parameters drawn together.
+#: Every so many-th trial has its parameters drawn together, if it is drawn singly.
 JOINT_EVERY = 6
 #: Of every four trials those that the surrogate chooses while it is in use: half of all, and half of those whose numbers
 #: are divisible by ten, which may start on all rows (`rung_choice.py`).
 SURROGATE_TURNS = (0, 3)
 #: Candidates among which it chooses all trials of a batch, and how many more there are for each after the first one.
 SURROGATE_CANDIDATES = 200
-MORE_CANDIDATES = 20
+MORE_CANDIDATES = 10
 #: Trials that it chooses of one batch, at most: what it costs grows with the square of their number.
 SURROGATE_BATCH = 32
 #: Observed trials, failed ones too, up to which it is in use.
@@ -55,6 +55,9 @@ MOST_MODELLED = 300
 _FAR = 1e6
 #: Best trials of an earlier study that are tried first.
 FIRST_TRIED = 5
+
+#: Makes points of the candidates at these places.
+_Make = Callable[[list[int]], list[Draw]]
 
 
 class TpeSampler:
@@ -152,63 +155,27 @@ class TpeSampler:
         if self._surrogate is not None and self._surrogate.scored >= self._startup:
             by_surrogate = [number for number in numbers if number % 4 in SURROGATE_TURNS][:SURROGATE_BATCH]
         by_ratio = sorted(set(numbers).difference(by_surrogate))
-        draws = self._by_ratio(by_ratio) | (self._by_surrogate(by_surrogate) if by_surrogate else {})
+        joint = [len(numbers) == 1 and number % JOINT_EVERY == 0 for number in by_ratio for _ in range(CANDIDATES)]
+        pool = len(joint)
+        if by_surrogate:
+            more = SURROGATE_CANDIDATES + MORE_CANDIDATES * (len(by_surrogate) - 1)
+            joint += [place % 2 == 0 for place in range(more)]
+        candidates = self._estimator.candidates(np.array(joint), self._drawing.generator(numbers[0]))
+        make = self._drawer(candidates)
+        draws = self._by_ratio(by_ratio, candidates, make)
+        if by_surrogate:
+            draws |= self._by_surrogate(by_surrogate, candidates, make, pool)
         return [draws[number] for number in sorted(draws)]
 
-    def _by_surrogate(self, numbers: Sequence[int]) -> dict[int, Draw]:
-        """The candidates that the surrogate expects most of."""
-        assert self._surrogate is not None
-        assert self._layout is not None
-        estimator, count = self._estimator, SURROGATE_CANDIDATES + MORE_CANDIDATES * (len(numbers) - 1)
-        candidates = estimator.candidates(np.arange(count) % 2 == 0, self._drawing.generator(numbers[0]))
-        candidates.activate(self._layout)
-        draw_of = candidates.drawer(self._layout.parameters)
-        branches = candidates.branches()
-        left = np.ones(count, dtype=np.bool_)
-        draws: dict[int, Draw] = {}
-
-        def best_first(scores: Array, alike: Mask) -> Iterator[int]:
-            for among in (alike & left, ~alike & left):
-                ranked = np.where(among, scores, -np.inf)
-                for _ in range(np.count_nonzero(among)):
-                    place = int(ranked.argmax())
-                    ranked[place], left[place] = -np.inf, False
-                    yield place
-
-        def pick(turn: int, scores: Array) -> int | None:
-            # Others come after those with the parameters of the turn's own candidate.
-            for place in best_first(scores, branches == branches[turn]):
-                draw = draw_of(place)
-                if self._drawing.add(draw.params):
-                    draws[numbers[turn]] = draw
-                    return place
-            other = self._drawing.uniform(numbers[turn])
-            if other is not None:
-                draws[numbers[turn]] = other
-            return None
-
-        self._surrogate.choose(
-            candidates,
-            pick,
-            picks=len(numbers),
-            columns=estimator.columns,
-            rows=estimator.rows,
-            pending=estimator.pending_rows(),
-        )
-        return draws
-
-    def _by_ratio(self, numbers: Sequence[int]) -> dict[int, Draw]:
-        """The candidates with the highest ratio of good to bad."""
+    def _by_ratio(self, numbers: Sequence[int], candidates: Candidates, make: _Make) -> dict[int, Draw]:
+        """Of the first candidates, `CANDIDATES` for each trial, those with the highest ratio of good to bad."""
         if not numbers:
             return {}
-        joint = np.repeat([number % JOINT_EVERY == 0 for number in numbers], CANDIDATES)
-        candidates = self._estimator.candidates(joint, self._drawing.generator(numbers[0]))
-        make = self._drawer(candidates)
-        # Others come after those with the parameters of the first one.
-        scores = candidates.scores().reshape(len(numbers), CANDIDATES)
-        branches = candidates.branches().reshape(scores.shape)
-        scores = np.where(branches == branches[:, :1], scores, scores - _FAR)
         firsts = np.arange(len(numbers)) * CANDIDATES
+        # Others come after those with the parameters of the first one.
+        scores = candidates.scores(len(numbers) * CANDIDATES).reshape(len(numbers), CANDIDATES)
+        branches = candidates.branches()[: scores.size].reshape(scores.shape)
+        scores = np.where(branches == branches[:, :1], scores, scores - _FAR)
         draws = {}
         for position, best in enumerate(make((firsts + scores.argmax(axis=1)).tolist())):
             draw = best if self._drawing.add(best.params) else None
@@ -220,7 +187,50 @@ class TpeSampler:
             draws[numbers[position]] = draw
         return draws
 
-    def _drawer(self, candidates: Candidates) -> Callable[[list[int]], list[Draw]]:
+    def _by_surrogate(self, numbers: Sequence[int], candidates: Candidates, make: _Make, first: int) -> dict[int, Draw]:
+        """Of the candidates from the `first` on, those that the surrogate expects most of."""
+        assert self._surrogate is not None
+        branches = candidates.branches()[first:]
+        left = np.ones(len(branches), dtype=np.bool_)
+        draws: dict[int, Draw] = {}
+        made: dict[int, Draw] = {}
+
+        def best_first(scores: Array, alike: Mask) -> Iterator[int]:
+            for among in (alike & left, ~alike & left):
+                ranked = np.where(among, scores, -np.inf)
+                for _ in range(np.count_nonzero(among)):
+                    place = int(ranked.argmax())
+                    ranked[place], left[place] = -np.inf, False
+                    yield place
+
+        def pick(turn: int, scores: Array) -> int | None:
+            # Others come after those with the parameters of the turn's own candidate.
+            alike = branches == branches[turn]
+            for place in best_first(scores, alike):
+                if place not in made:
+                    # With it those that are likely to be picked next: to make them together costs hardly more.
+                    others = np.argsort(-np.where(alike & left, scores, -np.inf))[: len(numbers) - turn - 1].tolist()
+                    made.update(zip((place, *others), make([first + one for one in (place, *others)]), strict=True))
+                draw = made[place]
+                if self._drawing.add(draw.params):
+                    draws[numbers[turn]] = draw
+                    return place
+            other = self._drawing.uniform(numbers[turn])
+            if other is not None:
+                draws[numbers[turn]] = other
+            return None
+
+        self._surrogate.choose(
+            candidates.points(first),
+            pick,
+            picks=len(numbers),
+            columns=self._estimator.columns,
+            rows=self._estimator.rows,
+            pending=self._estimator.pending_rows(),
+        )
+        return draws
+
+    def _drawer(self, candidates: Candidates) -> _Make:
         """Draw the candidates; return what makes points of them."""
         if self._layout is not None:
             parameters = self._layout.parameters
