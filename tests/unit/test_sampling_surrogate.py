@@ -12,11 +12,13 @@ import threadpoolctl
 from trialfleet_coordinator.commands import Observation
 from trialfleet_coordinator.events import Draw
 from trialfleet_coordinator.sampling import surrogate as surrogate_module
-from trialfleet_coordinator.sampling.candidates import Layout
+from trialfleet_coordinator.sampling.candidates import Candidates, Layout
 from trialfleet_coordinator.sampling.columns import Columns
 from trialfleet_coordinator.sampling.drawing import Drawing
+from trialfleet_coordinator.sampling.estimator import Estimator
 from trialfleet_coordinator.sampling.gaussian_process import GaussianProcess, Posterior
 from trialfleet_coordinator.sampling.normal import Array
+from trialfleet_coordinator.sampling.parzen import Mask
 from trialfleet_coordinator.sampling.surrogate import (
     LATE_REFIT,
     MOST_FITTED,
@@ -235,6 +237,50 @@ def test_every_trial_of_a_batch_has_a_branch_of_its_own() -> None:
         assert ("x" in draw.params) == (draw.params["kind"] == "two")
         assert draw.params.keys() == draw.distributions.keys()
     assert {draw.params["kind"] for draw in draws} == {"one", "two"}
+
+
+def test_where_a_branch_has_nothing_new_a_candidate_of_another_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    space = SearchSpace({"kind": Categorical(["one", "two"]), "x": Float(0, 1, when={"kind": ["two"]})})
+    sampler = told(space, lambda draw: float("x" in draw.params))
+    monkeypatch.delattr(Drawing, "uniform")
+    draws = sampler.ask(range(1000, 1001)) + sampler.ask(range(1003, 1004)) + sampler.ask(range(1004, 1064))
+    assert len(draws) == 62
+    assert all("x" in draw.params for draw in draws), "the only point of the other branch was drawn at the start"
+
+
+def test_of_a_batch_it_chooses_the_better_ones() -> None:
+    draws = enumerate(told(CUBE, bowl).ask(range(1000, 1032)), 1000)
+    found: dict[bool, list[float]] = {True: [], False: []}
+    for number, draw in draws:
+        found[number % 4 in SURROGATE_TURNS].append(bowl(draw))
+    assert np.median(found[True]) < 0.5 * np.median(found[False])
+
+
+def test_half_of_its_candidates_are_drawn_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    joints: list[Mask] = []
+    original = Estimator.candidates
+
+    def noting(self: Estimator, joint: Mask, generator: np.random.Generator) -> Candidates:
+        joints.append(joint)
+        return original(self, joint, generator)
+
+    monkeypatch.setattr(Estimator, "candidates", noting)
+    chosen(told(CUBE, bowl), 1)
+    assert [(len(joint), int(joint.sum())) for joint in joints] == [(SURROGATE_CANDIDATES, SURROGATE_CANDIDATES // 2)]
+
+
+def test_what_is_to_be_improved_is_what_is_expected_where_the_best_trial_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    bests: list[float] = []
+    original = surrogate_module.log_expected_improvement
+
+    def noting(mean: Array, variance: Array, best: float) -> Array:
+        bests.append(best)
+        return original(mean, variance, best)
+
+    monkeypatch.setattr(surrogate_module, "log_expected_improvement", noting)
+    chance = np.random.default_rng(0).normal(size=200).tolist()
+    chosen(told(CUBE, lambda _: chance.pop(), trials=200), 1)
+    assert bests[0] < _ranked(np.arange(200.0)).max() - 0.4, "the best value is chance"
 
 
 def test_of_a_small_space_every_point_is_drawn_once() -> None:
