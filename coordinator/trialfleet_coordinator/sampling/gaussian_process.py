@@ -36,7 +36,7 @@ _NOISELESS = 1e-3
 #: are the same is what rounding leaves of it, and a matrix that is singular by chance would seem to explain values best.
 _FARTHEST = 6.0
 #: Deviations below the best beyond which the expected improvement is told by its asymptotic series.
-_FAR = -6.0
+_FAR = -20.0
 #: Rows by which the inverse of a factor grows.
 _BLOCK = 32
 
@@ -239,7 +239,7 @@ def _log_improvement(excess: float) -> float:
     return math.log(series) - 0.5 * math.log(2 * math.pi)
 
 
-#: Denser the nearer to 0; between them a line is right to 1e-5.
+#: Denser the nearer to 0; between them a line is right to 1e-5. Whatever is beyond them is taken for the last one.
 _EXCESSES = np.sinh(np.linspace(-9.0, 9.0, 4097))
 _IMPROVEMENTS = np.array([_log_improvement(excess) for excess in _EXCESSES.tolist()])
 

@@ -5,9 +5,9 @@ the density of each set, draw candidates from the good density and take the one 
 
 - Trials take each parameter from a good trial of its own, every sixth of those that are drawn singly all of them from the same.
   One by one is better where several trials are drawn at a time, together where parameters interact and results come singly: on
-  eighteen functions (`benchmarks/sampler_quality.py`, 20 seeds) the mean decimal logarithm of the regret was -1.55 with 1 trial
-  in flight, -1.52 with 2, -1.44 with 8 and -1.08 with 32; without any together -1.50, -1.57, -1.45 and -1.09; with every
-  third -1.57, -1.51, -1.39 and -1.06.
+  eighteen functions (`benchmarks/sampler_quality.py`, 20 seeds) the mean decimal logarithm of the regret was -1.50 with 1 trial
+  in flight, -1.57 with 2, -1.45 with 8 and -1.09 with 32 without any together; with every sixth of all trials -1.55, -1.52,
+  -1.44 and -1.08; with every third -1.57, -1.51, -1.39 and -1.06.
 - In a conditional space a trial has the branch of its first candidate, which is drawn and not chosen; the ratio chooses
   among the candidates of that branch only. The densities of parameters that only one of two branches has say nothing about
   which is better. Choosing among the candidates of all branches settled early in one: on the function `models` -1.26
@@ -49,6 +49,8 @@ SURROGATE_CANDIDATES = 200
 MORE_CANDIDATES = 10
 #: Trials that it chooses of one batch, at most: what it costs grows with the square of their number.
 SURROGATE_BATCH = 32
+#: Points made of its candidates together at first, and then twice as many each time: of a small space most were drawn before.
+MADE_TOGETHER = 16
 #: Observed trials, failed ones too, up to which it is in use.
 MOST_MODELLED = 300
 #: More than any two ratios differ.
@@ -209,7 +211,8 @@ class TpeSampler:
             for place in best_first(scores, alike):
                 if place not in made:
                     # With it those that are likely to be picked next: to make them together costs hardly more.
-                    others = np.argsort(-np.where(alike & left, scores, -np.inf))[: len(numbers) - turn - 1].tolist()
+                    count = max(len(numbers) - turn, len(made), MADE_TOGETHER)
+                    others = np.argsort(-np.where(alike & left, scores, -np.inf))[:count].tolist()
                     made.update(zip((place, *others), make([first + one for one in (place, *others)]), strict=True))
                 draw = made[place]
                 if self._drawing.add(draw.params):
