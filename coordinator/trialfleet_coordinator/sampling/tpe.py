@@ -22,6 +22,7 @@ import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from trialfleet_coordinator.commands import Observation
 from trialfleet_coordinator.events import Draw
@@ -29,7 +30,6 @@ from trialfleet_coordinator.sampling.candidates import Candidates, Layout
 from trialfleet_coordinator.sampling.drawing import Drawing, Drawn
 from trialfleet_coordinator.sampling.estimator import Estimator
 from trialfleet_coordinator.sampling.normal import Array
-from trialfleet_coordinator.sampling.parzen import Mask
 from trialfleet_coordinator.sampling.points import draw_point
 from trialfleet_coordinator.sampling.surrogate import Surrogate
 from trialfleet_shared.space import SearchSpace, Space
@@ -158,7 +158,7 @@ class TpeSampler:
             by_surrogate = [number for number in numbers if number % 4 in SURROGATE_TURNS][:SURROGATE_BATCH]
         by_ratio = sorted(set(numbers).difference(by_surrogate))
         joint = [len(numbers) == 1 and number % JOINT_EVERY == 0 for number in by_ratio for _ in range(CANDIDATES)]
-        pool = len(joint)
+        first = len(joint)
         if by_surrogate:
             more = SURROGATE_CANDIDATES + MORE_CANDIDATES * (len(by_surrogate) - 1)
             joint += [place % 2 == 0 for place in range(more)]
@@ -166,7 +166,7 @@ class TpeSampler:
         make = self._drawer(candidates)
         draws = self._by_ratio(by_ratio, candidates, make)
         if by_surrogate:
-            draws |= self._by_surrogate(by_surrogate, candidates, make, pool)
+            draws |= self._by_surrogate(by_surrogate, candidates, make, first)
         return [draws[number] for number in sorted(draws)]
 
     def _by_ratio(self, numbers: Sequence[int], candidates: Candidates, make: _Make) -> dict[int, Draw]:
@@ -192,29 +192,11 @@ class TpeSampler:
     def _by_surrogate(self, numbers: Sequence[int], candidates: Candidates, make: _Make, first: int) -> dict[int, Draw]:
         """Of the candidates from the `first` on, those that the surrogate expects most of."""
         assert self._surrogate is not None
-        branches = candidates.branches()[first:]
-        left = np.ones(len(branches), dtype=np.bool_)
+        pool = _Pool(candidates.branches()[first:], lambda places: make([first + place for place in places]))
         draws: dict[int, Draw] = {}
-        made: dict[int, Draw] = {}
-
-        def best_first(scores: Array, alike: Mask) -> Iterator[int]:
-            for among in (alike & left, ~alike & left):
-                ranked = np.where(among, scores, -np.inf)
-                for _ in range(np.count_nonzero(among)):
-                    place = int(ranked.argmax())
-                    ranked[place], left[place] = -np.inf, False
-                    yield place
 
         def pick(turn: int, scores: Array) -> int | None:
-            # Others come after those with the parameters of the turn's own candidate.
-            alike = branches == branches[turn]
-            for place in best_first(scores, alike):
-                if place not in made:
-                    # With it those that are likely to be picked next: to make them together costs hardly more.
-                    count = max(len(numbers) - turn, len(made), MADE_TOGETHER)
-                    others = np.argsort(-np.where(alike & left, scores, -np.inf))[:count].tolist()
-                    made.update(zip((place, *others), make([first + one for one in (place, *others)]), strict=True))
-                draw = made[place]
+            for place, draw in pool.best_first(turn, scores):
                 if self._drawing.add(draw.params):
                     draws[numbers[turn]] = draw
                     return place
@@ -250,3 +232,32 @@ class TpeSampler:
     def _first_new(self, draws: Iterable[Draw]) -> Draw | None:
         """The first point that was not drawn before."""
         return next((draw for draw in draws if self._drawing.add(draw.params)), None)
+
+
+class _Pool:
+    """Candidates of which the surrogate chooses; those that were offered once are not offered again.
+
+    Args:
+        branches: equal for candidates that have the same parameters.
+        make: makes points of them.
+    """
+
+    def __init__(self, branches: npt.NDArray[np.void], make: _Make) -> None:
+        self._branches = branches
+        self._make = make
+        self._left = np.ones(len(branches), dtype=np.bool_)
+        self._made: dict[int, Draw] = {}
+
+    def best_first(self, turn: int, scores: Array) -> Iterator[tuple[int, Draw]]:
+        """Those that are left, with their places: first those that have the parameters of the turn's own candidate."""
+        alike = self._branches == self._branches[turn]
+        for among in (alike & self._left, ~alike & self._left):
+            ranked = np.where(among, scores, -np.inf)
+            for _ in range(np.count_nonzero(among)):
+                place = int(ranked.argmax())
+                if place not in self._made:
+                    # With it those that may be next: to make them together costs hardly more.
+                    best = np.argsort(-ranked, kind="stable")[: max(len(self._made), MADE_TOGETHER)].tolist()
+                    self._made.update(zip(best, self._make(best), strict=True))
+                ranked[place], self._left[place] = -np.inf, False
+                yield place, self._made[place]
