@@ -21,6 +21,7 @@ name = "ridge"
 objective = "objective.py:train"
 direction = "minimize"
 trials = {TRIALS}
+patience = 0
 [data]
 source = "table.csv"
 target = "y"
