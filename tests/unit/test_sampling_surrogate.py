@@ -12,13 +12,11 @@ import threadpoolctl
 from trialfleet_coordinator.commands import Observation
 from trialfleet_coordinator.events import Draw
 from trialfleet_coordinator.sampling import surrogate as surrogate_module
-from trialfleet_coordinator.sampling.candidates import Candidates, Layout
+from trialfleet_coordinator.sampling.candidates import Layout
 from trialfleet_coordinator.sampling.columns import Columns
 from trialfleet_coordinator.sampling.drawing import Drawing
-from trialfleet_coordinator.sampling.estimator import Estimator
 from trialfleet_coordinator.sampling.gaussian_process import GaussianProcess, Posterior
 from trialfleet_coordinator.sampling.normal import Array
-from trialfleet_coordinator.sampling.parzen import Mask
 from trialfleet_coordinator.sampling.surrogate import (
     LATE_REFIT,
     MOST_FITTED,
@@ -254,19 +252,6 @@ def test_of_a_batch_it_chooses_the_better_ones() -> None:
     for number, draw in draws:
         found[number % 4 in SURROGATE_TURNS].append(bowl(draw))
     assert np.median(found[True]) < 0.5 * np.median(found[False])
-
-
-def test_half_of_its_candidates_are_drawn_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    joints: list[Mask] = []
-    original = Estimator.candidates
-
-    def noting(self: Estimator, joint: Mask, generator: np.random.Generator) -> Candidates:
-        joints.append(joint)
-        return original(self, joint, generator)
-
-    monkeypatch.setattr(Estimator, "candidates", noting)
-    chosen(told(CUBE, bowl), 1)
-    assert [(len(joint), int(joint.sum())) for joint in joints] == [(SURROGATE_CANDIDATES, SURROGATE_CANDIDATES // 2)]
 
 
 def test_what_is_to_be_improved_is_what_is_expected_where_the_best_trial_is(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,13 @@ from trialfleet_coordinator.events import Draw
 from trialfleet_coordinator.sampling.candidates import Candidates, Layout, Split
 from trialfleet_coordinator.sampling.estimator import GOOD_SHARE, MAX_BAD, MAX_GOOD, MAX_PENDING, Estimator, good_share
 from trialfleet_coordinator.sampling.parzen import Mask
-from trialfleet_coordinator.sampling.tpe import CANDIDATES, JOINT_EVERY, SURROGATE_TURNS, TpeSampler
+from trialfleet_coordinator.sampling.tpe import (
+    CANDIDATES,
+    JOINT_EVERY,
+    SURROGATE_CANDIDATES,
+    SURROGATE_TURNS,
+    TpeSampler,
+)
 from trialfleet_coordinator.sampling.uniform import UniformSampler
 from trialfleet_shared.space import Categorical, Float, Int, SearchSpace
 
@@ -113,24 +119,31 @@ def test_a_trials_branch_is_drawn_not_chosen() -> None:
     assert kinds.count("wide") > 60
 
 
-def test_parameters_are_drawn_together_only_where_a_trial_is_drawn_singly(monkeypatch: pytest.MonkeyPatch) -> None:
-    sampler = sampler_of([(x, x) for x in GRID])
-    sampler._surrogate = None
-    joints: list[Mask] = []
+@pytest.fixture
+def joints(monkeypatch: pytest.MonkeyPatch) -> list[list[bool]]:
+    """Of each set of candidates that is drawn, which have their parameters drawn together."""
+    noted: list[list[bool]] = []
     original = Estimator.candidates
 
     def noting(self: Estimator, joint: Mask, generator: np.random.Generator) -> Candidates:
-        joints.append(joint)
+        noted.append(joint.tolist())
         return original(self, joint, generator)
 
     monkeypatch.setattr(Estimator, "candidates", noting)
+    return noted
+
+
+def test_parameters_are_drawn_together_only_where_a_trial_is_drawn_singly(joints: list[list[bool]]) -> None:
+    sampler = sampler_of([(x, x) for x in GRID])
+    sampler._surrogate = None
     for numbers in (range(600, 601), range(601, 602), range(602, 614)):
         sampler.ask(numbers)
-    assert [joint.tolist() for joint in joints] == [
-        [True] * CANDIDATES,
-        [False] * CANDIDATES,
-        [False] * 12 * CANDIDATES,
-    ]
+    assert joints == [[True] * CANDIDATES, [False] * CANDIDATES, [False] * 12 * CANDIDATES]
+
+
+def test_half_of_the_surrogates_candidates_have_parameters_drawn_together(joints: list[list[bool]]) -> None:
+    sampler_of([(x, x) for x in GRID]).ask(range(600, 601))
+    assert [(len(joint), sum(joint)) for joint in joints] == [(SURROGATE_CANDIDATES, SURROGATE_CANDIDATES // 2)]
 
 
 def test_candidates_are_alike_that_have_the_same_parameters() -> None:

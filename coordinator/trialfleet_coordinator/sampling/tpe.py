@@ -49,7 +49,7 @@ SURROGATE_CANDIDATES = 200
 MORE_CANDIDATES = 10
 #: Trials that it chooses of one batch, at most: what it costs grows with the square of their number.
 SURROGATE_BATCH = 32
-#: Points made of its candidates together at first, and then twice as many each time: of a small space most were drawn before.
+#: Points made of its candidates at first, and then as many as there are already: of a small space most were drawn before.
 MADE_TOGETHER = 16
 #: Observed trials, failed ones too, up to which it is in use.
 MOST_MODELLED = 300
