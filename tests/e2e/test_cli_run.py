@@ -173,14 +173,15 @@ def test_given_points_come_first_and_later_ones_when_the_study_goes_on(tmp_path:
 
 
 def test_repeated_params_come_from_the_cache_of_another_study(tmp_path: Path, home: Path) -> None:
-    study = write_study(tmp_path / "study")
+    # So few that none depends on the order in which the results of others come.
+    study = write_study(tmp_path / "study", trials=8)
     trialfleet(["run", study], home)
     before = len(calls(study))
 
     again = document(trialfleet(["run", study, "--name", "again", "--json"], home).stdout)
 
-    assert again["cached"] == 12
-    assert again["cache_stats"]["hits"] == 12
+    assert again["cached"] == 8
+    assert again["cache_stats"]["hits"] == 8
     assert len(calls(study)) == before
 
 
