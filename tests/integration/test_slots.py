@@ -210,6 +210,18 @@ def test_output_goes_to_standard_error(make_pool: MakePool, capfd: pytest.Captur
     assert "said by native code" in captured.err
 
 
+@pytest.mark.parametrize("done", ["sys.stdout.close()", "sys.stdout = None", "sys.stdout = object()"])
+@pytest.mark.parametrize(
+    "code", ["{done}\ndef f(params): return params['x']", "def f(params): {done}; return params['x']"]
+)
+def test_an_objective_may_do_away_with_its_output(make_pool: MakePool, tmp_path: Path, code: str, done: str) -> None:
+    (tmp_path / "silent.py").write_text(f"import sys\n{code.format(done=done)}\n")
+    results = run(
+        make_pool(slots=1), file_spec("silent.py:f", tmp_path), *(evaluation(number, x=number) for number in range(2))
+    )
+    assert [(results[number].value, results[number].error) for number in range(2)] == [(0.0, None), (1.0, None)]
+
+
 def test_large_params_and_messages_travel(make_pool: MakePool) -> None:
     def objective(params: dict[str, Any]) -> float:
         if "fail" in params:

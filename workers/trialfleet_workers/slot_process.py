@@ -73,7 +73,7 @@ def run_slot(sock: socket.socket, claims: int, zygote: int, load: Callable[[], O
                 answer = Done(slot.run(message.evaluation), ProcessClock().cpu())
             if os.getpid() != pid:  # the objective forked, and its child came back here
                 os._exit(0)
-            sys.stdout.flush()
+            flush_output()
             sock.sendall(frame(answer))
             if isinstance(answer, Done) and answer.result.outcome is Outcome.MEMORY:
                 return  # what filled the memory may still be held somewhere: nothing else is to begin here
@@ -155,6 +155,13 @@ def _seed(spec: StudySpec, evaluation: Evaluation) -> None:
     numpy = sys.modules.get("numpy")
     if numpy is not None:
         numpy.random.seed(seed)
+
+
+def flush_output() -> None:
+    """Write out what was printed, where an objective has not closed the stream or put what it likes in its place."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
 
 
 def ignore_interrupts() -> None:

@@ -38,7 +38,7 @@ from trialfleet_workers.frames import (
 )
 from trialfleet_workers.in_memory import unpickle_function
 from trialfleet_workers.objective import Objective, load_function
-from trialfleet_workers.slot_process import OpenData, ignore_interrupts, run_slot
+from trialfleet_workers.slot_process import OpenData, flush_output, ignore_interrupts, run_slot
 
 #: Seconds between two looks at whether the parent is still there; its end of the socket tells it at once, unless
 #: another process that the parent forked holds that too.
@@ -150,8 +150,7 @@ class _Zygote:
 
     def _fork(self, slot: int, descriptor: int, claims: int) -> None:
         # What stands in the buffers would be written by both.
-        sys.stdout.flush()
-        sys.stderr.flush()
+        flush_output()
         try:
             pid = os.fork()
         except OSError:
