@@ -202,7 +202,7 @@ PRESETS: Mapping[str, dict[str, Any]] = {
         "batch_size": 50,
         "reduction_factor": 2.0,
         "warm_start_trials": 10,
-        "early_stopping_patience": 40,
+        "early_stopping_patience": 33,
     },
 }
 

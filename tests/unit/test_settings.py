@@ -56,7 +56,7 @@ def test_layering_nothing_gives_the_preset(mode: Any) -> None:
 def test_patience_grows_with_the_trials_of_a_long_study() -> None:
     assert [EfficiencyConfig.fast().patience_for(trials) for trials in (10, 100, 101, 1000)] == [25, 25, 26, 250]
     assert [EfficiencyConfig.balanced().patience_for(trials) for trials in (10, 100, 1000)] == [30, 30, 300]
-    assert [EfficiencyConfig.thorough().patience_for(trials) for trials in (10, 100, 1000)] == [40, 40, 400]
+    assert [EfficiencyConfig.thorough().patience_for(trials) for trials in (10, 100, 1000)] == [33, 33, 330]
 
 
 def test_whoever_asks_for_all_trials_gets_them() -> None:
