@@ -6,8 +6,9 @@ import pytest
 from trialfleet_coordinator.commands import Observation
 from trialfleet_coordinator.events import Draw
 from trialfleet_coordinator.sampling.candidates import Candidates, Layout, Split
+from trialfleet_coordinator.sampling.columns import Columns
 from trialfleet_coordinator.sampling.estimator import GOOD_SHARE, MAX_BAD, MAX_GOOD, MAX_PENDING, Estimator, good_share
-from trialfleet_coordinator.sampling.parzen import Mask
+from trialfleet_coordinator.sampling.parzen import Mask, NumberAxes, log_ratio, make_kernels
 from trialfleet_coordinator.sampling.tpe import (
     CANDIDATES,
     JOINT_EVERY,
@@ -97,6 +98,25 @@ def test_a_branch_is_modelled_while_another_one_leads() -> None:
     candidates = estimator.candidates(np.zeros(500, dtype=np.bool_), np.random.default_rng(0))
     drawn = [float(str(candidates.suggest(index, "b", space.parameters["b"]))) for index in range(500)]
     assert np.mean([abs(value - 0.8) < 0.2 for value in drawn]) > 0.7
+
+
+def test_in_a_branch_candidates_are_judged_by_its_own_good_and_bad_trials() -> None:
+    """Two good trials lack the parameter; of the four that have it, best first, half are good, and one is pending."""
+    kind = Categorical(["leads", "trails"])
+    b = Float(0, 1, when={"kind": ["trails"]})
+    columns = Columns()
+    for _ in range(2):
+        columns.append({"kind": "leads"}, {"kind": kind})
+    for x in (0.1, 0.2, 0.6, 0.7, 0.9):
+        columns.append({"kind": "trails", "b": x}, {"kind": kind, "b": b})
+    split = Split(np.arange(2), np.arange(2, 6), np.arange(6, 7), 0.5)
+    candidates = Candidates(columns, split, joint=np.zeros(200, dtype=np.bool_), generator=np.random.default_rng(0))
+    drawn = np.array([[float(str(candidates.suggest(index, "b", b)))] for index in range(200)])
+
+    nothing = [[np.nan]] * 2
+    good = make_kernels(NumberAxes((b,)), np.array([*nothing, [0.1], [0.2], *nothing]))
+    bad = make_kernels(NumberAxes((b,)), np.array([*nothing, *nothing, [0.6], [0.7], [0.9]]))
+    np.testing.assert_allclose(candidates.scores(200), log_ratio(good, bad, drawn)[:, 0])
 
 
 def test_a_trials_branch_is_drawn_not_chosen() -> None:
