@@ -51,6 +51,16 @@ def test_quick_results_share_a_write() -> None:
     assert cache.writes == [100, 100, 50]
 
 
+def test_a_result_that_is_not_written_yet_is_an_answer() -> None:
+    cache = Cache()
+    cached = CachedEvaluations(cache, "worker")
+    remember(cached, 0, 1e-5)
+    answer = cached.answer(SPEC, evaluation(0))
+    assert answer is not None
+    assert (answer.cached, answer.value, cache.writes) == (True, 1.0, [])
+    assert cached.answer(SPEC, evaluation(1)) is None
+
+
 @pytest.mark.parametrize("seconds", [0.01, 3600.0])
 def test_a_result_that_took_a_while_is_written_at_once(seconds: float) -> None:
     cache = Cache()

@@ -70,15 +70,17 @@ class CachedEvaluations:
     def __init__(self, cache: ResultCache | None, worker: str) -> None:
         self._cache = cache
         self._worker = worker
-        self._fresh: list[tuple[bytes, CachedResult]] = []
-        #: Seconds that they took.
+        #: What is not written yet.
+        self._fresh: dict[bytes, CachedResult] = {}
+        #: Seconds that it took.
         self._fresh_seconds = 0.0
 
     def answer(self, spec: StudySpec, evaluation: Evaluation) -> EvaluationResult | None:
         """The result of an earlier evaluation of the same; None when there is none, or the study does not want it."""
         if self._cache is None or not spec.use_cache:
             return None
-        found = self._cache.get_many([_key(spec, evaluation)])[0]
+        key = _key(spec, evaluation)
+        found = self._fresh.get(key) or self._cache.get_many([key])[0]
         if found is None:
             return None
         return found.answer(evaluation, worker=self._worker)
@@ -86,15 +88,15 @@ class CachedEvaluations:
     def remember(self, spec: StudySpec, evaluation: Evaluation, result: EvaluationResult) -> None:
         """Keep a result that is a value, with the next `flush`."""
         if self._cache is not None and spec.use_cache and (entry := CachedResult.of(result)) is not None:
-            self._fresh.append((_key(spec, evaluation), entry))
+            self._fresh[_key(spec, evaluation)] = entry
             self._fresh_seconds += result.wall_seconds
 
     def flush(self, *, idle: bool) -> None:
         """Write what is to be kept, once it is worth a write, or where there is nothing else to do."""
         worth = self._fresh_seconds >= _UNWRITTEN_SECONDS or len(self._fresh) >= _UNWRITTEN_RESULTS
         if self._fresh and self._cache is not None and (worth or idle):
-            self._cache.put_many(self._fresh)
-            self._fresh, self._fresh_seconds = [], 0.0
+            self._cache.put_many(list(self._fresh.items()))
+            self._fresh, self._fresh_seconds = {}, 0.0
 
 
 class MemoryWatch:
