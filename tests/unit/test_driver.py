@@ -355,6 +355,32 @@ class RefusingFleet(SimulatedFleet):
         return result
 
 
+class RepeatingFleet(SimulatedFleet):
+    """Answers twice, as a broker does whose acknowledgements are lost."""
+
+    def __init__(self, clock: SimulatedClock, function: Callable[[Evaluation], float], **kwargs: Any) -> None:
+        super().__init__(clock, function, **kwargs)
+        self._before: list[EvaluationResult] = []
+
+    def poll(self, timeout: float) -> tuple[list[EvaluationResult], list[LostEvaluation]]:
+        results, lost = super().poll(timeout)
+        again, self._before = self._before, results
+        return results + again, lost
+
+
+def test_an_answer_that_comes_again_is_kept_for_the_rows_it_is_of() -> None:
+    """Else the value of a few rows would answer for all of them."""
+
+    def by_rows(evaluation: Evaluation) -> float:
+        return quadratic(evaluation) + evaluation.fraction
+
+    plain = World(trials=9).run(function=by_rows)
+    world = World(trials=9, cache=MemoryResultCache(size=99, ttl_hours=1.0, clock=SimulatedClock()))
+    world.make_fleet = RepeatingFleet
+    report = world.run(function=by_rows)
+    assert (report.best_value, report.cached) == (plain.best_value, 0)
+
+
 def test_one_that_waited_and_was_published_meanwhile_is_not_published_as_the_attempt_before() -> None:
     """Else the fleet would keep a lease on that attempt, and not miss the later one."""
     world = World(trials=8, slots=8, cache=MemoryResultCache(size=99, ttl_hours=1.0, clock=SimulatedClock()))
