@@ -85,7 +85,7 @@ class Halving:
         defer_dear: whether trials that took far longer than others wait, see the module's docstring.
     """
 
-    def __init__(self, rungs: int, reduction_factor: float, *, defer_dear: bool = False) -> None:
+    def __init__(self, rungs: int, reduction_factor: float, *, defer_dear: bool) -> None:
         self._eta = reduction_factor
         self._defer_dear = defer_dear
         #: Per rung, (-score, trial) of all that finished it, best first; equal scores rank by trial number.

@@ -89,6 +89,12 @@ def test_a_trial_is_not_dear_by_being_the_longest_of_equals() -> None:
     assert halving.candidate(NOBODY, closing=False) == Promotion(0, 0)
 
 
+@pytest.mark.parametrize(("longest", "climbs"), [(3.25, 0), (3.35, 1)])
+def test_dear_is_what_took_three_times_the_median_and_a_tenth_of_a_second(longest: float, climbs: int) -> None:
+    halving = halving_with([5.0, 4.0, 3.0, 2.0, 1.0, 0.0], seconds={0: longest, 3: 0.5, 4: 0.5, 5: 0.5})
+    assert halving.candidate(NOBODY, closing=False) == Promotion(climbs, 0)
+
+
 def test_equal_scores_rank_by_trial_number() -> None:
     assert halving_with([1.0, 1.0, 1.0]).candidate(NOBODY, closing=False) == Promotion(0, 0)
 
@@ -96,6 +102,23 @@ def test_equal_scores_rank_by_trial_number() -> None:
 def test_the_finalists_climb_at_the_end_however_few_finished() -> None:
     assert halving_with([1.0]).candidate(NOBODY, closing=True) == Promotion(0, 0)
     assert halving_with([1.0]).candidate(NOBODY, closing=False) is None
+
+
+def test_beyond_the_finalists_nobody_climbs_at_the_end_unless_among_the_best_third() -> None:
+    halving = halving_with([-float(trial) for trial in range(FINALISTS + 2)])
+    climbed = 0
+    while (promotion := halving.candidate(NOBODY, closing=True)) is not None:
+        climb(halving, promotion.trial, -float(promotion.trial))
+        climbed += 1
+    assert climbed == FINALISTS
+
+
+def test_the_leader_is_the_best_on_the_highest_rung_that_anyone_finished() -> None:
+    assert Halving(2, 3.0, defer_dear=False).leader() is None
+    halving = halving_with([1.0, 3.0, 2.0])
+    assert halving.leader() == (1, 0)
+    halving.finish(1, 0, -5.0, 1.0)
+    assert halving.leader() == (0, 1)
 
 
 def test_hopeless_are_those_whom_all_trials_to_come_could_not_lift() -> None:
@@ -125,6 +148,11 @@ def test_hopeless_leaves_the_finalists_in() -> None:
         (-0.05, -1.0, False, True),
         (-0.2, -1.0, False, False),
         (3.0, -1.0, False, True),
+        # Worse by just the factor is not more.
+        (0.1, 1.0, True, False),
+        (-10.0, -1.0, True, False),
+        (10.0, 1.0, False, False),
+        (-0.1, -1.0, False, False),
     ],
 )
 def test_the_threshold_rule_knows_sign_and_direction(value: float, best: float, maximize: bool, pruned: bool) -> None:
@@ -154,6 +182,25 @@ def test_the_expected_score_is_the_incumbents_mean_plus_the_difference_seen() ->
     assert racing.verdict([0.5]).expected == pytest.approx(0.8 - 0.4)
 
 
+@pytest.mark.parametrize(("seen", "furthest"), [(1, 0.8416), (2, 0.4859), (3, 0.2805)])
+def test_a_race_is_decided_at_four_fifths_of_what_the_folds_to_come_may_bring(seen: int, furthest: float) -> None:
+    """Differences between folds have the variance 4/3. The folds left, of n, differ from the mean of those seen with the
+    variance 4/3 (1/seen + 1/left), which counts in the mean over all folds by the square of left/n. The normal
+    distribution's quantile is 0.8416."""
+    racing = Racing(4)
+    racing.complete(0, [7.0, 7.0, 7.0, 7.0])
+    racing.complete(1, [6.0, 4.0, 6.0, 4.0])
+    assert racing.verdict([7.0 - 0.999 * furthest] * seen).goes_on
+    assert not racing.verdict([7.0 - 1.001 * furthest] * seen).goes_on
+
+
+def test_a_trial_with_all_folds_has_none_to_go_on_with() -> None:
+    racing = Racing(3)
+    racing.complete(0, [0.9, 0.7, 0.8])
+    racing.complete(1, [0.8, 0.7, 0.5])
+    assert racing.verdict([2.0, 3.0, 4.0]) == (False, pytest.approx(3.0))
+
+
 def test_identical_trials_do_not_make_a_race_certain() -> None:
     """Duplicates of the incumbent carry no information on the noise."""
     racing = Racing(3)
@@ -177,6 +224,10 @@ def test_the_largest_numbers_there_are_can_race() -> None:
         racing.complete(trial, scores)
     assert racing.verdict([-huge]).goes_on, "so large a distance can not be told from any other"
     assert racing.verdict([huge, huge, huge]).expected == pytest.approx(huge)
+    steady = Racing(3)
+    steady.complete(0, [huge, huge, huge])
+    steady.complete(1, [0.0, 0.0, 0.0])
+    assert steady.verdict([-huge]) == (True, -huge)
 
 
 @pytest.mark.parametrize("values", [[-0.0], [-0.0, -0.0]])
