@@ -2,10 +2,18 @@
 
 import random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trialfleet_coordinator.rung_choice import FEWEST_COSTS, FEWEST_RANKS, FULL_START_AFTER, Finished, RungChoice
+from trialfleet_coordinator.rung_choice import (
+    FEWEST_COSTS,
+    FEWEST_RANKS,
+    FULL_START_AFTER,
+    RANKS_POOL,
+    Finished,
+    RungChoice,
+)
 from trialfleet_shared.ladder import Ladder, Rung
 
 LADDER = Ladder((Rung(0.1, 1), Rung(0.3, 1), Rung(1.0, 1), Rung(1.0, 5)))
@@ -106,6 +114,33 @@ def test_a_rung_that_ranks_the_other_way_round_is_left_out() -> None:
     for trial in range(FEWEST_RANKS):
         assert choice.left_out == ()
         climb(choice, seconds=(1.0, 3.0, 10.0), scores=(-trial, trial, trial))
+    assert choice.left_out == (0,)
+
+
+@pytest.mark.parametrize(("contrary", "left_out"), [(33, ()), (34, (0,))])
+def test_two_rankings_contradict_each_other_beyond_two_standard_errors(
+    contrary: int, left_out: tuple[int, ...]
+) -> None:
+    """Of ten trials there are 45 pairs. Kendall's tau has the variance 2 (2 n + 5) / (9 n (n - 1)) by chance, so -0.497 is two
+    errors below zero: more than 33 pairs the other way round."""
+    choice = RungChoice(LADDER, 3.0)
+    trials = 10
+    order: list[int] = []
+    for trial in range(trials):  # it comes before as many of those that are less as may be
+        order.insert(max(len(order) - contrary, 0), trial)
+        contrary -= min(contrary, trial)
+    assert contrary == 0
+    for trial in range(trials):
+        climb(choice, seconds=(1.0, 3.0, 10.0), scores=(order.index(trial), trial, trial))
+    assert choice.left_out == left_out
+
+
+def test_rankings_are_those_of_the_latest_trials() -> None:
+    choice = RungChoice(LADDER, 3.0)
+    for trial in range(RANKS_POOL):
+        climb(choice, seconds=(1.0, 3.0, 10.0), scores=(trial, trial, trial))
+    for trial in range(RANKS_POOL):
+        climb(choice, seconds=(1.0, 3.0, 10.0), scores=(1000 - trial, 1000 + trial, 1000 + trial))
     assert choice.left_out == (0,)
 
 
