@@ -10,8 +10,8 @@ def answered(attempts: Attempts, seconds: list[float], *, rung: int = 0, **field
     """Evaluations that took so many seconds."""
     for number, took in enumerate(seconds):
         key = EvaluationKey(number, rung, 0)
-        attempts.begin(key, 0, 0.0)
-        attempts.answer(EvaluationResult(*key, 0, **{"outcome": Outcome.OK, "value": 1.0, **fields}), took)  # type: ignore[arg-type]  # a test's shorthand
+        attempts.begin(key, 0, -50.0)
+        attempts.answer(EvaluationResult(*key, 0, **{"outcome": Outcome.OK, "value": 1.0, **fields}), took - 50.0)  # type: ignore[arg-type]  # a test's shorthand
 
 
 def in_flight(attempts: Attempts, *begun: float, rung: int = 0, fold: int = 0) -> list[EvaluationKey]:

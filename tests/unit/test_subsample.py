@@ -122,3 +122,40 @@ def test_a_subsample_has_the_ceiling_of_its_share(fraction: float) -> None:
 def test_a_test_part_that_leaves_no_rows_for_folds_is_told() -> None:
     with pytest.raises(DataError, match="leaves 0 training and 1 validation rows"):
         laid_out([50, 50], resampling=Resampling(kind="kfold", folds=2, test_fraction=0.99))
+
+
+@pytest.mark.parametrize(
+    ("order", "resampling", "newest_first"),
+    [
+        ("random", Resampling(test_fraction=0.2), False),
+        ("random", Resampling(kind="kfold", folds=4, test_fraction=0.2), False),
+        ("temporal", Resampling(test_fraction=0.2), True),
+        ("temporal", Resampling(kind="forward", folds=3, test_fraction=0.2), True),
+    ],
+)
+def test_what_is_tested_saw_all_other_rows_and_a_subsample_the_first_or_the_newest_of_them(
+    order: str, resampling: Resampling, newest_first: bool
+) -> None:
+    layout = plan_layout(50, order=order, resampling=resampling, seed=0)
+    assert (layout.search, layout.test) == (slice(0, 40), slice(40, 50))
+    assert sorted(layout.rows.tolist()) == list(range(50))
+    assert layout.subsample(TEST_FOLD, 0.25) == (slice(30, 40) if newest_first else slice(0, 10))
+
+
+@pytest.mark.parametrize(
+    ("order", "resampling", "words"),
+    [
+        ("random", Resampling(), "data.group_column does not go with data.order = 'random'; allowed is 'grouped'"),
+        (
+            "grouped",
+            Resampling(kind="kfold", folds=3),
+            "data.group_column does not go with resampling.kind = 'kfold'; allowed are 'grouped' and 'holdout'",
+        ),
+    ],
+)
+def test_groups_that_an_order_or_a_resampling_would_tear_apart_are_told(
+    order: str, resampling: Resampling, words: str
+) -> None:
+    with pytest.raises(DataError) as caught:
+        plan_layout(50, order=order, resampling=resampling, seed=0, groups=np.arange(50) // 5)
+    assert words in str(caught.value)
