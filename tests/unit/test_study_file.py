@@ -200,6 +200,10 @@ MISTAKES = {
         STUDY + SPACE + "[efficiency]\nladder = [{ fraction = 2.0, folds = 1 }]",
         "efficiency.ladder = [{fraction = 2.0, folds = 1}]: fraction = 2.0 must be above 0 and at most 1",
     ),
+    "rung without a fold": (
+        STUDY + SPACE + "[efficiency]\nladder = [{ fraction = 1.0, folds = 0 }]",
+        "efficiency.ladder = [{fraction = 1.0, folds = 0}]: folds = 0 must be at least 1",
+    ),
     "no trials": (STUDY.replace("10", "0") + SPACE, "study.trials = 0: expected int >= 1"),
     "no budget": (
         STUDY.replace("trials = 10", "") + SPACE,
