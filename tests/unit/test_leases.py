@@ -118,6 +118,16 @@ def test_workers_are_alive_until_they_miss_their_heartbeats() -> None:
     assert table.workers(10.0) == {}
 
 
+def test_a_worker_is_alive_for_three_of_its_own_intervals() -> None:
+    table = LeaseTable(grace=GRACE)
+    table.heartbeat("slow", 1, 20.0, held=(), leased=(), now=5.0)
+    table.heartbeat("quick", 1, 0.5, held=(), leased=(), now=5.0)
+    assert set(table.workers(6.5)) == {"slow", "quick"}
+    assert set(table.workers(6.6)) == {"slow"}
+    assert set(table.workers(65.0)) == {"slow"}
+    assert table.workers(65.1) == {}
+
+
 def test_a_worker_without_slots_has_left_but_what_it_holds_it_holds(table: LeaseTable) -> None:
     beat(table, 0.0, KEY)
     lost_keys(table, 0, 0.0)
