@@ -21,6 +21,7 @@ from trialfleet_workers.service import (
     IDLE_HEARTBEAT_SECONDS,
     REFUSAL_SECONDS,
     STALL_SECONDS,
+    Ticket,
     WorkerService,
 )
 
@@ -382,6 +383,24 @@ def test_what_arrives_while_draining_is_handed_back(worker: Worker) -> None:
     worker.run((0.2, worker.service.drain), (0.6, lambda: worker.service.begin(waiting)))
     assert worker.answered() == [0]
     assert [evaluation.trial for evaluation in worker.sink.handed_back] == [5]
+
+
+def test_what_is_taken_while_draining_is_handed_back_though_its_data_are_here(worker: Worker) -> None:
+    worker.service.begin(worker.service.take(batch(0)))
+    late: list[Ticket] = []
+
+    def deliver() -> None:
+        late.append(worker.service.take(batch(5)))
+        worker.service.begin(late[0])
+
+    worker.run((0.2, worker.service.drain), (0.6, deliver))
+    assert worker.answered() == [0]
+    assert [evaluation.trial for evaluation in worker.sink.handed_back] == [5]
+    assert late[0].wait(0.0)
+
+
+def test_a_batch_of_nothing_is_settled(worker: Worker) -> None:
+    assert worker.service.take(batch()).wait(0.0), "nobody would acknowledge it"
 
 
 def test_aborting_hands_back_what_runs_too(worker: Worker) -> None:
