@@ -160,6 +160,31 @@ def test_a_report_waits_for_what_was_done_since_a_worker_was_heard(bench: Bench,
     assert (report.busy_slot_seconds, report.available_slot_seconds) == (0.7, 3.0)
 
 
+def test_what_a_worker_did_before_the_study_is_not_the_study_s(bench: Bench) -> None:
+    def heartbeat(worker: str, busy_seconds: float, available_seconds: float) -> Heartbeat:
+        return Heartbeat(worker, 2, 0, 100.0, (), (), False, busy_seconds, available_seconds)
+
+    bench.fleet.poll(0.0)  # the link's own worker, which has done nothing
+    bench.clock.now += 10.0
+    # With two slots, one is up for 100 s, the other came 4 s ago.
+    bench.link.incoming += [heartbeat("old", 30.0, 200.0), heartbeat("new", 1.0, 8.0)]
+    bench.fleet.poll(0.0)
+    before = bench.fleet.report()
+    bench.link.incoming += [heartbeat("old", 33.0, 204.0), heartbeat("new", 1.5, 12.0)]
+    bench.fleet.poll(0.0)
+    after = bench.fleet.report()
+    assert (before.busy_slot_seconds, after.busy_slot_seconds) == (1.0, 4.5)
+    assert after.available_slot_seconds - before.available_slot_seconds == 8.0
+
+
+def test_a_poll_waits_while_nothing_comes_that_it_would_tell_of(bench: Bench) -> None:
+    bench.fleet.poll(0.0)
+    told: list[list[Incoming]] = [[Ready(1)], [Heartbeat("w", 2, 1, 100.0)], [(answer(), Delivery(1, 7))], [Ready(0)]]
+    bench.link.receive = lambda timeout: told.pop(0)  # type: ignore[method-assign]
+    assert len(bench.fleet.poll(1.0)[0]) == 1
+    assert told == [[Ready(0)]]
+
+
 def test_what_could_not_be_published_is_published_again() -> None:
     mailbox = Mailbox()
     published: list[bytes] = []
