@@ -166,15 +166,16 @@ def test_what_a_worker_did_before_the_study_is_not_the_study_s(bench: Bench) -> 
 
     bench.fleet.poll(0.0)  # the link's own worker, which has done nothing
     bench.clock.now += 10.0
-    # With two slots, one is up for 100 s, the other came 4 s ago.
-    bench.link.incoming += [heartbeat("old", 30.0, 200.0), heartbeat("new", 1.0, 8.0)]
+    # With two slots, one is up for 15 s, the other came 4 s ago.
+    bench.link.incoming += [heartbeat("old", 12.0, 30.0), heartbeat("new", 1.0, 8.0)]
     bench.fleet.poll(0.0)
     before = bench.fleet.report()
-    bench.link.incoming += [heartbeat("old", 33.0, 204.0), heartbeat("new", 1.5, 12.0)]
+    bench.link.incoming += [heartbeat("old", 15.0, 34.0), heartbeat("new", 1.5, 12.0)]
     bench.fleet.poll(0.0)
     after = bench.fleet.report()
     assert (before.busy_slot_seconds, after.busy_slot_seconds) == (1.0, 4.5)
-    assert after.available_slot_seconds - before.available_slot_seconds == 8.0
+    own = 2 * 10.0  # of which nothing was heard since
+    assert (before.available_slot_seconds, after.available_slot_seconds) == (own + 8.0, own + 16.0)
 
 
 def test_a_poll_waits_while_nothing_comes_that_it_would_tell_of(bench: Bench) -> None:
