@@ -37,6 +37,8 @@ from trialfleet_coordinator.rung_choice import Finished
 
 #: Trials that are checked on all rows and folds at the end of a study, however few finished the rung below.
 FINALISTS = 3
+#: The best of a rung, whatever became of them, among whom finalists are: where all fail on all rows, not all shall be tried.
+MOST_FINALISTS = 10
 #: A trial is dear whose evaluation on a rung took so many times the median there, to which `SLIGHT_SECONDS` are added: less
 #: is a matter of imports, caches and what else the machine does.
 DEAR = 3.0
@@ -92,6 +94,8 @@ class Halving:
         self._finished: list[SortedList[tuple[float, int]]] = [SortedList() for _ in range(rungs)]
         #: Per rung, those of them that wait there.
         self._waiting: list[SortedList[tuple[float, int]]] = [SortedList() for _ in range(rungs)]
+        #: Those that came to nothing on a later rung: they lead none, and are no finalists.
+        self._failed: set[int] = set()
         #: Per rung, how many have climbed from it.
         self._climbed = [0] * rungs
         #: Per rung, the seconds of all that finished it: by trial, and in order; where dear trials wait.
@@ -126,6 +130,10 @@ class Halving:
         """A trial that does not wait on `rung` any more has climbed from it."""
         self._climbed[rung] += 1
 
+    def fail(self, trial: int) -> None:
+        """`trial` failed; what it scored before counts among the scores of those rungs all the same."""
+        self._failed.add(trial)
+
     def fall(self, rung: int) -> None:
         """A trial that climbed from `rung` came to nothing: another one may climb in its place."""
         self._climbed[rung] -= 1
@@ -147,7 +155,7 @@ class Halving:
                 trial = waiting[place][1]
                 if closing or not self._is_too_dear(rung, trial):
                     return Promotion(trial, rung)
-            if closing and waiting and self._rank(rung, waiting[0]) < FINALISTS:
+            if closing and waiting and self._is_finalist(rung, waiting[0]):
                 return Promotion(waiting[0][1], rung)
         return None
 
@@ -160,7 +168,7 @@ class Halving:
         # The waiting climb best first, so all beyond the places left are hopeless, the finalists apart.
         waiting = self._waiting[0]
         tail = max(math.floor(trials_budget / self._eta) - self._climbed[0], 0)
-        while tail < len(waiting) and self._rank(0, waiting[tail]) < FINALISTS:
+        while tail < len(waiting) and self._is_finalist(0, waiting[tail]):
             tail += 1
         return [trial for _, trial in waiting[tail:]]
 
@@ -172,11 +180,12 @@ class Halving:
         """How many trials have a score on `rung`."""
         return len(self._finished[rung])
 
-    def leader(self) -> tuple[int, int] | None:
-        """(trial, rung) of the best score on the highest rung that has one."""
-        for rung in range(len(self._finished) - 1, -1, -1):
-            if self._finished[rung]:
-                return self._finished[rung][0][1], rung
+    def leader(self) -> tuple[int, float] | None:
+        """Trial and score of the best on the highest rung that anyone finished who did not fail later."""
+        for entries in reversed(self._finished):
+            for score, trial in entries:
+                if trial not in self._failed:
+                    return trial, -score
         return None
 
     def waiting_on(self, rung: int) -> int:
@@ -200,8 +209,12 @@ class Halving:
         seconds, others = self._seconds[rung][trial], self._seconds_in_order[rung]
         return seconds > max(DEAR * (others[len(others) // 2] + SLIGHT_SECONDS), DEAR_SHARE * self._spent)
 
-    def _rank(self, rung: int, entry: tuple[float, int]) -> int:
-        return self._finished[rung].bisect_left(entry)
+    def _is_finalist(self, rung: int, entry: tuple[float, int]) -> bool:
+        """Whether fewer than `FINALISTS` that did not fail are better on the rung, and fewer than `MOST_FINALISTS` in all."""
+        rank = self._finished[rung].bisect_left(entry)
+        if rank >= MOST_FINALISTS:
+            return False
+        return sum(trial not in self._failed for _, trial in self._finished[rung][:rank]) < FINALISTS
 
 
 def beyond_threshold(value: float, best: float, *, threshold: float, maximize: bool) -> bool:

@@ -97,6 +97,8 @@ class Standings:
         for trial in trials:
             if trial.decided:
                 self._decided[trial.rung] += 1
+                if trial.phase is Phase.FAIL:
+                    self.halving.fail(trial.number)
             elif not trial.results:  # it stands where trials start by now
                 self._move(trial, self.choice.start(trial.number))
         self._leader = None  # who led meanwhile was counted without the trials that came later
@@ -131,7 +133,7 @@ class Standings:
             self.best_complete = Best(trial.number, value, complete=True)
             self._lead()
 
-    def decide(self, trial: Trial, rung: int) -> None:
+    def decide(self, trial: Trial, rung: int, *, failed: bool) -> None:
         """It will be decided on `rung`: where it is, or below, where it brought no result since it climbed from there."""
         if trial.phase is Phase.WAITING:
             self._leave(trial)
@@ -141,20 +143,21 @@ class Standings:
                 self.halving.fall(rung)
             self._move(trial, rung)
         self._decided[rung] += 1
+        if failed:
+            self.halving.fail(trial.number)
+            self._lead()
 
     # What that means
 
     @property
     def best(self) -> Best | None:
-        """The best complete trial; where there is none, the best on the highest rung reached; None before that."""
+        """The best complete trial; else the best on the highest rung that somebody finished who did not fail; else None."""
         if self.best_complete is not None:
             return self.best_complete
         leader = self.halving.leader()
         if leader is None:
             return None
-        trial, rung = leader
-        score = self.halving.best(rung)
-        assert score is not None
+        trial, score = leader
         return Best(trial, self.score(score), complete=False)
 
     def candidate(self, *, closing: bool) -> Promotion | None:
@@ -244,10 +247,10 @@ class Standings:
 
     def _lead(self) -> None:
         """Another trial may be the best one now."""
-        best = self.best
-        if best is not None and best.trial != self._leader:
-            self._leader = best.trial
-            self.since_best = self._judged_after(best.trial)
+        leader = None if self.best is None else self.best.trial
+        if leader != self._leader:
+            self._leader = leader
+            self.since_best = 0 if leader is None else self._judged_after(leader)
 
     def _judged_after(self, number: int) -> int:
         return sum(later.judged for later in self.trials[number + 1 :])

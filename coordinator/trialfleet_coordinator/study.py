@@ -347,7 +347,8 @@ class StudyState:
         for key in self._keys_in_flight(trial):
             self._attempts.forget(key)
         effort = trial.effort
-        self.standings.decide(trial, trial.rung if reason == "racing" else effort.rung)  # as `resuming` has it
+        rung = trial.rung if reason == "racing" else effort.rung  # as `resuming` has it
+        self.standings.decide(trial, rung, failed=phase is Phase.FAIL)
         self._story.move(trial, phase, reason)
         trial.value = value
         trial.reason = reason

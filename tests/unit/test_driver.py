@@ -299,6 +299,20 @@ def test_a_study_whose_first_trials_all_fail_says_why() -> None:
     assert "no such column" in report.ended_because
 
 
+def test_what_fails_on_all_rows_is_not_the_best() -> None:
+    def fails_where_it_promises_most(evaluation: Evaluation) -> float:
+        x = float(evaluation.params["x"])  # type: ignore[arg-type]
+        if evaluation.fraction == 1 and x > 0.5:
+            raise ValueError("diverged")
+        return x
+
+    for trials in (3, 30):
+        report = World(trials=trials).run(function=fails_where_it_promises_most, sampler=Points([0.9, 0.8, 0.1]))
+        assert report.failed > 0
+        assert report.best_trial is not None
+        assert report.trials[report.best_trial].state is not TrialState.FAIL
+
+
 def test_the_sampler_learns_every_rung_of_every_trial() -> None:
     sampler = Points(seed=1)
     report = World().run(sampler=sampler)

@@ -7,7 +7,16 @@ from collections.abc import Mapping
 
 import pytest
 
-from trialfleet_coordinator.promotion import FINALISTS, RACING_POOL, Halving, Promotion, Racing, beyond_threshold, mean
+from trialfleet_coordinator.promotion import (
+    FINALISTS,
+    MOST_FINALISTS,
+    RACING_POOL,
+    Halving,
+    Promotion,
+    Racing,
+    beyond_threshold,
+    mean,
+)
 
 #: On no rung is a trial under way.
 NOBODY = [0, 0, 0].__getitem__
@@ -116,9 +125,30 @@ def test_beyond_the_finalists_nobody_climbs_at_the_end_unless_among_the_best_thi
 def test_the_leader_is_the_best_on_the_highest_rung_that_anyone_finished() -> None:
     assert Halving(2, 3.0, defer_dear=False).leader() is None
     halving = halving_with([1.0, 3.0, 2.0])
-    assert halving.leader() == (1, 0)
+    assert halving.leader() == (1, 3.0)
     halving.finish(1, 0, -5.0, 1.0)
-    assert halving.leader() == (0, 1)
+    assert halving.leader() == (0, -5.0)
+
+
+def test_who_failed_leads_no_rung_and_takes_no_finalist_s_place() -> None:
+    halving = halving_with([-float(trial) for trial in range(FINALISTS + 2)], eta=9.0)
+    for trial in range(FINALISTS):
+        assert halving.candidate(NOBODY, closing=True) == Promotion(trial, 0)
+        climb(halving, trial, -float(trial))
+        halving.fail(trial)
+    assert halving.leader() == (FINALISTS, -float(FINALISTS))
+    assert halving.candidate(NOBODY, closing=True) == Promotion(FINALISTS, 0)
+    assert halving.hopeless(FINALISTS + 2) == []
+
+
+def test_where_all_fail_not_all_are_tried() -> None:
+    halving = halving_with([-float(trial) for trial in range(30)], eta=30.0)
+    tried = 0
+    while (promotion := halving.candidate(NOBODY, closing=True)) is not None:
+        climb(halving, promotion.trial, -float(promotion.trial))
+        halving.fail(promotion.trial)
+        tried += 1
+    assert tried == MOST_FINALISTS
 
 
 def test_hopeless_are_those_whom_all_trials_to_come_could_not_lift() -> None:
