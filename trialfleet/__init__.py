@@ -12,6 +12,11 @@ is first used, so that importing this package costs next to nothing.
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from trialfleet_shared.errors import ConfigurationError as ConfigurationError
+from trialfleet_shared.errors import FleetError as FleetError
+from trialfleet_shared.errors import StoreError as StoreError
+from trialfleet_shared.errors import StudyChangedError as StudyChangedError
+from trialfleet_shared.errors import StudyFailedError as StudyFailedError
 from trialfleet_shared.errors import TrialfleetError as TrialfleetError
 from trialfleet_shared.errors import TrialPruned as TrialPruned
 from trialfleet_shared.messages import Resampling as Resampling
@@ -38,12 +43,17 @@ _LAZY = {
 
 __all__ = [
     "Categorical",
+    "ConfigurationError",
     "EfficiencyConfig",
     "EfficiencyOptimizer",
+    "FleetError",
     "Float",
     "Int",
     "OptimizationResult",
     "Resampling",
+    "StoreError",
+    "StudyChangedError",
+    "StudyFailedError",
     "TrialPruned",
     "TrialfleetError",
     "TrialfleetSampler",
