@@ -130,7 +130,7 @@ class Halving:
         """A trial that does not wait on `rung` any more has climbed from it."""
         self._climbed[rung] += 1
 
-    def fail(self, trial: int) -> None:
+    def rule_out(self, trial: int) -> None:
         """`trial` failed; what it scored before counts among the scores of those rungs all the same."""
         self._failed.add(trial)
 

@@ -98,7 +98,7 @@ class Standings:
             if trial.decided:
                 self._decided[trial.rung] += 1
                 if trial.phase is Phase.FAIL:
-                    self.halving.fail(trial.number)
+                    self.halving.rule_out(trial.number)
             elif not trial.results:  # it stands where trials start by now
                 self._move(trial, self.choice.start(trial.number))
         self._leader = None  # who led meanwhile was counted without the trials that came later
@@ -144,7 +144,7 @@ class Standings:
             self._move(trial, rung)
         self._decided[rung] += 1
         if failed:
-            self.halving.fail(trial.number)
+            self.halving.rule_out(trial.number)
             self._lead()
 
     # What that means

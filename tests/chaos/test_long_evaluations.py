@@ -195,8 +195,11 @@ def test_an_evaluation_that_is_taken_back_is_run_once(impatient: ImpatientNode, 
         study.fleet.start(spec)
         poll_until(study.poll, lambda: study.fleet.slots() == 2, "the worker is there")
         study.fleet.submit([make_evaluation(0, seconds=LONG), make_evaluation(1, seconds=0.0)])
-        # Answers may come more than once: what is given again just after it was answered is answered by the worker's cache.
-        answered = lambda: {(one.trial, one.value) for one in study.results} == {(0, LONG), (1, 0.0)}  # noqa: E731
+
+        def answered() -> bool:
+            # More than once, maybe: what is given again just after it was answered is answered by the worker's cache.
+            return {(one.trial, one.value) for one in study.results} == {(0, LONG), (1, 0.0)}
+
         poll_until(study.poll, answered, "both are answered", 60.0)
         assert sorted((tmp_path / "calls").read_text().split()) == ["0.0", str(LONG)]
         assert study.lost == []

@@ -369,6 +369,16 @@ class RefusingFleet(SimulatedFleet):
         return result
 
 
+def test_one_that_waited_and_was_published_meanwhile_is_not_published_as_the_attempt_before() -> None:
+    """Else the fleet would keep a lease on that attempt, and not miss the later one."""
+    world = World(trials=8, slots=8, cache=MemoryResultCache(size=99, ttl_hours=1.0, clock=SimulatedClock()))
+    world.make_fleet = RefusingFleet
+    world.run(sampler=Points([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.7]))
+    attempts = [evaluation.attempt for evaluation in world.fleet.submitted if evaluation.trial == 7]
+    assert 1 in attempts
+    assert attempts == sorted(attempts)
+
+
 class RepeatingFleet(SimulatedFleet):
     """Answers twice, as a broker does whose acknowledgements are lost."""
 
@@ -393,16 +403,6 @@ def test_an_answer_that_comes_again_is_kept_for_the_rows_it_is_of() -> None:
     world.make_fleet = RepeatingFleet
     report = world.run(function=by_rows)
     assert (report.best_value, report.cached) == (plain.best_value, 0)
-
-
-def test_one_that_waited_and_was_published_meanwhile_is_not_published_as_the_attempt_before() -> None:
-    """Else the fleet would keep a lease on that attempt, and not miss the later one."""
-    world = World(trials=8, slots=8, cache=MemoryResultCache(size=99, ttl_hours=1.0, clock=SimulatedClock()))
-    world.make_fleet = RefusingFleet
-    world.run(sampler=Points([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.7]))
-    attempts = [evaluation.attempt for evaluation in world.fleet.submitted if evaluation.trial == 7]
-    assert 1 in attempts
-    assert attempts == sorted(attempts)
 
 
 def test_nothing_is_acknowledged_while_some_of_it_is_not_recorded(monkeypatch: pytest.MonkeyPatch) -> None:

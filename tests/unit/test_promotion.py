@@ -135,7 +135,7 @@ def test_who_failed_leads_no_rung_and_takes_no_finalist_s_place() -> None:
     for trial in range(FINALISTS):
         assert halving.candidate(NOBODY, closing=True) == Promotion(trial, 0)
         climb(halving, trial, -float(trial))
-        halving.fail(trial)
+        halving.rule_out(trial)
     assert halving.leader() == (FINALISTS, -float(FINALISTS))
     assert halving.candidate(NOBODY, closing=True) == Promotion(FINALISTS, 0)
     assert halving.hopeless(FINALISTS + 2) == []
@@ -146,7 +146,7 @@ def test_where_all_fail_not_all_are_tried() -> None:
     tried = 0
     while (promotion := halving.candidate(NOBODY, closing=True)) is not None:
         climb(halving, promotion.trial, -float(promotion.trial))
-        halving.fail(promotion.trial)
+        halving.rule_out(promotion.trial)
         tried += 1
     assert tried == MOST_FINALISTS
 

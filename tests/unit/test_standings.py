@@ -66,3 +66,35 @@ def test_two_folds_are_enough_for_a_race(folds: int, raced: bool) -> None:
     ladder = Ladder((Rung(0.5, 1), Rung(1.0, folds)))
     table = Standings(ladder, EfficiencyConfig(), maximize=True, defer_dear=False)
     assert (table.racing is not None) is raced
+
+
+def failed(number: int) -> Trial:
+    """It finished the first rung with its number as its value, climbed, and failed."""
+    trial = on_first_rung(number)
+    trial.rung, trial.phase = 1, Phase.FAIL
+    return trial
+
+
+def test_who_failed_is_not_the_best_of_a_resumed_study() -> None:
+    table = standings()
+    table.restore([on_first_rung(0), on_first_rung(1), failed(2)])
+    table.validate()
+    assert table.best == (1, 1.0, False)
+    assert table.since_best == 1
+
+
+def test_where_the_only_one_fails_nobody_is_the_best_and_nothing_is_counted_since() -> None:
+    table = standings()
+    trial = on_first_rung(0)
+    trial.phase = Phase.EVALUATING
+    table.add(trial)
+    table.finish(trial, 0.0)
+    later = Trial(1, {}, {}, value=None)
+    table.add(later)
+    table.decide(later, 0, failed=False)
+    later.phase = Phase.PRUNED
+    assert (table.best, table.since_best) == ((0, 0.0, False), 1)
+    table.decide(trial, 0, failed=True)
+    trial.phase = Phase.FAIL
+    table.validate()
+    assert (table.best, table.since_best) == (None, 0)
