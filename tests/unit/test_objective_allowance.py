@@ -85,3 +85,26 @@ def test_without_an_allowance_the_reference_itself_counts(worker: Path, digest: 
     assert resolve("tune.py:f", digest, worker, None) == Found("tune.py:f", worker)
     with pytest.raises(ObjectiveError, match="there is no file"):
         resolve("else/tune.py:f", digest, worker, None)
+
+
+def test_a_broken_file_of_the_same_name_does_not_hide_the_studys_copy(worker: Path, digest: str) -> None:
+    (worker / "sub" / "tune.py").write_text("def f(\n")
+    with pytest.raises(ObjectiveError, match="syntax error"):
+        resolve("sub/tune.py:f", digest, worker, Allowance((worker,)))
+    (worker / "tune.py").write_text(CODE)
+    assert resolve("sub/tune.py:f", digest, worker, Allowance((worker,))) == Found("tune.py:f", worker)
+    (worker / "sub" / "tune.py").write_text(CODE)
+    (worker / "tune.py").write_text("def f(\n")
+    assert resolve("sub/tune.py:f", digest, worker, Allowance((worker,))) == Found("sub/tune.py:f", worker)
+
+
+@pytest.mark.parametrize("reference", ["a" * 300 + ".py:f", "a" * 300 + ":f", "b" * 300 + "/tune.py:g"])
+def test_a_name_too_long_for_a_file_is_not_here(worker: Path, digest: str, reference: str) -> None:
+    with pytest.raises(ObjectiveError, match="not allowed here"):
+        resolve(reference, digest, worker, Allowance((worker,)))
+
+
+def test_links_in_a_circle_are_not_here(worker: Path, digest: str) -> None:
+    (worker / "tune.py").symlink_to(worker / "tune.py")
+    with pytest.raises(ObjectiveError, match="not allowed here"):
+        resolve("tune.py:f", digest, worker, Allowance((worker,)))

@@ -1,5 +1,6 @@
 """What a digest of an objective notices, and what it must not."""
 
+import errno
 import functools
 import importlib
 import subprocess
@@ -111,6 +112,55 @@ def test_what_is_not_there_is_told(tmp_path: Path) -> None:
         code_digest("tune.py:f", tmp_path)
     with pytest.raises(ObjectiveError, match=r"there is no module 'no_such\.module'"):
         code_digest("no_such.module:f", tmp_path)
+
+
+NESTED_TOO_DEEPLY = f"x = {'+'.join(['1'] * 20_000)}\n"
+
+
+@pytest.mark.parametrize(
+    ("reference", "told"),
+    [
+        ("a" * 300 + ".py:f", "can not be read: .*File name too long"),
+        ("a" * 300 + ":f", "there is no module"),
+        ("tune\0.py:f", "names no function"),
+        ("deep.py:f", r"syntax error in .*deep\.py: it is nested too deeply"),
+        ("zero.py:f", r"syntax error in .*zero\.py.*: .*null byte"),
+        ("loop.py:f", r"(can not be read|there is no file).*loop\.py"),
+    ],
+)
+def test_what_can_not_be_looked_at_is_told(tmp_path: Path, reference: str, told: str) -> None:
+    write(tmp_path, deep=NESTED_TOO_DEEPLY, zero="x = 1\0\n")
+    (tmp_path / "loop.py").symlink_to(tmp_path / "loop.py")
+    with pytest.raises(ObjectiveError, match=told):
+        code_digest(reference, tmp_path)
+
+
+def test_a_file_that_may_not_be_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, tune="def f(p): return 1\n")
+    forbid(monkeypatch, tmp_path / "tune.py")
+    with pytest.raises(ObjectiveError, match=r"'tune\.py:f' can not be read: .*Permission denied: .*tune\.py"):
+        code_digest("tune.py:f", tmp_path)
+
+
+def forbid(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
+    """Have a file be somebody else's: to root, whom tests may run as, nothing is forbidden."""
+    read = Path.read_bytes
+
+    def read_bytes(self: Path) -> bytes:
+        if self == path:
+            raise PermissionError(errno.EACCES, "Permission denied", str(self))
+        return read(self)
+
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+
+
+def test_what_is_imported_and_can_not_be_compiled_or_found_does_no_harm(tmp_path: Path) -> None:
+    write(tmp_path, tune="import deep\ndef f(p): return 1\n", deep=NESTED_TOO_DEEPLY)
+    before = code_digest("tune.py:f", tmp_path)
+    write(tmp_path, deep=NESTED_TOO_DEEPLY + "y = 1\n")
+    assert code_digest("tune.py:f", tmp_path) != before
+    write(tmp_path, tune=f"def f(p):\n    from os import {'b' * 300}\n")
+    assert code_digest("tune.py:f", tmp_path)
 
 
 FACTOR = 2

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from trialfleet_shared.errors import ObjectiveError
 from trialfleet_workers.digests import code_digest
 from trialfleet_workers.objective import parse_reference
+from trialfleet_workers.user_modules import is_file
 
 #: Characters of a digest that messages show.
 _SHOWN = 8
@@ -46,17 +47,24 @@ def resolve(reference: str, digest: str, base: Path, allowance: Allowance | None
         allowance: what may run; None: everything.
 
     Raises:
-        ObjectiveError: it is not allowed, not here, or other code.
+        ObjectiveError: it is not allowed, not here, can not be read, or other code.
     """
-    candidates = _candidates_or_refusal(reference, base, allowance)
-    digests = [code_digest(*candidate) for candidate in candidates]
-    for candidate, mine in zip(candidates, digests, strict=True):
+    problems = []
+    for candidate in _candidates_or_refusal(reference, base, allowance):
+        try:
+            mine = code_digest(*candidate)
+        except ObjectiveError as error:
+            problems.append(error)
+            continue
         if mine == digest:
             return candidate
-    raise ObjectiveError(
-        f"the code of objective {reference!r} is {digests[0][:_SHOWN]} here and {digest[:_SHOWN]} in the study; "
-        "update the worker's copy, or the study's"
-    )
+        problems.append(
+            ObjectiveError(
+                f"the code of objective {reference!r} is {mine[:_SHOWN]} here and {digest[:_SHOWN]} in the study; "
+                "update the worker's copy, or the study's"
+            )
+        )
+    raise problems[0]
 
 
 def find(reference: str, base: Path, allowance: Allowance) -> Found:
@@ -131,4 +139,4 @@ def _is_allowed_module(place: str, allowance: Allowance) -> bool:
 
 def _is_below(file: Path, folder: Path) -> bool:
     """Whether the file is there and, links followed, in the folder."""
-    return file.is_file() and file.resolve().is_relative_to(folder.resolve())
+    return is_file(file) and file.resolve().is_relative_to(folder.resolve())

@@ -27,8 +27,8 @@ import cloudpickle
 
 from trialfleet_shared.errors import ObjectiveError
 from trialfleet_shared.fingerprint import digest_bytes
-from trialfleet_workers.objective import parse_reference
-from trialfleet_workers.user_modules import is_users
+from trialfleet_workers.objective import find_file, parse_reference
+from trialfleet_workers.user_modules import is_file, is_users
 
 #: Held while source is parsed: CPython 3.11 counts the depth of its parser's recursion for all threads together, and
 #: raises SystemError when two parse at once.
@@ -47,14 +47,19 @@ def code_digest(reference: str, base: Path) -> str:
         base: folder that a file's path is relative to.
 
     Raises:
-        ObjectiveError: there is no such file or module, or it has a syntax error.
+        ObjectiveError: there is no such file or module, it can not be read, or it has a syntax error.
     """
+    try:
+        return _code_digest(reference, base)
+    except OSError as error:
+        raise ObjectiveError(f"{reference!r} can not be read: {error}") from error
+
+
+def _code_digest(reference: str, base: Path) -> str:
     place, attribute = parse_reference(reference)
     base = base.resolve()
     if place.endswith(".py"):
-        path = (base / place).resolve()
-        if not path.is_file():
-            raise ObjectiveError(f"{reference!r}: there is no file {path}")
+        path = find_file(reference, base / place)
         name, sources = path.stem, _Sources([path.parent, base])
     else:
         name = place
@@ -68,7 +73,8 @@ def code_digest(reference: str, base: Path) -> str:
     try:
         sources.add(name, path)
     except SyntaxError as error:
-        raise ObjectiveError(f"{reference!r}: syntax error in {path}, line {error.lineno}: {error.msg}") from error
+        where = f"{path}, line {error.lineno}" if error.lineno else f"{path}"
+        raise ObjectiveError(f"{reference!r}: syntax error in {where}: {error.msg}") from error
     sources.add_imported(name.rpartition(".")[0])
     return digest_bytes(f"{name}:{attribute}".encode(), *sources.parts())
 
@@ -105,9 +111,7 @@ class _Sources:
         source = path.read_bytes().replace(b"\r\n", b"\n")
         self._sources[name] = source
         package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-        with _PARSING:
-            tree = ast.parse(source)
-        for imported in _imports(tree, package):
+        for imported in _imports(_parsed(source), package):
             self.add_imported(imported)
 
     def add_used(self, name: str, attributes: Collection[str]) -> None:
@@ -136,9 +140,20 @@ class _Sources:
                 continue
             file = root.joinpath(*parts)
             for path in (file / "__init__.py", file.with_name(f"{file.name}.py")):
-                if path.is_file():
+                if is_file(path):
                     return path
         return None
+
+
+def _parsed(source: bytes) -> ast.Module:
+    """The syntax tree. Raises SyntaxError for all that Python can not compile."""
+    try:
+        with _PARSING:
+            return ast.parse(source)
+    except (RecursionError, MemoryError) as error:  # the parser's stack; neither says anything of this process
+        raise SyntaxError("it is nested too deeply") from error
+    except ValueError as error:  # a null byte, as some versions of Python tell it
+        raise SyntaxError(str(error)) from error
 
 
 def _imports(tree: ast.AST, package: str) -> Iterator[str]:

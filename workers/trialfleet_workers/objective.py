@@ -26,7 +26,7 @@ from trialfleet_shared.fingerprint import digest_bytes
 from trialfleet_shared.messages import MOST_METRICS, Evaluation
 from trialfleet_shared.space import NAME_CHARACTERS, Categorical, Distribution, Float, Int, Params, Scalar
 from trialfleet_shared.tables import nearest
-from trialfleet_workers.user_modules import INSTALLED, SourceLoader, imported_anew, prefer_sources
+from trialfleet_workers.user_modules import INSTALLED, SourceLoader, imported_anew, is_file, prefer_sources
 
 #: How a reference to a function handed over in memory starts.
 MEMORY_PREFIX = "memory:"
@@ -57,13 +57,25 @@ def parse_reference(reference: str) -> Reference:
     """`reference` taken apart. Raises ObjectiveError unless it is "package.module:function" or "file.py:function"."""
     place, colon, attribute = reference.rpartition(":")
     parts = attribute.split(".")
-    if not colon or not place or not all(part.isidentifier() for part in parts):
+    if not colon or not place or "\0" in place or not all(part.isidentifier() for part in parts):
         raise ObjectiveError(
             f"{reference!r} names no function; allowed is 'package.module:function' or 'file.py:function'"
         )
     if not place.endswith(".py") and not all(part.isidentifier() for part in place.split(".")):
         raise ObjectiveError(f"{reference!r}: {place!r} is neither a module's name nor the path of a .py file")
     return Reference(place, attribute)
+
+
+def find_file(reference: str, path: Path) -> Path:
+    """A reference's file, links followed. Raises ObjectiveError if it is not there, or can not be looked at."""
+    try:
+        found = path.resolve()
+        is_there = found.is_file()
+    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle, before Python 3.13
+        raise ObjectiveError(f"{reference!r} can not be read: {error}") from error
+    if not is_there:
+        raise ObjectiveError(f"{reference!r}: there is no file {found}")
+    return found
 
 
 def load_function(reference: str, base: Path, *, own: bool = False) -> Callable[..., Any]:
@@ -86,7 +98,7 @@ def load_function(reference: str, base: Path, *, own: bool = False) -> Callable[
 def _load(reference: str, base: Path, *, own: bool) -> Callable[..., Any]:
     place, attribute = parse_reference(reference)
     if place.endswith(".py"):
-        module = _load_file(reference, (base / place).resolve(), base.resolve())
+        module = _load_file(reference, find_file(reference, base / place), base.resolve())
     else:
         _put_on_path(base.resolve())
         module = _guarded(reference, place, lambda: importlib.import_module(place))
@@ -115,7 +127,7 @@ def _load(reference: str, base: Path, *, own: bool) -> Callable[..., Any]:
 def _check_place(reference: str, module: ModuleType, place: Path) -> None:
     """See that the module is the one at `place`, whose code was looked at, if there is one, and no other of its name."""
     for file in (place / "__init__.py", place.with_name(f"{place.name}.py")):
-        if file.is_file():
+        if is_file(file):
             if Path(module.__file__ or "/").resolve() != file.resolve():
                 raise ObjectiveError(f"{reference!r} is {file}, but its import gives {module.__file__}; rename either")
             return
@@ -140,8 +152,6 @@ def _is_own(function: Any, module: ModuleType) -> bool:
 
 
 def _load_file(reference: str, path: Path, base: Path) -> ModuleType:
-    if not path.is_file():
-        raise ObjectiveError(f"{reference!r}: there is no file {path}")
     _put_on_path(base)
     _put_on_path(path.parent)
     # Under its own name where that name means this file: then the user's classes can be pickled by reference, which

@@ -5,6 +5,7 @@ and written again within a second would be taken for what it was, and its result
 """
 
 import importlib.util
+import os.path
 import sys
 import threading
 import time
@@ -100,3 +101,8 @@ def imported_anew(folders: Sequence[Path]) -> Iterator[None]:
 def is_users(module: str, file: Path) -> bool:
     """Whether a module is the user's, by its name and its file: not installed, not the standard library's."""
     return module.partition(".")[0] not in sys.stdlib_module_names and not any(part in file.parts for part in INSTALLED)
+
+
+def is_file(path: Path) -> bool:
+    """Whether it is a file as far as this process may see: False where `Path.is_file` raises, for a name too long, say."""
+    return os.path.isfile(path)  # noqa: PTH113

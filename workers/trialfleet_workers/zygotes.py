@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from trialfleet_shared.clock import Clock
-from trialfleet_shared.errors import ObjectiveError
+from trialfleet_shared.errors import ObjectiveError, TrialfleetError
 from trialfleet_shared.messages import StudySpec
 from trialfleet_workers.allowance import Allowance, resolve
 from trialfleet_workers.frames import Prepare, Prepared
@@ -43,6 +43,15 @@ class ObjectiveSources:
         Raises:
             ObjectiveError: the objective is not allowed, is other code than the study's, or is in another process.
         """
+        try:
+            return self._prepare(spec)
+        except TrialfleetError:
+            raise
+        except Exception as error:
+            # One study's objective must not end the worker, and then, delivered again, the next one.
+            raise ObjectiveError(f"{spec.objective!r} can not be looked at: {type(error).__name__}: {error}") from error
+
+    def _prepare(self, spec: StudySpec) -> Prepare:
         function = None
         if spec.objective.startswith(MEMORY_PREFIX):
             reference, base = spec.objective.removeprefix(MEMORY_PREFIX), self._base
