@@ -3,6 +3,7 @@
 import functools
 import os
 import random
+import socket
 import subprocess
 import sys
 import textwrap
@@ -22,7 +23,7 @@ from trialfleet_shared.caching import CachedResult
 from trialfleet_shared.clock import SystemClock
 from trialfleet_shared.errors import DataError, FleetError, ObjectiveError
 from trialfleet_shared.messages import Outcome, StudySpec
-from trialfleet_workers.allowance import Allowance
+from trialfleet_workers.allowance import Allowance, resolve
 from trialfleet_workers.digests import code_digest
 from trialfleet_workers.slots import SlotPool
 
@@ -367,6 +368,46 @@ def test_other_code_is_refused_until_it_is_updated(
     assert run(pool, old, evaluation(2))[2].value == 1.0
     with pytest.raises(ObjectiveError, match="update the worker's copy"):
         make_pool().prepare(old)
+
+
+def test_an_objective_that_can_not_be_looked_at_costs_its_own_study_alone(
+    make_pool: MakePool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tune.py").write_text("def objective(params): return 1.0\n")
+    (tmp_path / "broken.py").write_text("def objective(params): return 1.0\n")
+    fine, broken = (file_spec(f"{name}.py:objective", tmp_path, study=name) for name in ("tune", "broken"))
+
+    def look(reference: str, *arguments: Any) -> Any:
+        if "broken" in reference:
+            raise RuntimeError("nobody thought of this")
+        return resolve(reference, *arguments)
+
+    monkeypatch.setattr("trialfleet_workers.zygotes.resolve", look)
+    pool = make_pool()
+    with pytest.raises(ObjectiveError, match=r"'broken\.py:objective' can not be looked at: RuntimeError: nobody"):
+        pool.preload(broken)
+    refused = run(pool, broken, evaluation(0))[0]
+    assert refused.outcome is Outcome.REFUSED
+    assert "can not be looked at: RuntimeError: nobody thought of this" in (refused.error or "")
+    assert run(pool, fine, evaluation(0))[0].value == 1.0
+
+
+def test_a_function_travels_whole_though_a_signal_cuts_its_message(
+    make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal between its parts has `sendmsg` send what has gone into the socket's buffer by then."""
+    table = list(range(1000))
+
+    def objective(params: dict[str, Any]) -> float:
+        return float(sum(table))
+
+    send = socket.send_fds
+
+    def cut(sock: socket.socket, buffers: Sequence[bytes], *arguments: Any) -> int:
+        return send(sock, [buffers[0][:7]], *arguments)
+
+    monkeypatch.setattr(socket, "send_fds", cut)
+    assert run(make_pool(objective), memory_spec(), evaluation(0))[0].value == 499500.0
 
 
 def test_data_that_no_cache_has_is_told(make_pool: MakePool) -> None:

@@ -38,8 +38,6 @@ _BOOT = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
     "from trialfleet_workers.adapters.evaluator import main; main(sys.argv[2:])"
 )
-#: Variables that evaluators do not inherit: an objective needs neither the broker nor the coordinator.
-KEPT_BACK = frozenset(f"TRIALFLEET_{name}{kind}" for name in ("BROKER_URL", "TOKEN") for kind in ("", "_FILE"))
 
 
 class SlotState(Enum):
@@ -111,16 +109,15 @@ class Zygote:
         self.reader: FrameReader[FromZygote] = FrameReader(self.control, from_zygote_decoder(), wait=False)
         # Python reads "" and relative entries as from the current folder, which an objective may change.
         path = [os.path.abspath(entry) for entry in sys.path]  # noqa: PTH100  # zip files and "" too
-        inherited = {name: value for name, value in os.environ.items() if name not in KEPT_BACK}
         arguments = [json.dumps(path), str(theirs.fileno()), str(os.getpid()), str(self._data_path or "")]
         with theirs:
             try:
                 self._process = subprocess.Popen(
                     [sys.executable, "-c", _BOOT, *arguments],
-                    env={**inherited, **linux.SINGLE_THREADED},
+                    env={**linux.users_environment(), **linux.SINGLE_THREADED},
                     stdin=subprocess.DEVNULL,
                     # What objectives print must not mix with what the program writes to its standard output.
-                    stdout=_standard_error(),
+                    stdout=linux.standard_error(),
                     pass_fds=[theirs.fileno()],
                     # Out of reach of Ctrl-C: the pool's owner decides when evaluations end.
                     process_group=0,
@@ -144,8 +141,10 @@ class Zygote:
 
     def tell(self, message: ToZygote, *descriptors: int) -> None:
         """Send it a message. One that is gone hears nothing: the end of its socket tells the pool."""
+        content = frame(message)
         with contextlib.suppress(OSError):
-            socket.send_fds(self.control, [frame(message)], descriptors)
+            sent = socket.send_fds(self.control, [content], descriptors)
+            self.control.sendall(content[sent:])  # where a signal came in between
 
     def interrupt(self) -> None:
         """Kill it while it imports, when it heeds nothing."""
@@ -205,12 +204,3 @@ class Slot:
         if self.pid is not None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGKILL)
-
-
-def _standard_error() -> int:
-    """Where objectives' output goes: this process's standard error, if it has one."""
-    try:
-        os.fstat(2)
-    except OSError:
-        return subprocess.DEVNULL
-    return 2

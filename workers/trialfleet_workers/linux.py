@@ -8,6 +8,7 @@ import ctypes
 import os
 import resource
 import signal
+import subprocess
 from pathlib import Path
 
 _PROC = Path("/proc")
@@ -39,7 +40,24 @@ SINGLE_THREADED = dict.fromkeys(
     "1",
 )
 
+#: Variables that the user's functions do not inherit: they need neither the broker nor the coordinator.
+_KEPT_BACK = frozenset(f"TRIALFLEET_{name}{kind}" for name in ("BROKER_URL", "TOKEN") for kind in ("", "_FILE"))
+
 _libc = ctypes.CDLL(None, use_errno=True)
+
+
+def users_environment() -> dict[str, str]:
+    """What a process that runs the user's functions inherits of this one's environment: no secrets."""
+    return {name: value for name, value in os.environ.items() if name not in _KEPT_BACK}
+
+
+def standard_error() -> int:
+    """Where output of the user's functions goes: this process's standard error, if it has one."""
+    try:
+        os.fstat(2)
+    except OSError:
+        return subprocess.DEVNULL
+    return 2
 
 
 def die_with_parent(parent: int) -> None:

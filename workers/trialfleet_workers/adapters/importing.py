@@ -4,8 +4,11 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
+from typing import NoReturn
 
 import msgspec
 
@@ -15,6 +18,7 @@ from trialfleet_shared.messages import DataSpec, StudySpec
 from trialfleet_workers import linux
 from trialfleet_workers.adapters.sources import is_function
 from trialfleet_workers.allowance import Allowance, find
+from trialfleet_workers.user_modules import is_file
 
 #: Characters of a digest that messages show.
 _SHOWN = 8
@@ -95,25 +99,34 @@ def _find_file(source: str, base: Path, allowance: Allowance) -> str:
     for start in range(1, len(parts)):
         for folder in allowance.folders:
             file = folder.joinpath(*parts[start:])
-            if ".." not in parts and file.is_file():
+            if ".." not in parts and is_file(file):
                 return str(file)
     return source
 
 
 def _run(order: _Order, check: Callable[[], None]) -> tuple[DataInfo, int]:
-    code = "from trialfleet_workers.adapters.importing import main; main()"
-    process = subprocess.Popen(  # our own interpreter and code
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0
-    )
-    with process:
-        try:
-            told = _communicated(process, msgspec.json.encode(order), check)
-        except BaseException:
-            os.killpg(process.pid, signal.SIGKILL)
-            raise
+    code = "from trialfleet_workers.adapters.importing import main; main(int(sys.argv[1]))"
+    # A file, not a pipe: a pipe ends with the last of those who inherited it, and a source may leave processes behind.
+    with tempfile.TemporaryFile() as answers:
+        process = subprocess.Popen(  # our own interpreter and code
+            [sys.executable, "-c", f"import sys; {code}", str(answers.fileno())],
+            env=linux.users_environment(),
+            stdin=subprocess.PIPE,
+            stdout=linux.standard_error(),
+            pass_fds=[answers.fileno()],
+            process_group=0,
+        )
+        with process:
+            try:
+                _wait(process, msgspec.json.encode(order), check)
+            finally:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+        answers.seek(0)
+        told = answers.read()
     try:
-        answer = msgspec.json.decode(told.rpartition(b"\n")[2], type=_Answer)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        answer = msgspec.json.decode(told, type=_Answer)
+    except msgspec.DecodeError:
         raise DataError(
             f"data {order.data.source!r}: the process that imported them ended: {process.returncode}"
         ) from None
@@ -122,19 +135,25 @@ def _run(order: _Order, check: Callable[[], None]) -> tuple[DataInfo, int]:
     return answer.info, answer.imported_bytes
 
 
-def _communicated(process: subprocess.Popen[bytes], order: bytes, check: Callable[[], None]) -> bytes:
-    """What the process told until its end."""
+def _wait(process: subprocess.Popen[bytes], order: bytes, check: Callable[[], None]) -> None:
+    """Hand it the order, and wait for its end."""
     left: bytes | None = order
     while True:
         try:
-            return process.communicate(left, timeout=_LOOK_SECONDS)[0]
+            process.communicate(left, timeout=_LOOK_SECONDS)
         except subprocess.TimeoutExpired:
             left = None  # `communicate` goes on with what it was given
             check()
+        else:
+            return
 
 
-def main() -> None:
-    """The process: an order on standard input, an answer on the last line of standard output."""
+def main(answers: int) -> NoReturn:
+    """The process: an order on standard input, an answer written to a file.
+
+    Args:
+        answers: the file's descriptor.
+    """
     order = msgspec.json.decode(sys.stdin.buffer.read(), type=_Order)
     linux.die_with_parent(order.parent)
     sys.path[:] = order.search
@@ -146,5 +165,7 @@ def main() -> None:
         answer = _Answer(info=info, imported_bytes=cache.imported_bytes)
     except TrialfleetError as error:
         answer = _Answer(error=str(error))
+    with open(answers, "wb", closefd=False) as file:
+        file.write(msgspec.json.encode(answer))
     sys.stdout.flush()
-    sys.stdout.buffer.write(b"\n" + msgspec.json.encode(answer))
+    os._exit(0)  # a thread or a process that the source left behind would be waited for
