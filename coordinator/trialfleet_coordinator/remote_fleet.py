@@ -18,6 +18,7 @@ import msgspec
 
 from trialfleet_coordinator.leases import LeaseTable
 from trialfleet_shared.clock import Clock
+from trialfleet_shared.codec import parts
 from trialfleet_shared.errors import FleetError, TrialfleetError
 from trialfleet_shared.fleet import FleetReport, LostEvaluation, Poison
 from trialfleet_shared.messages import (
@@ -231,12 +232,13 @@ class RemoteFleet:
         return frozenset(self._leases.workers(self._clock.monotonic()))
 
     def submit(self, evaluations: Sequence[Evaluation]) -> None:
-        """Publish them in one message. Raises FleetError when the fleet is not started, or closed."""
+        """Publish them in as few messages as hold them. Raises FleetError when the fleet is not started, or closed."""
         link, spec = self._running()
         now = self._clock.monotonic()
         for evaluation in evaluations:
             self._leases.publish(evaluation.key, evaluation.attempt, now)
-        link.publish(EvaluationBatch(spec, tuple(evaluations)))
+        for part in parts(evaluations):
+            link.publish(EvaluationBatch(spec, part))
 
     def poll(self, timeout: float) -> tuple[list[EvaluationResult], list[LostEvaluation]]:
         """What came in, waiting up to `timeout` seconds for the first, or until slots come or go.

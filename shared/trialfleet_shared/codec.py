@@ -5,14 +5,21 @@ writes its own; a newer one raises NewerSchemaError, so that its reader can leav
 """
 
 import math
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 import msgspec
 
 from trialfleet_shared.errors import DecodeError, NewerSchemaError
-from trialfleet_shared.messages import SCHEMA_VERSION, Message
+from trialfleet_shared.messages import MOST_IN_BATCH, SCHEMA_VERSION, Evaluation, EvaluationResult, Message
 
 #: Longest payload that is looked at, in bytes.
 MAX_PAYLOAD_BYTES = 16 * 2**20
+#: Bytes from which on evaluations, or results, are sent in several messages: what one of them adds does not make a payload
+#: too long, nor what an envelope adds a message that RabbitMQ refuses (16 MiB by default, from version 4.0 on).
+PART_BYTES = 4 * 2**20
+
+_Item = TypeVar("_Item", Evaluation, EvaluationResult)
 
 _ENCODER = msgspec.json.Encoder()
 _DECODER: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Message)
@@ -28,6 +35,21 @@ def encode(message: Message) -> bytes:
     if b"null" in payload:  # which numbers that are not finite become
         _refuse_non_finite(msgspec.to_builtins(message))
     return payload
+
+
+def parts(items: Sequence[_Item], most: int = MOST_IN_BATCH) -> Iterator[tuple[_Item, ...]]:
+    """Evaluations, or results, in runs that fit into one message each: at most so many, and not beyond `PART_BYTES`."""
+    part: list[_Item] = []
+    size = 0
+    for item in items:
+        item_size = len(_ENCODER.encode(item))
+        if part and (len(part) >= most or size + item_size > PART_BYTES):
+            yield tuple(part)
+            part, size = [], 0
+        part.append(item)
+        size += item_size
+    if part:
+        yield tuple(part)
 
 
 def decode(payload: bytes) -> Message:

@@ -2,15 +2,20 @@
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
 
 import hypothesis.strategies as st
 import msgspec
 import pytest
 from hypothesis import given
 
-from trialfleet_shared.codec import MAX_PAYLOAD_BYTES, decode, encode
+from trialfleet_shared import codec
+from trialfleet_shared.codec import MAX_PAYLOAD_BYTES, decode, encode, parts
 from trialfleet_shared.errors import DecodeError, NewerSchemaError
 from trialfleet_shared.messages import (
+    ERROR_CHARACTERS,
+    MOST_METRICS,
     DataSpec,
     Evaluation,
     EvaluationBatch,
@@ -135,6 +140,28 @@ def test_a_number_that_json_does_not_have_is_not_sent(number: float) -> None:
 def test_an_endless_payload_is_not_even_parsed() -> None:
     with pytest.raises(DecodeError, match="allowed are"):
         decode(b" " * (MAX_PAYLOAD_BYTES + 1))
+
+
+@given(st.lists(evaluations, max_size=20) | st.lists(results, max_size=20), st.integers(1, 5), st.integers(1, 2000))
+def test_parts_hold_everything_in_order_and_as_much_as_they_may(items: list[Any], most: int, size: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(codec, "PART_BYTES", size)
+        found = list(parts(items, most))
+    assert [item for part in found for item in part] == items
+    assert all(len(part) == 1 or len(msgspec.json.encode(part)) <= size + len(part) + 1 for part in found)
+    assert all(0 < len(part) <= most for part in found)
+    for part, (following, *_) in pairwise(found):
+        grown = sum(len(msgspec.json.encode(item)) for item in (*part, following))
+        assert len(part) == most or grown > size
+
+
+def test_the_longest_results_can_be_read_one_by_one() -> None:
+    metrics = {
+        f"{number:03}" + "\0" * (NAME_CHARACTERS - 3): -1.2345678901234567e-300 for number in range(MOST_METRICS)
+    }
+    longest = EvaluationResult(0, 0, 0, 0, Outcome.ERROR, metrics=metrics, error="\0" * ERROR_CHARACTERS)
+    batches = [ResultBatch("s", part) for part in parts([longest] * 5)]
+    assert [decode(encode(batch)) for batch in batches] == batches
 
 
 _EVALUATION = {"trial": 0, "rung": 0, "fold": 0, "fraction": 1.0, "params": {}}

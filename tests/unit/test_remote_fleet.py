@@ -6,6 +6,7 @@ import pytest
 from support.simulated import SimulatedClock
 
 from trialfleet_coordinator.remote_fleet import Delivery, Incoming, Mailbox, Ready, RemoteFleet
+from trialfleet_shared.codec import decode, encode
 from trialfleet_shared.errors import BrokerError
 from trialfleet_shared.fleet import Poison
 from trialfleet_shared.messages import (
@@ -17,6 +18,7 @@ from trialfleet_shared.messages import (
     ResultBatch,
     StudySpec,
 )
+from trialfleet_shared.space import TEXT_CHARACTERS
 
 SPEC = StudySpec(study="s", objective="o.py:f", objective_digest="")
 GRACE = 5.0
@@ -97,6 +99,17 @@ def test_nobody_need_have_been_heard_of_for_work_to_be_published() -> None:
     link.incoming = heartbeats
     assert fleet.poll(1.0) == ([], [])
     assert (clock.now, fleet.slots()) == (begun, 2), "it ends when there are slots"
+
+
+def test_evaluations_travel_in_messages_that_can_be_read(bench: Bench) -> None:
+    long = {f"{number:03}": "x" * TEXT_CHARACTERS for number in range(100)}
+    asked = [Evaluation(trial, 0, 0, 1.0, long) for trial in range(1, 21)]
+    before = len(bench.link.published)
+    bench.fleet.submit(asked)
+    published = bench.link.published[before:]
+    assert [evaluation for batch in published for evaluation in batch.evaluations] == asked
+    assert [decode(encode(batch)) for batch in published] == published
+    assert len(published) == 5
 
 
 def test_results_are_acknowledged_once_they_were_polled(bench: Bench) -> None:

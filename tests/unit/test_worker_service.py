@@ -5,6 +5,7 @@ import msgspec
 import pytest
 from support.simulated import SimulatedClock
 
+from trialfleet_shared.codec import decode, encode
 from trialfleet_shared.messages import (
     SCHEMA_VERSION,
     DataSpec,
@@ -16,6 +17,7 @@ from trialfleet_shared.messages import (
     ResultBatch,
     StudySpec,
 )
+from trialfleet_shared.space import TEXT_CHARACTERS
 from trialfleet_workers.service import (
     HEARTBEAT_SECONDS,
     IDLE_HEARTBEAT_SECONDS,
@@ -375,6 +377,22 @@ def test_draining_finishes_what_runs_and_hands_back_the_rest(worker: Worker) -> 
     assert worker.answered() == [0, 1]
     assert [evaluation.trial for evaluation in worker.sink.handed_back] == [2, 3]
     assert ticket.wait(0)
+
+
+def test_answers_and_what_is_handed_back_travel_in_messages_that_can_be_read() -> None:
+    long = {f"{number:03}": "x" * TEXT_CHARACTERS for number in range(100)}
+    work = tuple(Evaluation(trial=trial, rung=0, fold=0, fraction=1.0, params=long) for trial in range(40))
+    worker = Worker(slots=20)
+    metrics = {f"{number:03}" + "m" * 400: 0.123456789 for number in range(1000)}
+    worker.pool.answer = lambda evaluation: msgspec.structs.replace(answer(evaluation), metrics=metrics)
+    ticket = worker.service.take(EvaluationBatch(SPEC, work))
+    worker.service.begin(ticket)
+    worker.run((0.0, worker.service.drain))
+    assert (worker.answered(), [one.trial for one in worker.sink.handed_back]) == ([*range(20)], [*range(20, 40)])
+    for batch in (*worker.sink.answers, *worker.sink.returned):
+        assert decode(encode(batch)) == batch
+    assert (len(worker.sink.answers), len(worker.sink.returned)) == (2, 5)
+    assert ticket.wait(0.0)
 
 
 def test_what_arrives_while_draining_is_handed_back(worker: Worker) -> None:

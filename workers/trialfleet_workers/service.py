@@ -17,6 +17,7 @@ from functools import partial
 from typing import NamedTuple, Protocol
 
 from trialfleet_shared.clock import Clock
+from trialfleet_shared.codec import parts
 from trialfleet_shared.errors import TrialfleetError
 from trialfleet_shared.messages import (
     SCHEMA_VERSION,
@@ -342,12 +343,12 @@ class WorkerService:
         if now < self._send_at and gathered < MOST_RESULTS and not self._idle():
             return
         for spec, results in list(self._outbox.items()):
-            while results:
-                batch = ResultBatch(spec.study, tuple(results[:MOST_RESULTS]))
+            for part in parts(tuple(results), MOST_RESULTS):
+                batch = ResultBatch(spec.study, part)
                 if not self._sink.send_results(spec.reply_to, batch.as_of(self._version(spec, batch.results))):
                     self._retry_at = now + RETRY_SECONDS
                     return
-                del results[:MOST_RESULTS]
+                del results[: len(part)]
                 for result in batch.results:
                     self._settle(_Held.of(spec, result))
             del self._outbox[spec]
@@ -402,20 +403,21 @@ class WorkerService:
 
         When it does not, and the worker leaves, RabbitMQ still has their deliveries, and delivers them again.
         """
-        parts: dict[StudySpec, dict[_Held, Evaluation]] = {}
+        studies: dict[StudySpec, dict[_Held, Evaluation]] = {}
         for held in chosen:
             ticket = self._held[held][0]
             evaluation = next(e for e in ticket.unsettled() if (e.key, e.attempt) == (held.key, held.attempt))
-            parts.setdefault(ticket.batch.spec, {})[held] = evaluation
-        for spec, part in parts.items():
-            version = min(self._held[held][0].batch.version for held in part)
-            if not self._sink.hand_back(EvaluationBatch(spec, tuple(part.values()), version)):
-                if self.draining:
-                    for held in chosen:
-                        self._held.pop(held, None)
-                return False
-            for held in part:
-                self._settle(held)
+            studies.setdefault(ticket.batch.spec, {})[held] = evaluation
+        for spec, evaluations in studies.items():
+            version = min(self._held[held][0].batch.version for held in evaluations)
+            for part in parts(tuple(evaluations.values())):
+                if not self._sink.hand_back(EvaluationBatch(spec, part, version)):
+                    if self.draining:
+                        for held in chosen:
+                            self._held.pop(held, None)
+                    return False
+                for evaluation in part:
+                    self._settle(_Held.of(spec, evaluation))
         return True
 
     def _send_heartbeat(self, *, last: bool = False) -> None:
