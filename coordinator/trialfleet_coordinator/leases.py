@@ -9,6 +9,7 @@ has said for a while that they hold the evaluation, and it is not waiting either
 A false alarm costs a second evaluation, never a wrong record: the first answer wins.
 """
 
+import math
 from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
@@ -17,6 +18,8 @@ from trialfleet_shared.messages import EvaluationKey
 
 #: Heartbeats that a worker may miss before it counts as gone.
 MISSED_HEARTBEATS = 3
+#: Share of the grace that may pass between two looks at the queue; after more, who looks was kept from it.
+_MOST_BETWEEN_LOOKS = 2 / 3
 
 
 class _Lease:
@@ -55,11 +58,12 @@ class LeaseTable:
         self._workers: dict[str, Worker] = {}
         #: Since when the queue has been found empty at every look; None: it was not at the last one.
         self._empty_since: float | None = None
+        #: When it was looked at last; before the first look nothing is missed.
+        self._looked_at = math.inf
 
     def publish(self, key: EvaluationKey, attempt: int, now: float) -> None:
         """The evaluation was published."""
         self._leases[key] = _Lease(attempt, now)
-        self._empty_since = None
 
     def answer(self, key: EvaluationKey, *, in_vain: int | None = None) -> None:
         """A result arrived, whoever it came from.
@@ -115,13 +119,14 @@ class LeaseTable:
         }
 
     def lost(self, ready: int | None, now: float) -> list[LostEvaluation]:
-        """The evaluations to give up on; each is named once.
+        """The evaluations to give up on; each is named once. To be asked every second or so.
 
         Args:
             ready: messages that wait in the queue; None when the broker is out of reach.
             now: the time.
         """
-        if ready is None:
+        pause, self._looked_at = now - self._looked_at, now
+        if ready is None or pause > self._grace * _MOST_BETWEEN_LOOKS:
             self._excuse(now)
             return []
         if ready:
@@ -140,7 +145,7 @@ class LeaseTable:
         return lost
 
     def _excuse(self, now: float) -> None:
-        """Nobody could be heard: silence says nothing."""
+        """Nobody could be heard, or nobody listened, and what was said meanwhile is still on its way: silence says nothing."""
         self._empty_since = None
         for lease in self._leases.values():
             lease.seen = now

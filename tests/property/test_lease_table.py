@@ -53,10 +53,11 @@ class Leases(RuleBasedStateMachine):
     @precondition(lambda self: self.heard)
     @rule()
     def fall_silent(self) -> None:
-        """Two looks at an empty queue, the grace and silence in between, and nothing is left."""
-        self.table.lost(0, self.now)
-        self.now += GRACE + 0.001
-        lost = {entry.key for entry in self.table.lost(0, self.now)}
+        """Looks at an empty queue, and nothing but silence for two times the grace, and nothing is left."""
+        lost = set()
+        for _ in range(int(2 * GRACE) + 2):
+            lost |= {entry.key for entry in self.table.lost(0, self.now)}
+            self.now += 1.0
         assert lost <= self.heard.keys()
         self.heard = {}
         assert self.table.outstanding == 0

@@ -70,10 +70,10 @@ class Bench:
     def lost_after_silence(self) -> list[int]:
         """Attempts that are given up when nobody is heard for long, with the queue empty."""
         lost = []
-        for _ in range(2):
+        for _ in range(int(2 * GRACE)):
             self.link.incoming.append(Ready(0))
-            lost += self.fleet.poll(1.0)[1]
-            self.clock.now += GRACE
+            lost += self.fleet.poll(0.0)[1]
+            self.clock.now += 1.0
         return [entry.attempt for entry in lost]
 
 
