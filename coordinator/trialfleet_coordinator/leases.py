@@ -18,6 +18,8 @@ from trialfleet_shared.messages import EvaluationKey
 
 #: Heartbeats that a worker may miss before it counts as gone.
 MISSED_HEARTBEATS = 3
+#: Heartbeats after which it is forgotten: workers come and go for weeks.
+_FORGOTTEN_HEARTBEATS = 10
 #: Share of the grace that may pass between two looks at the queue; after more, who looks was kept from it.
 _MOST_BETWEEN_LOOKS = 2 / 3
 
@@ -97,6 +99,8 @@ class LeaseTable:
             now: the time.
         """
         if slots:
+            if worker not in self._workers:
+                self._workers = self._heard_within(_FORGOTTEN_HEARTBEATS, now)
             self._workers[worker] = Worker(slots, now, interval)
         else:
             self._workers.pop(worker, None)
@@ -112,10 +116,11 @@ class LeaseTable:
 
     def workers(self, now: float) -> dict[str, Worker]:
         """The workers that are alive."""
+        return self._heard_within(MISSED_HEARTBEATS, now)
+
+    def _heard_within(self, heartbeats: int, now: float) -> dict[str, Worker]:
         return {
-            name: worker
-            for name, worker in self._workers.items()
-            if now - worker.heard <= MISSED_HEARTBEATS * worker.interval
+            name: worker for name, worker in self._workers.items() if now - worker.heard <= heartbeats * worker.interval
         }
 
     def lost(self, ready: int | None, now: float) -> list[LostEvaluation]:

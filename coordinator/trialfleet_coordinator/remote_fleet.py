@@ -157,7 +157,9 @@ class Mailbox:
 
 
 class _Figures:
-    """What a worker measured since the study started on it."""
+    """What a worker measured since the study started on it; kept of all that ever came."""
+
+    __slots__ = ("_available_before", "_busy_before", "available", "busy")
 
     def __init__(self, first: Heartbeat, running: float) -> None:
         uptime = first.available_slot_seconds / max(first.slots, 1)
@@ -198,7 +200,7 @@ class RemoteFleet:
         self._pss: dict[str, int] = {}
         self._peak_pss = 0
         self._pss_due = -math.inf
-        #: When each worker was heard last.
+        #: When each live worker was heard last.
         self._heard: dict[str, float] = {}
         #: Slots of the workers that had nothing to do when they were heard last, and answered nothing since.
         self._idle: dict[str, int] = {}
@@ -353,6 +355,9 @@ class RemoteFleet:
             self._add_up_memory(now)
 
     def _add_up_memory(self, now: float) -> None:
+        """Of the live workers alone; the others are forgotten, but for what they measured."""
         live = self._leases.workers(now)
         self._pss = {name: size for name, size in self._pss.items() if name in live}
+        self._heard = {name: at for name, at in self._heard.items() if name in live}
+        self._idle = {name: slots for name, slots in self._idle.items() if name in live}
         self._peak_pss = max(self._peak_pss, sum(self._pss.values()))

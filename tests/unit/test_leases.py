@@ -163,3 +163,13 @@ def test_a_late_refusal_of_an_earlier_attempt_does_not_answer_a_later_one(table:
     assert table.outstanding == 1
     table.answer(KEY, in_vain=1)
     assert table.outstanding == 0
+
+
+def test_workers_that_are_gone_for_long_are_forgotten() -> None:
+    """A fleet's workers come and go for weeks."""
+    table = LeaseTable(grace=GRACE)
+    beat(table, 0.0, worker="old")
+    beat(table, 8.0, worker="new")
+    assert set(table.workers(0.0)) == {"old", "new"}
+    beat(table, 12.0, worker="newer")
+    assert set(table.workers(0.0)) == {"new", "newer"}

@@ -250,3 +250,21 @@ def test_memory_is_that_of_the_workers_that_were_there_at_a_time(bench: Bench) -
     bench.link.incoming += [Heartbeat(f"twin{number}", 2, 0, 1.0, pss_bytes=100) for number in range(2)]
     bench.fleet.poll(1.0)
     assert bench.fleet.report().pss_bytes == 200
+
+
+def test_a_worker_that_is_heard_again_after_long_is_counted_once(bench: Bench) -> None:
+    def beat(worker: str, busy: float) -> None:
+        bench.link.incoming.append(
+            Heartbeat(worker, 1, 0, 1.0, busy_slot_seconds=busy, available_slot_seconds=2 * busy, pss_bytes=5)
+        )
+        bench.fleet.poll(0.0)
+
+    beat("away", 10.0)
+    for second in range(400):
+        bench.clock.now += 1.0
+        beat("there", float(second))
+    assert bench.fleet.workers() == {"there"}
+    beat("away", 11.0)
+    report = bench.fleet.report()
+    assert (report.workers, report.busy_slot_seconds, report.available_slot_seconds) == (2, 399.0 + 1.0, 800.0)
+    assert report.pss_bytes == 10
