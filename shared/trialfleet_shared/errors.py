@@ -1,4 +1,4 @@
-"""Every error trialfleet raises on purpose.
+"""Every error trialfleet raises on purpose, and what is told of any other.
 
 One root, `TrialfleetError`; a class's docstring is its message when it is raised without one. `exit_status` is what the
 command line returns for it: 1 failure, 2 usage or configuration, 3 broker, 4 store.
@@ -84,3 +84,11 @@ class StoreUnavailableError(StoreError):
 
 class StudyLockedError(StoreError):
     """Another coordinator is running this study."""
+
+
+def message_of(error: BaseException) -> str:
+    """What an exception says; one of the user's may fail to say it."""
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001  # whatever its `__str__` raises
+        return "(its message can not be shown)"

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from trialfleet_shared.errors import ConfigurationError
+from trialfleet_shared.errors import ConfigurationError, message_of
 from trialfleet_shared.tables import check_fields, plain
 from trialfleet_shared.visible import is_unicode
 
@@ -344,7 +344,7 @@ class FunctionSpace:
             if error is trial.raised:
                 raise
             raise ConfigurationError(
-                f"{self._name} raised {type(error).__name__}: {error}{_place(error.__traceback__)}"
+                f"{self._name} raised {type(error).__name__}: {message_of(error)}{_place(error.__traceback__)}"
             ) from error
         if not trial.params:
             raise ConfigurationError(f"{self._name} suggested no parameter")

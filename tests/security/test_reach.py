@@ -98,6 +98,7 @@ def test_names_make_no_lines(name: str) -> None:
         ("rows\0.csv", "has a NUL in it"),
         ("/etc", "is a folder"),
         ("nothing://rows.csv", "can not be opened"),
+        ("ftp://127.0.0.1:1/rows.csv", "can not be opened: .*Connection refused"),
     ],
 )
 def test_a_source_is_one_file(tmp_path: Path, source: str, words: str) -> None:

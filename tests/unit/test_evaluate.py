@@ -122,6 +122,15 @@ def test_an_error_that_can_not_be_shown_is_an_error() -> None:
     assert (evaluated(raising(BrokenError())).error or "").startswith("BrokenError: (its message can not be shown)")
 
 
+def test_a_prune_that_can_not_be_shown_is_a_prune() -> None:
+    class BrokenPrune(TrialPruned):
+        def __str__(self) -> str:
+            raise RuntimeError
+
+    result = evaluated(raising(BrokenPrune()))
+    assert (result.outcome, result.error) == (Outcome.PRUNED, "(its message can not be shown)")
+
+
 def test_a_failure_is_told_within_bounds() -> None:
     result = failed(EVALUATION, Outcome.CRASH, "x" * 10**5, wall_seconds=-1.0, worker="me")
     assert len(result.error or "") == ERROR_CHARACTERS

@@ -22,6 +22,8 @@ class Source:
     """A data set whose splits say what they were asked for."""
 
     def split(self, **asked: Any) -> Any:
+        if asked["fold"] == 8:
+            raise OSError("the disk is gone")
         if asked["fold"] > 1:
             raise DataError(f"fold = {asked['fold']}; allowed are 0 and 1")
         return asked
@@ -63,6 +65,9 @@ def test_data_that_can_not_be_had_refuse_the_evaluation(make_pool: MakePool) -> 
     bad = Evaluation(trial=0, rung=0, fold=7, fraction=1.0, params={})
     refused = run(pool, memory_spec(data_digest="ab"), bad)[0]
     assert (refused.outcome, refused.error) == (Outcome.REFUSED, "fold = 7; allowed are 0 and 1")
+    unreadable = Evaluation(trial=2, rung=0, fold=8, fraction=1.0, params={})
+    refused = run(pool, memory_spec(data_digest="ab"), unreadable)[2]
+    assert (refused.outcome, refused.error) == (Outcome.REFUSED, "the data can not be had: OSError: the disk is gone")
     refused = run(pool, memory_spec(data_digest="00"), evaluation(1))[1]
     assert (refused.outcome, refused.error) == (Outcome.REFUSED, "no such data")
     with pytest.raises(DataError, match="no such data"):

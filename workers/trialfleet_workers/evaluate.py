@@ -4,7 +4,7 @@ import traceback
 from pathlib import Path
 from typing import Any, Protocol
 
-from trialfleet_shared.errors import ObjectiveError
+from trialfleet_shared.errors import ObjectiveError, message_of
 from trialfleet_shared.messages import ERROR_CHARACTERS, Evaluation, EvaluationResult, Outcome
 from trialfleet_workers.objective import Objective, read_returned
 
@@ -59,7 +59,10 @@ def evaluate(
         outcome, message = Outcome.ERROR, _bounded(str(error), ERROR_CHARACTERS)
     except BaseException as error:  # noqa: BLE001  # sys.exit() and whatever else a user's function raises
         if _is_pruned(error):
-            outcome, message = Outcome.PRUNED, _bounded(str(error) or "pruned by the objective", ERROR_CHARACTERS)
+            outcome, message = (
+                Outcome.PRUNED,
+                _bounded(message_of(error) or "pruned by the objective", ERROR_CHARACTERS),
+            )
         else:
             outcome, message = Outcome.ERROR, describe_error(error)
     return EvaluationResult(
@@ -121,10 +124,7 @@ def describe_error(error: BaseException) -> str:
 
 
 def _summary(error: BaseException) -> str:
-    try:
-        message = str(error)
-    except Exception:  # noqa: BLE001  # a user's exception may fail to print itself
-        message = "(its message can not be shown)"
+    message = message_of(error)
     name = type(error).__name__
     return f"{name}: {_bounded(message, _MESSAGE_CHARACTERS)}" if message else name
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import cloudpickle
 
-from trialfleet_shared.errors import ObjectiveError
+from trialfleet_shared.errors import ObjectiveError, message_of
 from trialfleet_workers.digests import find_module
 
 _ADVICE = "name it as 'file.py:function', or evaluate in threads with use_process_pool=False"
@@ -51,7 +51,7 @@ def unpickle_function(content: bytes, name: str) -> Callable[..., Any]:
 
 
 def _told(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
+    return f"{type(error).__name__}: {message_of(error)}"
 
 
 def _modules(function: Callable[..., Any]) -> list[ModuleType]:

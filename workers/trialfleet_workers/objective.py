@@ -21,7 +21,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from trialfleet_shared.errors import ObjectiveError
+from trialfleet_shared.errors import ObjectiveError, message_of
 from trialfleet_shared.fingerprint import digest_bytes
 from trialfleet_shared.messages import MOST_METRICS, Evaluation
 from trialfleet_shared.space import NAME_CHARACTERS, Categorical, Distribution, Float, Int, Params, Scalar
@@ -206,11 +206,11 @@ def _guarded(reference: str, name: str, load: Callable[[], ModuleType]) -> Modul
     except ModuleNotFoundError as error:
         if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
             raise ObjectiveError(f"{reference!r}: there is no module {error.name!r}") from error
-        raise ObjectiveError(f"{reference!r}: its import failed: {error}") from error
+        raise ObjectiveError(f"{reference!r}: its import failed: {message_of(error)}") from error
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # SystemExit too: a script may call sys.exit() at its end
-        raise ObjectiveError(f"{reference!r}: its import raised {type(error).__name__}: {error}") from error
+        raise ObjectiveError(f"{reference!r}: its import raised {type(error).__name__}: {message_of(error)}") from error
     finally:
         _loading.reset(token)
 

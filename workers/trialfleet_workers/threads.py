@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 
 from trialfleet_shared.clock import Clock
-from trialfleet_shared.errors import FleetError, ObjectiveError, TrialfleetError
+from trialfleet_shared.errors import FleetError, ObjectiveError, TrialfleetError, message_of
 from trialfleet_shared.messages import Evaluation, EvaluationResult, Outcome, StudySpec
 from trialfleet_workers.allowance import resolve
 from trialfleet_workers.clocks import ThreadClock
@@ -277,6 +277,9 @@ class ThreadPool:
                 return failed(evaluation, Outcome.REFUSED, str(error), worker=self._name)
             except MemoryError:
                 return failed(evaluation, Outcome.MEMORY, "the data do not fit into memory", worker=self._name)
+            except Exception as error:  # noqa: BLE001  # without an answer the study would wait for ever
+                reason = f"the data can not be had: {type(error).__name__}: {message_of(error)}"
+                return failed(evaluation, Outcome.REFUSED, reason, worker=self._name)
         return evaluate(evaluation, data, study.objective, ThreadClock(), worker=self._name)
 
     def _account(self, *ended: _Running) -> None:

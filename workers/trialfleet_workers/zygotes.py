@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from trialfleet_shared.clock import Clock
-from trialfleet_shared.errors import ObjectiveError, TrialfleetError
+from trialfleet_shared.errors import ObjectiveError, TrialfleetError, message_of
 from trialfleet_shared.messages import StudySpec
 from trialfleet_workers.allowance import Allowance, resolve
 from trialfleet_workers.frames import Prepare, Prepared
@@ -49,7 +49,9 @@ class ObjectiveSources:
             raise
         except Exception as error:
             # One study's objective must not end the worker, and then, delivered again, the next one.
-            raise ObjectiveError(f"{spec.objective!r} can not be looked at: {type(error).__name__}: {error}") from error
+            raise ObjectiveError(
+                f"{spec.objective!r} can not be looked at: {type(error).__name__}: {message_of(error)}"
+            ) from error
 
     def _prepare(self, spec: StudySpec) -> Prepare:
         function = None

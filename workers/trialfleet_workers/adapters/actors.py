@@ -35,7 +35,7 @@ from trialfleet_shared.adapters.rabbit import (
     unpack,
 )
 from trialfleet_shared.clock import SystemClock
-from trialfleet_shared.errors import DecodeError, NewerSchemaError, TrialfleetError
+from trialfleet_shared.errors import DecodeError, NewerSchemaError, TrialfleetError, message_of
 from trialfleet_shared.messages import EvaluationBatch, Heartbeat, ResultBatch, StudySpec
 from trialfleet_workers.adapters.data_format import data_file
 from trialfleet_workers.adapters.importing import import_apart
@@ -356,7 +356,7 @@ def _prepare(service: WorkerService, ticket: Ticket, data: StudyData) -> None:
         service.refuse(ticket, str(error))
     except Exception as error:  # noqa: BLE001  # no memory for a process, say; it is held until it is answered
         _LOG.exception("the data of study %s can not be had", study, extra={"study": study})
-        service.refuse(ticket, f"the study's data can not be had: {type(error).__name__}: {error}")
+        service.refuse(ticket, f"the study's data can not be had: {type(error).__name__}: {message_of(error)}")
     else:
         service.begin(ticket)
 

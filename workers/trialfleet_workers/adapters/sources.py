@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from trialfleet_shared.errors import DataError
+from trialfleet_shared.errors import DataError, message_of
 from trialfleet_workers.objective import load_function
 
 if TYPE_CHECKING:  # imported where frames and tables are: each takes a quarter of a second, which arrays do not need
@@ -74,7 +74,7 @@ def call_source(source: str, base: Path, *, own: bool = False) -> Any:
     try:
         return function()
     except (Exception, SystemExit) as error:
-        raise DataError(f"data.source = {source!r} raised {type(error).__name__}: {error}") from error
+        raise DataError(f"data.source = {source!r} raised {type(error).__name__}: {message_of(error)}") from error
 
 
 def stamp(source: str, base: Path) -> Stamp | None:
@@ -88,8 +88,8 @@ def stamp(source: str, base: Path) -> Stamp | None:
         info = place.info()
     except FileNotFoundError as error:
         raise DataError(f"data.source = {source!r}: there is no file {place.path}") from error
-    except (OSError, ValueError) as error:
-        raise DataError(f"data.source = {source!r} can not be read: {error}") from error
+    except Exception as error:  # each of fsspec's file systems has errors of its own
+        raise DataError(f"data.source = {source!r} can not be read: {message_of(error)}") from error
     if info.get("type") == "directory":
         raise DataError(f"data.source = {source!r} is a folder; allowed are files ending in {', '.join(SUFFIXES)}")
     modified = next((info[key] for key in ("mtime", "ETag", "etag", "last_modified", "updated") if key in info), None)
@@ -227,8 +227,8 @@ def _locate(source: str, base: Path) -> _Place:
         raise DataError(f"data.source = {source!r} is a chain of file systems; allowed is a path, or one URI")
     try:
         return _place_of_uri(source) if "://" in source else _place_of_path((base / source).resolve())
-    except (ImportError, ValueError, RuntimeError) as error:  # the last: symbolic links in a loop
-        raise DataError(f"data.source = {source!r} can not be opened: {error}") from error
+    except Exception as error:  # links in a loop, a package that is not installed, a server out of reach
+        raise DataError(f"data.source = {source!r} can not be opened: {message_of(error)}") from error
 
 
 def _place_of_uri(uri: str) -> _Place:
