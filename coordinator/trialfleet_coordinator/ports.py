@@ -48,7 +48,8 @@ class StudyDefinition(msgspec.Struct, frozen=True):
         if changes:
             raise StudyChangedError(
                 f"study {self.name!r} exists with another {' and another '.join(changes)}; "
-                "give this one another --name, or start it from what the old one found with --fork"
+                "give this one another name (--name), have it start from what the old one found (--fork; `warm_start` in "
+                "Python), or delete the old one (trialfleet delete)"
             )
 
 
@@ -91,6 +92,8 @@ class StudyStore(Protocol):
 
     def open(self, definition: StudyDefinition) -> StudyRecord:
         """Lock the study for this coordinator; create it if it is new; return what is recorded.
+
+        One that has no trial yet is made anew where its definition is another.
 
         Raises:
             StudyLockedError: another coordinator has it open.

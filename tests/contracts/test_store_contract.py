@@ -247,12 +247,26 @@ class StoreContract:
 
     def test_a_changed_study_is_refused_and_left_alone(self, store: StudyStore, connect: Connect) -> None:
         store.open(definition())
+        store.commit([trial(0)], elapsed=1.0)
         store.close()
         other = connect()
         with pytest.raises(StudyChangedError, match="'digits' exists with another direction and another seed"):
             other.open(definition(seed=1, direction="minimize"))
         # The attempt holds no lock.
         assert connect().open(definition()).definition == definition()
+
+    def test_a_study_without_trials_may_become_another(self, store: StudyStore, connect: Connect) -> None:
+        """One that could not be run, and is corrected."""
+        store.open(definition())
+        store.close()
+        corrected = definition(seed=1, direction="minimize")
+        other = connect()
+        assert other.open(corrected).definition == corrected
+        other.commit([trial(0)], elapsed=1.0)
+        assert other.names() == ["digits"]
+        other.close()
+        with pytest.raises(StudyChangedError):
+            connect().open(definition())
 
     def test_a_store_holds_one_study(self, store: StudyStore) -> None:
         store.open(definition())

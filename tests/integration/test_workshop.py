@@ -39,8 +39,8 @@ def workshop(tmp_path: Path) -> HomeWorkshop:
     """That of a coordinator whose home has the study of `tables()`."""
     (tmp_path / "objective.py").write_text(OBJECTIVE)
     home = Home(tmp_path / "home")
-    with open_study(read_study(tables(), "here", tmp_path), home):
-        pass
+    with open_study(read_study(tables(), "here", tmp_path), home) as study:
+        study.run(lambda _: None, lambda: None)
     return HomeWorkshop(home, "amqp://nowhere", Allowance((tmp_path,)), Watching())
 
 
@@ -73,6 +73,15 @@ def test_another_study_of_the_name_is_refused(
 def test_another_space_is_refused(describe: Callable[[dict[str, Any]], str]) -> None:
     with pytest.raises(StudyChangedError, match="another search space;"):
         describe({**tables(), "space": {"x": {"type": "float", "min": 0.0, "max": 2.0}}})
+
+
+def test_a_study_that_has_no_trial_yet_may_be_corrected(tmp_path: Path) -> None:
+    (tmp_path / "objective.py").write_text(OBJECTIVE)
+    home = Home(tmp_path / "home")
+    with open_study(read_study(tables(), "here", tmp_path), home):
+        pass
+    workshop = HomeWorkshop(home, "amqp://nowhere", Allowance((tmp_path,)), Watching())
+    assert workshop.describe(Submission(tables=tables(seed=6), base=str(tmp_path))).study == "a"
 
 
 def test_a_name_with_control_characters_is_refused(workshop: HomeWorkshop, tmp_path: Path) -> None:

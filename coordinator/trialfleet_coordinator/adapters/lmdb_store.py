@@ -102,11 +102,16 @@ class LmdbStudyStore:
             return None if study is None else self._record(transaction, study, name)
 
     def definition(self, name: str) -> StudyDefinition | None:
-        """What the study called `name` is; None when trialfleet made none. Raises StoreError when it is damaged."""
+        """What a study called `name` has to be; None when there is none of trialfleet's that has a trial.
+
+        Raises StoreError when it is damaged.
+        """
         with self._tables.environment.read() as transaction:
             study = self._tables.study_id(transaction, name)
             try:
-                return None if study is None else self._definition(transaction, study)
+                if study is None or not self._tables.count_trials(transaction, study):
+                    return None
+                return self._definition(transaction, study)
             except (KeyError, ValueError) as error:  # as those of msgspec are
                 raise self._unreadable(name, error) from error
 
@@ -130,6 +135,8 @@ class LmdbStudyStore:
 
     def open(self, definition: StudyDefinition) -> StudyRecord:
         """Lock the study for this coordinator; create it if it is new; return what is recorded.
+
+        One that has no trial yet is made anew where its definition is another.
 
         Raises:
             StudyLockedError: another coordinator has it open.
@@ -202,13 +209,20 @@ class LmdbStudyStore:
             self._tables.identify(transaction, self._make_identity())
         study = self._tables.study_id(transaction, definition.name)
         if study is None:
-            direction = OPTUNA_DIRECTIONS[definition.direction]
-            study = self._tables.create_study(transaction, definition.name, [direction])
-            value = msgspec.to_builtins(definition)
-            self._tables.set_attr(transaction, study, SYSTEM, DEFINITION_ATTR, value)
+            study = self._create(transaction, definition)
         record = self._record(transaction, study, definition.name)
+        if not record.trials and record.definition.changes(as_stored(definition)):
+            self._tables.delete_study(transaction, study)
+            study = self._create(transaction, definition)
+            record = self._record(transaction, study, definition.name)
         record.definition.require_same(as_stored(definition))
         return study, record
+
+    def _create(self, transaction: Transaction, definition: StudyDefinition) -> int:
+        direction = OPTUNA_DIRECTIONS[definition.direction]
+        study = self._tables.create_study(transaction, definition.name, [direction])
+        self._tables.set_attr(transaction, study, SYSTEM, DEFINITION_ATTR, msgspec.to_builtins(definition))
+        return study
 
     def _definition(self, transaction: Transaction, study: int) -> StudyDefinition | None:
         value = self._tables.attr(transaction, study, SYSTEM, DEFINITION_ATTR)

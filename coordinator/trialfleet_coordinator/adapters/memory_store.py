@@ -43,7 +43,7 @@ class MemoryStudyStore:
         return list(self._disk.studies)
 
     def open(self, definition: StudyDefinition) -> StudyRecord:
-        """Lock the study; create it if it is new; return what is recorded.
+        """Lock the study; create it if it is new; return what is recorded. See `StudyStore.open`.
 
         Raises:
             StudyLockedError: another store has it open.
@@ -54,7 +54,9 @@ class MemoryStudyStore:
             raise StoreError("this store has a study open; close it first")
         if definition.name in self._disk.locked:
             raise StudyLockedError(f"study {definition.name!r} is being run")
-        record = self._disk.studies.setdefault(definition.name, StudyRecord(definition, [], 0.0, None))
+        record = self._disk.studies.get(definition.name)
+        if record is None or (not record.trials and record.definition != definition):
+            record = self._disk.studies[definition.name] = StudyRecord(definition, [], 0.0, None)
         record.definition.require_same(definition)
         self._open = definition.name
         self._disk.locked.add(definition.name)
