@@ -1,6 +1,7 @@
 """What the coordinator relies on, of every sampler behind the port."""
 
 import random
+import sys
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -286,7 +287,16 @@ def test_an_unknown_optuna_sampler_is_refused_with_what_is_allowed() -> None:
 
 def test_a_space_that_an_optuna_sampler_can_not_draw_from_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="'BruteForceSampler' can not draw from this space"):
-        OptunaSampler("BruteForceSampler", MIXED, maximize=False, seed=0).ask(range(1))
+        OptunaSampler("BruteForceSampler", MIXED, maximize=False, seed=0)
+
+
+@pytest.mark.parametrize(("name", "package"), [("GPSampler", "torch"), ("CmaEsSampler", "cmaes")])
+def test_what_an_optuna_sampler_needs_is_missed_before_anything_is_drawn(
+    name: str, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ConfigurationError, match=f"'{name}' needs a package that is not installed: .*{package}"):
+        OptunaSampler(name, MIXED, maximize=False, seed=0)
 
 
 def test_optunas_brute_force_ends_without_a_word() -> None:

@@ -52,7 +52,8 @@ class OptunaSampler:
         seed: of the random stream.
 
     Raises:
-        ConfigurationError: there is no sampler of that name, or what it needs is not installed.
+        ConfigurationError: there is no sampler of that name, what it needs is not installed, or it can not draw from
+            the space.
     """
 
     def __init__(self, sampler: str | Callable[[int], BaseSampler], space: Space, *, maximize: bool, seed: int) -> None:
@@ -61,8 +62,9 @@ class OptunaSampler:
         self._seed = seed
         self._space = space
         self._drawing = Drawing(space, seed=seed)
+        self._rehearse(maximize=maximize)
         self._storage = _Storage()
-        self._study = self._open(maximize=maximize)
+        self._study = self._open(self._storage, maximize=maximize)
         #: Optuna's id of each trial.
         self._ids: dict[int, int] = {}
         #: Values of each observed trial by rung; None once it failed.
@@ -75,7 +77,7 @@ class OptunaSampler:
         """One draw for each trial number; fewer when every point of the space was drawn already.
 
         Raises:
-            ConfigurationError: the sampler can not draw from this space.
+            ConfigurationError: the sampler can not draw from this space, which making it did not show.
         """
         draws: list[Draw] = []
         for number in numbers:
@@ -120,14 +122,21 @@ class OptunaSampler:
         for number, params, distributions in draws:
             self._add(number, params, distributions)
 
-    def _open(self, *, maximize: bool) -> Study:
+    def _rehearse(self, *, maximize: bool) -> None:
+        """See that trials can be drawn, and from a model: Optuna's samplers ask for what they need when they use it first."""
+        study = self._open(_Storage(), maximize=maximize)
+        for number in range(ENOUGH + 1):
+            trial, _ = self._draw(study)
+            study.tell(trial, float(number))
+
+    def _open(self, storage: InMemoryStorage, *, maximize: bool) -> Study:
         # Optuna would greet on standard error.
         verbosity = optuna.logging.get_verbosity()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         try:
             direction = StudyDirection.MAXIMIZE if maximize else StudyDirection.MINIMIZE
-            self._storage.create_new_study([direction], "trialfleet")
-            return _Study("trialfleet", self._storage, sampler=self._sampler(self._seed))
+            storage.create_new_study([direction], "trialfleet")
+            return _Study("trialfleet", storage, sampler=self._sampler(self._seed))
         finally:
             optuna.logging.set_verbosity(verbosity)
 
@@ -144,7 +153,7 @@ class OptunaSampler:
 
     def _ask(self, number: int) -> Draw | None:
         for _ in range(REDRAWS):
-            trial, draw = self._draw()
+            trial, draw = self._draw(self._study)
             if self._drawing.add(draw.params):
                 self._ids[number] = trial._trial_id  # noqa: SLF001  # Optuna's storages are spoken to by id
                 return draw
@@ -154,9 +163,9 @@ class OptunaSampler:
             self._add(number, left.params, left.distributions)
         return left
 
-    def _draw(self) -> tuple[Trial, Draw]:
+    def _draw(self, study: Study) -> tuple[Trial, Draw]:
         try:
-            trial = self._study.ask()
+            trial = study.ask()
             return trial, draw_point(self._space, lambda name, one: _suggest(trial, name, one))
         except ImportError as error:
             raise self._missing(error) from error
