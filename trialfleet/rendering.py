@@ -1,5 +1,6 @@
 """What came of a study: as tables for people, as one JSON document for programs."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ from trialfleet.words import words
 from trialfleet_coordinator.report import BestTrial, EfficiencyMetrics, StudyReport
 from trialfleet_coordinator.serving import ServiceState, StudyStatus
 from trialfleet_shared.visible import visible_in_json
+
+#: A frame of an objective's error.
+_FRAME = re.compile(r'^  File "(?P<file>.*)", line (?P<line>\d+), in (?P<function>.*)$', re.MULTILINE)
 
 
 class CacheFigures(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,7 +91,7 @@ def print_best(console: Console, best: BestTrial) -> None:
 
 def render_report(report: StudyReport, cache: CacheFigures, home: Path | None) -> RenderableType:
     """The report for people."""
-    parts: list[RenderableType] = [words(f"{report.study}: {first_line(report.ended_because)}", style="bold")]
+    parts: list[RenderableType] = [words(f"{report.study}: {one_line(report.ended_because)}", style="bold")]
     if report.best_params is None:
         parts += [words(), words("No trial has a value.")]
     else:
@@ -100,7 +104,7 @@ def render_report(report: StudyReport, cache: CacheFigures, home: Path | None) -
     parts.append(words(_ESTIMATED, style="dim"))
     if report.failures:
         parts += [words(), words("Latest failures", style="bold")]
-        parts += [words(f"  {first_line(failure)}") for failure in report.failures]
+        parts += [words(f"  {one_line(failure)}") for failure in report.failures]
     if home is not None:
         parts += [words(), words(f"Kept in {home}; see it again with: trialfleet report {report.study}", style="dim")]
     return Group(*parts)
@@ -149,7 +153,7 @@ def render_statuses(statuses: Sequence[StudyStatus]) -> RenderableType:
                 str(progress.slots) if running else "",
                 duration(progress.elapsed_seconds),
             ]
-        because = words(first_line(status.because))
+        because = words(one_line(status.because))
         table.add_row(words(status.study), status.state, status.mode, str(status.priority), *cells, because)
     return table
 
@@ -241,7 +245,11 @@ def told(figure: float | None, form: str) -> str:
     return "-" if figure is None else form.format(figure)
 
 
-def first_line(text: str) -> str:
-    """The first line of a text, shortened: the rest of an objective's error is its traceback."""
+def one_line(text: str) -> str:
+    """The first line of a text, shortened; of an objective's error, also where it was raised."""
     line = text.strip().partition("\n")[0].rstrip()
-    return line if len(line) <= 200 else f"{line[:199]}…"
+    line = line if len(line) <= 200 else f"{line[:199]}…"
+    places = list(_FRAME.finditer(text))
+    if places:
+        line += " ({}, line {}, in {})".format(Path(places[-1]["file"]).name, *places[-1].group("line", "function"))
+    return line

@@ -1,5 +1,6 @@
 """What people and programs are shown of a study."""
 
+import inspect
 import io
 import math
 import re
@@ -28,6 +29,7 @@ from trialfleet.rendering import (
     CacheFigures,
     StudySummary,
     finite,
+    one_line,
     print_best,
     print_json,
     render_report,
@@ -38,6 +40,7 @@ from trialfleet.rendering import (
 from trialfleet_coordinator.report import EfficiencyMetrics, Progress, SavedSeconds, StudyReport, TrialSummary, best_of
 from trialfleet_coordinator.serving import ServiceState
 from trialfleet_shared.ladder import Ladder, Rung
+from trialfleet_workers.evaluate import describe_error
 
 LADDER = Ladder((Rung(0.1, 1), Rung(1.0, 1), Rung(1.0, 5)))
 PROGRESS = Progress(
@@ -217,6 +220,20 @@ def test_lines_and_documents_show_a_terminal_nothing_that_it_would_obey() -> Non
     assert text.count(EVIL_SHOWN) == 6
     assert r"\u001b]0;owned\u0007\u009b2J" in text
     assert not [character for character in text if unicodedata.category(character) == "Cc" and character != "\n"]
+
+
+def test_a_failure_is_told_in_a_line_with_the_place_that_it_comes_from() -> None:
+    def objective(params: dict[str, float]) -> float:
+        raise ValueError("no such luck\nof two lines")
+
+    try:
+        objective({})
+    except ValueError as error:
+        told = describe_error(error)
+    line = inspect.getsourcelines(objective)[1] + 1
+    assert one_line(told) == f"ValueError: no such luck (test_rendering.py, line {line}, in objective)"
+    assert one_line("\n said by nobody \n") == "said by nobody"
+    assert one_line("x" * 1000) == "x" * 199 + "…"
 
 
 def test_a_report_without_values() -> None:

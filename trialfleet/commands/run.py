@@ -13,7 +13,7 @@ from trialfleet.environment import Environment
 from trialfleet.flags import StudyFlags
 from trialfleet.home import Home
 from trialfleet.progress import PLAIN_SECONDS, progress_view
-from trialfleet.rendering import first_line, print_json, print_report, report_document
+from trialfleet.rendering import one_line, print_json, print_report, report_document
 from trialfleet.signals import StopSignals
 from trialfleet.study_file import StudyRequest, load_study
 from trialfleet.watching import Watching
@@ -124,7 +124,7 @@ def run_and_report(
     else:
         print_report(results, report, figures, home.path)
     if report.ended == "failed":
-        raise StudyFailedError(f"{request.name}: {first_line(report.ended_because)}")
+        raise StudyFailedError(f"{request.name}: {one_line(report.ended_because)}")
     return status if report.ended == "stopped" else 0
 
 

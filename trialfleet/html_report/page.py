@@ -6,7 +6,7 @@ from html import escape
 from trialfleet.html_report import charts
 from trialfleet.html_report.timeline import RUNG_COLOURS, timeline, utilisation
 from trialfleet.progress import duration, rung_name
-from trialfleet.rendering import CacheFigures, first_line, told
+from trialfleet.rendering import CacheFigures, one_line, told
 from trialfleet_coordinator.report import StudyReport, TrialSummary
 from trialfleet_coordinator.runs import Run
 
@@ -77,7 +77,7 @@ def render(report: StudyReport, cache: CacheFigures, shares: Mapping[str, float]
         runs: its evaluations that ran, each with its slot; empty when they are not known.
     """
     parts = [
-        f"<h1>{escape(report.study)}</h1><p>{escape(first_line(report.ended_because))}; {report.direction}</p>",
+        f"<h1>{escape(report.study)}</h1><p>{escape(one_line(report.ended_because))}; {report.direction}</p>",
         _section("Best", _best(report)),
         _section("History", _KEY + charts.history(report) + _PARTS),
         _section("Rungs", charts.funnel(report) + (_LEFT_OUT if report.left_out else "")),
