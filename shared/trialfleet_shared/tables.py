@@ -104,7 +104,8 @@ def read_table(table: type[Table], values: object, where: str, *, prefix: str = 
     """
     name = prefix.removesuffix(".")
     if not isinstance(values, Mapping):
-        raise ConfigurationError(f"{where}: {name} = {show(values)}: expected a table")
+        what = f"{where}: {name}" if name else where
+        raise ConfigurationError(f"{what} = {show(values)}: expected a table, which in Python is a mapping")
     types = field_types(table)
     for key in values:
         if key not in types:

@@ -10,6 +10,7 @@ from optuna.testing.pytest_samplers import BasicSamplerTestCase, RelativeSampler
 from optuna.trial import TrialState, create_trial
 
 from trialfleet_coordinator.adapters.trialfleet_sampler import TrialfleetSampler
+from trialfleet_shared.errors import ConfigurationError
 
 
 class TestOptunasSuite(BasicSamplerTestCase, RelativeSamplerTestCase, SingleOnlySamplerTestCase):
@@ -159,3 +160,8 @@ def test_a_range_that_we_have_no_model_of_may_be_the_only_one() -> None:
     study = optuna.create_study(sampler=TrialfleetSampler(seed=0))
     study.optimize(lambda trial: trial.suggest_int("x", 0, 2**64) / 2**64, n_trials=40)
     assert len({trial.params["x"] for trial in study.trials}) == 40
+
+
+def test_a_negative_startup_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="startup = -1; allowed is 0 and more"):
+        TrialfleetSampler(startup=-1)

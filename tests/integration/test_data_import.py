@@ -295,6 +295,8 @@ def test_an_unchanged_file_is_not_read_again_and_a_changed_one_is(
         ("t.csv", "a,y\n1,\n2,NA\n", {"target": "y"}, "data.target = 'y' has no value in any of the 2 rows"),
         ("t.csv", "y\n1\n2\n", {"target": "y"}, "no column beside the target"),
         ("t.csv", "a,y\n1,2\n", {"target": "y", "group_column": "g"}, "data.group_column = 'g' is no column"),
+        ("t.csv", "a,y\n1,2\n", {"target": "y", "group_column": "y"}, "data.group_column = 'y' is the target"),
+        ("t.csv", "a,y\n1,2\n", {"target": "y", "time_column": "y"}, "data.time_column = 'y' is the target"),
         ("t.csv", "a,y\n1,2\n", {"target": "y"}, "needs at least 4"),
         ("t.parquet", "not parquet", {"target": "y"}, "data.source = 't.parquet' can not be read"),
     ],

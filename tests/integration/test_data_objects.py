@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from scipy.sparse import csr_matrix
 
 from trialfleet_shared.errors import DataError
 from trialfleet_shared.messages import DataSpec
@@ -129,7 +130,13 @@ def test_columns_without_text_names_have_their_names_as_text(cache: DataCache) -
 @pytest.mark.parametrize(
     ("data", "target", "words"),
     [
-        (pd.DataFrame({"a": pd.Series([1, "x"], dtype=object), "y": [0, 1]}), "y", "the data frame can not be stored"),
+        (
+            pd.DataFrame({"b": [1, 2], "a": pd.Series([1, "x"], dtype=object), "y": [0, 1]}),
+            "y",
+            "column 'a' can not be stored: Could not convert 'x' with type str",
+        ),
+        (pd.DataFrame({"a": [1j, 2], "y": [0, 1]}), "y", "column 'a' can not be stored"),
+        ((csr_matrix(np.eye(10)), np.ones(10)), None, "X is a csr_matrix; allowed are dense arrays: `X.toarray()`"),
         (pd.DataFrame([[1, 2, 3]], columns=["a", "a", "y"]), "y", "Duplicate column names found: ['a', 'a', 'y']"),
         (pd.DataFrame({"a": np.array(["3000-01-01"], "M8[s]"), "y": [0]}), "y", "column 'a' has points in time before"),
         (pd.DataFrame({"a": pd.to_timedelta([1], "s"), "y": [0]}), "y", "column 'a' has values of type duration"),

@@ -159,6 +159,14 @@ def test_the_lock_names_who_holds_it(
     store.open(DEFINITION)
 
 
+def test_the_lock_names_this_process_as_that(tmp_path: Path, store: LmdbStudyStore) -> None:
+    store.open(DEFINITION)
+    other = LmdbStudyStore(tmp_path, clock=SimulatedClock())
+    with pytest.raises(StudyLockedError, match="study 'digits' is being run by this process; stop that first"):
+        other.open(DEFINITION)
+    other.close()
+
+
 def test_a_forked_child_neither_holds_the_lock_nor_writes(tmp_path: Path, store: LmdbStudyStore) -> None:
     store.open(DEFINITION)
     ready, go_on = os.pipe(), os.pipe()

@@ -394,6 +394,10 @@ def test_a_study_whose_first_trials_all_fail_raises(home: Path) -> None:
         ({"target": "y"}, "target given without data"),
         ({"resampling": {"kind": "kfold", "folds": 3}}, "resampling given without data"),
         ({"data": "t.csv", "resampling": {"fold": 3}}, "resampling: fold: unknown key; did you mean 'folds'?"),
+        (
+            {"data": "t.csv", "resampling": "kfold"},
+            'resampling = "kfold": expected a table, which in Python is a mapping',
+        ),
         ({"data": "t.csv", "order": "sorted"}, 'data: order = "sorted": allowed are random, stratified'),
     ],
 )

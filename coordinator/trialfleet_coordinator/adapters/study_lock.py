@@ -95,6 +95,8 @@ def _holder(content: bytes) -> str:
         holder = msgspec.json.decode(content, type=_Holder)
     except (msgspec.DecodeError, UnicodeDecodeError):  # it holds the lock, but has not written who it is yet
         return "another process"
+    if holder == _Holder(os.getpid(), socket.gethostname()):
+        return "this process"
     return f"process {holder.pid} on {holder.host}"
 
 

@@ -27,6 +27,7 @@ from trialfleet_coordinator.sampling.candidates import Layout
 from trialfleet_coordinator.sampling.drawing import uniform_value
 from trialfleet_coordinator.sampling.estimator import Estimator
 from trialfleet_coordinator.sampling.tpe import CANDIDATES
+from trialfleet_shared.errors import ConfigurationError
 from trialfleet_shared.space import Categorical, Distribution, Params
 
 #: Ranks complete trials before pruned ones, whatever steps those reached.
@@ -39,9 +40,14 @@ class TrialfleetSampler(BaseSampler):
     Args:
         startup: trials with a value before the model is used; until then draws are uniform.
         seed: of the random stream; None: another one each time.
+
+    Raises:
+        ConfigurationError: `startup` is negative.
     """
 
     def __init__(self, *, startup: int = 10, seed: int | None = None) -> None:
+        if startup < 0:
+            raise ConfigurationError(f"startup = {startup}; allowed is 0 and more")
         self._startup = max(startup, 1)
         self._generator = np.random.default_rng(seed)
         self._lock = threading.Lock()

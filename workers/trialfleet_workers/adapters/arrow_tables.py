@@ -87,21 +87,23 @@ def table_batches(frame: "pd.DataFrame") -> Iterator[pa.RecordBatch]:
         for start in range(0, len(named), BATCH_ROWS):
             part = named.iloc[start : start + BATCH_ROWS]
             yield pa.RecordBatch.from_pandas(part, schema=schema, preserve_index=False)
-    except OverflowError as error:
-        wide = next(name for name in named if _overflows(named[name]))
-        raise DataError(
-            f"column {wide!r} has whole numbers of more than 64 bits; allowed are smaller ones, floats, or texts"
-        ) from error
-    except (pa.ArrowException, TypeError, ValueError) as error:
+    except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
+        for name, column in named.items():
+            trouble = _trouble(column)
+            if trouble:
+                raise DataError(f"column {name!r} {trouble}") from error
         raise DataError(f"the data frame can not be stored: {error}") from error
 
 
-def _overflows(column: "pd.Series[Any]") -> bool:
+def _trouble(column: "pd.Series[Any]") -> str:
+    """Why a column can not be stored; empty when it can be."""
     try:
-        pa.array(column, from_pandas=True)
+        pa.Table.from_pandas(column.to_frame(), preserve_index=False)
     except OverflowError:
-        return True
-    return False
+        return "has whole numbers of more than 64 bits; allowed are smaller ones, floats, or texts"
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        return f"can not be stored: {error.args[0]}; allowed are values of one type: numbers, booleans, texts or times"
+    return ""
 
 
 @contextmanager

@@ -116,6 +116,8 @@ class TableContents:
             column = getattr(spec, key)
             if column is not None and column not in self._by_name:
                 raise DataError(f"data.{key} = {column!r} is no column{nearest(column, self._by_name)}")
+            if column == spec.target and key != "target":
+                raise DataError(f"data.{key} = {column!r} is the target; another column is needed")
         self._target = self._by_name[spec.target]
         self._folder = folder
         self._wants_classes = wants_classes(spec)
