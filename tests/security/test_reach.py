@@ -106,6 +106,19 @@ def test_a_source_is_one_file(tmp_path: Path, source: str, words: str) -> None:
         stamp(source, tmp_path)
 
 
+@pytest.mark.parametrize("source", ["ftp://user:hunter2@host/rows.csv", "s3://key:p@ss:hunter2@host:9/rows.csv"])
+def test_a_source_has_no_password(tmp_path: Path, source: str) -> None:
+    with pytest.raises(DataError, match=r"'\w+://\w+:\*\*\*@host.*has a password in it") as caught:
+        stamp(source, tmp_path)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("source", ["file://{}/a@b:c.csv", "{}/http:/user:x@y.csv", "file://{}/x:y@z.csv"])
+def test_a_colon_is_no_password(tmp_path: Path, source: str) -> None:
+    with pytest.raises(DataError, match="there is no file"):
+        stamp(source.format(tmp_path), tmp_path)
+
+
 def test_a_data_function_is_one_of_its_own(tmp_path: Path) -> None:
     """`getcwd` is within the file, and none of its own; a worker's message may name the source."""
     file = tmp_path / "reach_data.py"

@@ -229,10 +229,25 @@ def _locate(source: str, base: Path) -> _Place:
         raise DataError(f"data.source = {source!r} has a NUL in it")
     if "::" in source:
         raise DataError(f"data.source = {source!r} is a chain of file systems; allowed is a path, or one URI")
+    _refuse_password(source)
     try:
         return _place_of_uri(source) if "://" in source else _place_of_path((base / source).resolve())
     except Exception as error:  # links in a loop, a package that is not installed, a server out of reach
         raise DataError(f"data.source = {source!r} can not be opened: {message_of(error)}") from error
+
+
+def _refuse_password(source: str) -> None:
+    """Messages, records and reports have the source as it is."""
+    scheme, slashes, rest = source.partition("://")
+    authority, _, path = rest.partition("/")
+    credentials, _, host = authority.rpartition("@")
+    user, colon, _ = credentials.partition(":")
+    if slashes and colon:
+        shown = f"{scheme}://{user}:***@{host}/{path}"
+        raise DataError(
+            f"data.source = {shown!r} has a password in it, which whoever sees the study would see; "
+            "have fsspec take it from its configuration"
+        )
 
 
 def _place_of_uri(uri: str) -> _Place:
