@@ -162,11 +162,8 @@ def open_study(
             # A coordinator of workers needs to know of data, not to have them; threads may die of damaged ones.
             recall = broker_url is not None or request.config.use_process_pool
             info, unread = _import(request, home, on_rows, watching, own=most_slots is not None, recall=recall)
-            if info is not None and info.dropped_rows:
-                _LOG.warning(
-                    "%d of the %d rows of the data have no value in the target %r: they are left out",
-                    *(info.dropped_rows, info.dropped_rows + info.rows, info.target),
-                )
+            if info is not None:
+                _warn_of(info)
             plan = _plan(request, objective, spec, info)
             if broker_url is not None:
                 plan = msgspec.structs.replace(plan, spec=_abroad(plan.spec, request.base))
@@ -246,6 +243,17 @@ def _objective(request: StudyRequest, *, may_read: bool, own: bool) -> tuple[Obj
             "let it take `data`, or leave the data set out"
         )
     return objective, digest, declared is None
+
+
+def _warn_of(info: DataInfo) -> None:
+    """Tell what of the data is not as it seems at first."""
+    if info.dropped_rows:
+        _LOG.warning(
+            "%d of the %d rows of the data have no value in the target %r: they are left out",
+            *(info.dropped_rows, info.dropped_rows + info.rows, info.target),
+        )
+    for column, text in info.odd_texts.items():
+        _LOG.warning("column %r has the text %r among its numbers: all of them are read as categories", column, text)
 
 
 def _import(

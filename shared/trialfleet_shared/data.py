@@ -26,3 +26,5 @@ class DataInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     size_bytes: int
     #: Rows left out because their target is missing.
     dropped_rows: int = 0
+    #: Columns that are categories for the sake of a few texts among many numbers, with one such text each.
+    odd_texts: dict[str, str] = {}

@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 import textwrap
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +167,25 @@ def test_numbers_become_one_block_and_gaps_become_nan(cache: DataCache) -> None:
     b = data.X[:, 1].astype(int)
     assert np.array_equal(np.isnan(data.X[:, 0]), b % 4 == 2)
     assert data.columns == ("a", "b")
+
+
+def test_a_few_texts_among_numbers_are_told(cache: DataCache, tmp_path: Path) -> None:
+    columns = {
+        "mistyped": [*map(str, range(99)), "12o"],
+        "codes": [*map(str, range(96)), "A1", "A2", "A3", "A4"],
+        "few": ["1", "2", "3", "many"] * 25,
+        "words": ["red", "blue"] * 50,
+        "numbers": [*map(str, range(99)), "NA"],
+        "price": [*map(str, range(90)), *["?"] * 10],
+    }
+    plain = partial(spec, "memory:table", resampling=Resampling())
+    pd.DataFrame(columns).to_csv(tmp_path / "t.csv", index=False)
+    info = cache.import_data(spec("t.csv", "few", resampling=Resampling()), base=tmp_path)
+    assert info.odd_texts == {"mistyped": "12o", "price": "?"}
+    # A frame's texts are texts, whatever a CSV file means by them.
+    frame = cache.import_object(pd.DataFrame(columns), plain("words"))
+    assert frame.odd_texts == {**info.odd_texts, "numbers": "NA"}
+    assert cache.import_object(pd.DataFrame({"a": range(40), "y": range(40)}), plain("y")).odd_texts == {}
 
 
 def test_rows_without_a_target_are_left_out(cache: DataCache) -> None:

@@ -137,6 +137,15 @@ def test_that_rows_have_no_target_is_told(home: Path, tmp_path: Path, caplog: py
     assert "30 of the 90 rows of the data have no value in the target 'anxiety': they are left out" in caplog.text
 
 
+def test_that_a_text_makes_categories_of_numbers_is_told(
+    home: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    lines = [f"{number},{number % 2}" for number in range(90)]
+    (tmp_path / "table.csv").write_text("\n".join(["age,y", *lines, "l2,0"]))
+    trialfleet.optimize(score_data, X, 2, data=tmp_path / "table.csv", target="y", home=home)
+    assert "column 'age' has the text 'l2' among its numbers: all of them are read as categories" in caplog.text
+
+
 def fold_number(params: dict[str, Any], data: Any) -> dict[str, float]:
     return {"value": float(params["x"]), "fold": float(data.fold)}
 

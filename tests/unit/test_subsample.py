@@ -159,3 +159,9 @@ def test_groups_that_an_order_or_a_resampling_would_tear_apart_are_told(
     with pytest.raises(DataError) as caught:
         plan_layout(50, order=order, resampling=resampling, seed=0, groups=np.arange(50) // 5)
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("order", ["random", "stratified", "grouped"])
+def test_times_that_order_nothing_are_told(order: str) -> None:
+    with pytest.raises(DataError, match=f"data.time_column does not go with data.order = '{order}'; allowed is 'temp"):
+        plan_layout(50, order=order, resampling=Resampling(), seed=0, times=np.arange(50))

@@ -126,6 +126,8 @@ def plan_layout(
     Raises:
         DataError: order, resampling and data contradict each other, or the rows are too few.
     """
+    if order != "temporal" and times is not None:
+        raise DataError(f"data.time_column does not go with data.order = {order!r}; allowed is 'temporal'")
     _check(rows, order, resampling, classes, groups)
     if order == "temporal":
         return _temporal(rows, resampling, times)

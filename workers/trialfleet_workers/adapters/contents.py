@@ -33,6 +33,11 @@ _SORTS_IN_TIME = re.compile(
 )
 
 
+#: Different texts that may be a mistake in a column of numbers, and different numbers that have to be there for each.
+_MOST_ODD_TEXTS = 3
+_NUMBERS_FOR_ODD_TEXT = 10
+
+
 class ArrayContents:
     """A source of arrays."""
 
@@ -50,6 +55,7 @@ class ArrayContents:
         self.ordered: tuple[str, ...] = ()
         self.times: tuple[str, ...] = ()
         self.zones: dict[str, str] = {}
+        self.odd_texts: dict[str, str] = {}
         state = hashlib.blake2b(b"whole" if source.whole else b"", digest_size=16)
         labels = source.target
         for part in (source.features, labels if labels.dtype.kind in "biuf" else labels.astype(str)):
@@ -130,6 +136,11 @@ class TableContents:
         self.ordered = tuple(name for name in self.names if self._by_name[name].is_ordered)
         self.times = tuple(name for name in self.names if self._by_name[name].is_time)
         self.zones = {name: zone for name in self.names if (zone := self._by_name[name].zone) is not None}
+        self.odd_texts = {
+            name: odd
+            for name in (spec.target, *self.names)
+            if self._by_name[name].is_text and (odd := _odd_text(self._by_name[name].categories)) is not None
+        }
         self.digest = hashlib.blake2b(b"".join(spool.digest() for spool in spools), digest_size=16).hexdigest()
 
     @property
@@ -293,3 +304,22 @@ def _mapped(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray
     """An array in a file."""
     reserve(path, math.prod(shape) * dtype.itemsize)
     return np.memmap(path, dtype=dtype, mode="r+", shape=shape)
+
+
+def _odd_text(texts: list[str]) -> str | None:
+    """A text for which a column is one of texts, where all but a few of them are numbers."""
+    odd: list[str] = []
+    for text in texts:
+        if not _is_number(text):
+            odd.append(text)
+            if len(odd) > _MOST_ODD_TEXTS:
+                return None
+    return odd[0] if odd and len(texts) > _NUMBERS_FOR_ODD_TEXT * len(odd) else None
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

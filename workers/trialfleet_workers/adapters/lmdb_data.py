@@ -245,6 +245,7 @@ class DataCache:
             target=contents.target_name,
             size_bytes=sum(array.nbytes for array in arrays.values()),
             dropped_rows=contents.rows - len(usable),
+            odd_texts=contents.odd_texts,
         )
         if not self._is_whole(file):
             meta = Meta(
