@@ -6,7 +6,7 @@ import pytest
 from trialfleet_coordinator.budget import Budget
 from trialfleet_coordinator.commands import TrialState
 from trialfleet_coordinator.ports import StudyDefinition, StudyRecord, TrialRecord
-from trialfleet_coordinator.report import TrialCosts, build_report, estimate_savings
+from trialfleet_coordinator.report import TrialCosts, build_report, estimate_savings, progress_of
 from trialfleet_coordinator.study import StudyState
 from trialfleet_shared.ladder import Ladder, Rung
 from trialfleet_shared.messages import TEST_FOLD, EvaluationResult, Outcome
@@ -131,6 +131,9 @@ def test_a_study_that_is_only_looked_at_says_how_far_it_is() -> None:
         )
         report = build_report(state, study="s", elapsed_seconds=3.0)
         assert report.ended_because == f"what is recorded of it so far: {told}"
+        progress = progress_of(report)
+        assert (progress.trials, progress.decided, progress.undecided) == (count, 1, count - 1)
+        assert (progress.slots, progress.in_flight, progress.trials_per_second) == (0, 0, 0.0)
 
 
 def test_a_report_leaves_out_of_its_prices_what_slots_evaluated_first() -> None:
