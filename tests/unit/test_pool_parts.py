@@ -5,6 +5,7 @@ import signal
 import weakref
 from collections.abc import Iterator, Sequence
 
+import msgspec
 import pytest
 from support.simulated import SimulatedClock
 
@@ -13,7 +14,16 @@ from trialfleet_shared.caching import CachedResult
 from trialfleet_shared.clock import SystemClock
 from trialfleet_shared.errors import ObjectiveError
 from trialfleet_shared.messages import Evaluation, EvaluationResult, Outcome, StudySpec
-from trialfleet_workers.pool_parts import MOST_STUDIES, CachedEvaluations, KernelKills, LatestStudies, Refusals, Waker
+from trialfleet_workers.pool_parts import (
+    MOST_STUDIES,
+    CachedEvaluations,
+    KernelKills,
+    LatestStudies,
+    MemoryWatch,
+    Refusals,
+    SlotUsage,
+    Waker,
+)
 
 SPEC = StudySpec(study="s", objective="f", objective_digest="ab")
 
@@ -103,6 +113,50 @@ def test_a_refusal_is_forgotten_though_nobody_asks_for_it_again() -> None:
     assert error() is None
 
 
+def test_slot_seconds_are_those_from_the_start_to_the_close() -> None:
+    clock = SimulatedClock()
+    usage = SlotUsage(3, clock)
+    clock.now += 100.0
+    assert (usage.started, usage.available, usage.busy([])) == (False, 0.0, 0.0)
+    usage.start()
+    clock.now += 10.0
+    usage.add(4.0)
+    assert (usage.started, usage.available) == (True, 30.0)
+    assert usage.busy([clock.now - 6.0, clock.now - 1.0]) == 4.0 + 6.0 + 1.0
+    usage.close()
+    clock.now += 10.0
+    assert (usage.available, usage.busy([])) == (30.0, 4.0)
+
+
+def test_memory_is_looked_at_every_few_seconds_and_its_peak_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, sizes = SimulatedClock(), {os.getpid(): 5, 17: 7}
+    monkeypatch.setattr("trialfleet_workers.linux.pss_bytes", sizes.__getitem__)
+    memory = MemoryWatch(clock)
+    assert (memory.due(), memory.current, memory.peak) == (True, 0, 0)
+    memory.look([17])
+    assert (memory.due(), memory.current, memory.peak) == (False, 12, 12)
+    clock.now += 4.9
+    assert not memory.due()
+    clock.now += 0.2
+    assert memory.due()
+    memory.look([])
+    assert (memory.due(), memory.current, memory.peak) == (False, 5, 12)
+
+
+def test_a_study_that_wants_no_cache_is_neither_answered_nor_remembered() -> None:
+    cache = Cache()
+    cached = CachedEvaluations(cache, "worker")
+    without = msgspec.structs.replace(SPEC, use_cache=False)
+    result = EvaluationResult(0, 0, 0, 0, Outcome.OK, value=1.0, wall_seconds=1.0)
+    cached.remember(without, evaluation(0), result)
+    cached.flush(idle=True)
+    assert cache.writes == []
+    remember(cached, 0, 1.0)
+    assert cached.answer(without, evaluation(0)) is None
+    assert cached.answer(SPEC, evaluation(0)) is not None
+    assert CachedEvaluations(None, "worker").answer(SPEC, evaluation(0)) is None
+
+
 @pytest.fixture
 def alarm() -> Iterator[None]:
     """Ends what would wait for ever."""
@@ -153,7 +207,10 @@ def test_a_kill_by_the_kernel_is_of_the_last_moments_and_counts_once() -> None:
         kills.look()
 
     assert not kills.one_lately()
+    pass_time(2.0)
     count[0] += 1
+    for _ in range(2):
+        pass_time(0.5)  # too soon for a look of its own
     assert kills.one_lately()
     assert not kills.one_lately(), "that was the one before"
     count[0] += 2

@@ -39,6 +39,12 @@ def test_a_stopped_trial_is_priced_by_the_ratio_measured_on_those_that_climbed()
     assert savings.subsampling == (32.0 - 34.0) + (12.0 - 3.0)
 
 
+def test_where_cost_does_not_grow_with_the_rows_the_measured_ratio_counts() -> None:
+    slow_to_begin = TrialCosts([result(0, 0, 2.0), *(result(2, fold, 5.0) for fold in range(4))], failed=False)
+    savings = estimate_savings([slow_to_begin, STOPPED], LADDER, cpu=False)
+    assert savings.baseline == 4 * 5.0 + 4 * 3.0 * (5.0 / 2.0)
+
+
 def test_what_a_slot_evaluates_first_prices_nothing() -> None:
     first = msgspec.structs.replace(result(0, 0, 60.0), trial=1)
     early = TrialCosts([first], failed=False)
@@ -102,6 +108,8 @@ def test_without_any_trial_there_is_nothing_to_go_by() -> None:
 def test_a_failure_would_have_failed_in_the_baseline_too() -> None:
     failed = TrialCosts([result(0, 0, 1.5, outcome=Outcome.TIMEOUT)], failed=True)
     assert estimate_savings([failed], LADDER, cpu=False).baseline == 1.5
+    before = TrialCosts([result(0, 0, 2.0, cached=True), *failed.results], failed=True)
+    assert estimate_savings([before], LADDER, cpu=False).baseline == 2.0 + 1.5
 
 
 def test_the_test_part_is_no_part_of_the_search() -> None:
