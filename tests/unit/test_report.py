@@ -8,6 +8,7 @@ from trialfleet_coordinator.commands import TrialState
 from trialfleet_coordinator.ports import StudyDefinition, StudyRecord, TrialRecord
 from trialfleet_coordinator.report import TrialCosts, build_report, estimate_savings, progress_of
 from trialfleet_coordinator.study import StudyState
+from trialfleet_shared.fleet import FleetReport
 from trialfleet_shared.ladder import Ladder, Rung
 from trialfleet_shared.messages import TEST_FOLD, EvaluationResult, Outcome
 from trialfleet_shared.settings import EfficiencyConfig
@@ -168,3 +169,80 @@ def test_a_report_leaves_out_of_its_prices_what_slots_evaluated_first() -> None:
     # Three trials on four folds at four times the rows, two CPU seconds for one of the wall's.
     assert metrics.baseline_cpu_seconds == 3 * 4 * 4 * 2.0
     assert metrics.speedup_factor == 3 * 4 * 4 * 1.0 / 62.0
+
+
+#: Of a trial's evaluations: rung, fold, value, wall seconds.
+WHOLE = ((0, 0, 0.2, 1.0), (1, 0, 0.4, 4.0), (2, 1, 0.5, 4.0), (2, 2, 0.5, 4.0), (2, 3, 0.6, 4.0))
+
+
+def recorded(number: int, state: TrialState, *results: EvaluationResult, value: float | None = None) -> TrialRecord:
+    named = [msgspec.structs.replace(result, trial=number) for result in results]
+    return TrialRecord(number, {"x": number}, {}, state, value, "as it went", named)
+
+
+def evaluated(rung: int, fold: int, value: float, seconds: float, *, cached: bool = False) -> EvaluationResult:
+    measured = result(rung, fold, seconds, cached=cached)
+    return msgspec.structs.replace(measured, value=value, metrics={"loss": 1.0 - value})
+
+
+def test_a_report_adds_up_what_is_recorded_and_measured() -> None:
+    whole = [evaluated(*each) for each in WHOLE]
+    trials = [
+        recorded(0, TrialState.COMPLETE, *whole, evaluated(2, TEST_FOLD, 0.1, 8.0), value=0.5),
+        recorded(1, TrialState.PRUNED, evaluated(0, 0, 0.1, 1.0, cached=True), value=0.1),
+        recorded(2, TrialState.FAIL, result(0, 0, 0.5, outcome=Outcome.ERROR)),
+        recorded(3, TrialState.RUNNING),
+    ]
+    definition = StudyDefinition("s", "maximize", {}, "f", "", "", LADDER, 0)
+    state = StudyState(
+        ladder=LADDER,
+        maximize=True,
+        config=EfficiencyConfig(),
+        budget=Budget(),
+        has_test=True,
+        record=StudyRecord(definition, trials, elapsed=40.0, test=(0, 0.1)),
+    )
+    fleet = FleetReport(slots=2, workers=1, busy_slot_seconds=30.0, available_slot_seconds=80.0, pss_bytes=3 * 2**20)
+    report = build_report(state, study="s", elapsed_seconds=40.0, fleet=fleet, coordinator_pss_bytes=2**20)
+    assert (report.best_trial, report.best_params, report.best_value) == (0, {"x": 0}, 0.5)
+    assert (report.best_is_complete, report.test_value) == (True, 0.1)
+    assert (report.complete, report.pruned, report.failed, report.undecided) == (1, 1, 1, 1)
+    assert (report.rung_evaluations, report.evaluations, report.cached) == ((3, 1, 4), 8, 1)
+    metrics = report.efficiency_metrics
+    assert (metrics.total_time_seconds, metrics.avg_trial_time_seconds) == (40.0, 10.0)
+    assert (metrics.cache_hit_rate, metrics.parallel_efficiency, metrics.memory_usage_mb) == (1 / 8, 30 / 80, 4.0)
+    # Four folds of the complete trial and of the cached one, whose rows cost four times as much, and the failure.
+    assert metrics.speedup_factor == (4 * 4.0 + 4 * 4 * 1.0 + 0.5) / 40.0
+    first, second, _, last = report.trials
+    assert (first.state, first.rung, first.evaluations, first.cached, first.reason) == (
+        "complete",
+        2,
+        6,
+        0,
+        "as it went",
+    )
+    assert (first.wall_seconds, first.cpu_seconds) == (25.0, 50.0)
+    assert first.metrics == {"loss": pytest.approx(0.5)}, "of all rows alone, the test part apart"
+    assert (second.state, second.wall_seconds, second.evaluations, second.cached) == ("pruned", 0.0, 1, 1)
+    assert (last.state, last.rung, last.evaluations, last.metrics) == ("running", 0, 0, {})
+    nothing = FleetReport(slots=0, workers=0, busy_slot_seconds=0.0, available_slot_seconds=0.0, pss_bytes=0)
+    unmeasured = build_report(state, study="s", elapsed_seconds=0.0, fleet=nothing).efficiency_metrics
+    assert (unmeasured.parallel_efficiency, unmeasured.memory_usage_mb, unmeasured.speedup_factor) == (None, 0.0, 0.0)
+
+
+def test_the_score_of_another_trial_on_the_test_part_is_not_the_best_ones() -> None:
+    trials = [
+        recorded(0, TrialState.COMPLETE, *(evaluated(*each) for each in WHOLE), value=0.5),
+        recorded(1, TrialState.COMPLETE, *(evaluated(*each) for each in WHOLE), value=0.3),
+    ]
+    definition = StudyDefinition("s", "maximize", {}, "f", "", "", LADDER, 0)
+    state = StudyState(
+        ladder=LADDER,
+        maximize=True,
+        config=EfficiencyConfig(),
+        budget=Budget(),
+        has_test=True,
+        record=StudyRecord(definition, trials, elapsed=1.0, test=(1, 0.1)),
+    )
+    report = build_report(state, study="s", elapsed_seconds=1.0)
+    assert (report.best_trial, report.test_value) == (0, None)
