@@ -50,6 +50,17 @@ def test_what_a_slot_evaluates_first_is_priced_as_the_others_are() -> None:
     assert savings.baseline == 40 * 4
 
 
+def test_only_what_a_slot_evaluates_first_is_priced_as_the_others_are_in_the_mean() -> None:
+    savings = RunningSavings(Ladder((Rung(0.5, 1), Rung(1.0, 1))))
+    for trial, seconds in enumerate((2.0, 4.0)):
+        run(savings, trial, PRUNED, a_result(trial, cpu=seconds))
+    first, second = (msgspec.structs.replace(a_result(trial, cpu=1.0), worker="w", slot=0) for trial in (2, 3))
+    run(savings, 2, PRUNED, first)
+    assert savings.baseline == 2 * (2.0 + 4.0 + 3.0)
+    run(savings, 3, PRUNED, second)
+    assert savings.baseline == 2 * (2.0 + 4.0 + 3.0 + 1.0)
+
+
 def test_what_earlier_sessions_measured_informs_and_is_not_counted() -> None:
     ladder = Ladder((Rung(0.1, 1), Rung(1.0, 1)))
     earlier = [
