@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 import pytest
-from support.fake_workshop import FakeStudy, FakeWatch, FakeWorkshop, MemoryRoster, a_progress, a_report
+from support.fake_workshop import A_RUN, FakeStudy, FakeWatch, FakeWorkshop, MemoryRoster, a_progress, a_report
 from support.simulated import SimulatedClock
 from support.waiting import wait_until
 
@@ -265,6 +265,17 @@ def test_a_paused_study_closes_and_goes_on_when_it_is_resumed(service: Service) 
     assert service.running("a") is not first
 
 
+def test_resuming_what_runs_or_waits_for_its_turn_changes_nothing() -> None:
+    service = Service(most_running=1)
+    service.submit("a")
+    service.running("a")
+    service.submit("b")
+    for name in ("a", "b"):
+        before = service.daemon.status(name)
+        assert msgspec.structs.replace(service.daemon.resume(name), progress=before.progress) == before
+    service.daemon.close()
+
+
 def test_a_study_that_is_resumed_while_it_still_closes_goes_on_afterwards(service: Service) -> None:
     service.submit("a")
     first = service.running("a")
@@ -501,10 +512,12 @@ def test_what_is_wrong_with_the_broker_is_told(service: Service) -> None:
 
 def test_a_report_needs_a_record(service: Service) -> None:
     service.submit("a")
-    with pytest.raises(StudyBusyError, match="no record"):
-        service.daemon.report("a")
+    for ask in (service.daemon.report, service.daemon.runs):
+        with pytest.raises(StudyBusyError, match="no record"):
+            ask("a")
     service.running("a").end(a_report("a", "target", "the target value is reached"))
-    assert service.daemon.report("a").ended == "open"
+    assert service.daemon.report("a") == a_report("a", "open"), "of the end the next tick tells"
+    assert service.daemon.runs("a") == [A_RUN]
     service.tick_until("a", DONE)
     for _ in range(2):
         report = service.daemon.report("a")
