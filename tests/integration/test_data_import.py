@@ -1,5 +1,6 @@
 """Data sets on their way into the cache: nothing changes on the way, whatever the source."""
 
+import csv
 import gzip
 import io
 import itertools
@@ -116,8 +117,14 @@ def test_the_index_of_a_frame_is_no_feature(cache: DataCache, tmp_path: Path) ->
     table().sample(frac=0.9, random_state=0).to_parquet(tmp_path / "table.parquet")
     info = cache.import_data(spec("table.parquet"), base=tmp_path)
     assert info.columns == tuple(table().columns.drop("income"))
-    table().rename_axis("visit").sample(frac=0.9, random_state=0).to_parquet(tmp_path / "named.parquet")
-    assert "visit" in cache.import_data(spec("named.parquet"), base=tmp_path).columns, "a name means something"
+    named = table().rename_axis("visit").sample(frac=0.9, random_state=0)
+    named.to_parquet(tmp_path / "named.parquet")
+    assert cache.import_data(spec("named.parquet"), base=tmp_path).columns == info.columns
+    named.set_index("age", append=True).to_parquet(tmp_path / "two.parquet")
+    assert cache.import_data(spec("two.parquet"), base=tmp_path).columns == info.columns[:1] + info.columns[2:]
+    grouped = {"group_column": "visit", "resampling": Resampling(kind="grouped", folds=3)}
+    by_visit = cache.import_data(spec("named.parquet", **grouped), base=tmp_path)
+    assert by_visit.columns == info.columns, "what is asked for by its name is there, as it was named"
 
 
 def test_nor_is_it_in_an_arrow_file(cache: DataCache, tmp_path: Path) -> None:
@@ -127,6 +134,31 @@ def test_nor_is_it_in_an_arrow_file(cache: DataCache, tmp_path: Path) -> None:
         file.write_table(rows)
     info = cache.import_data(spec("table.arrow"), base=tmp_path)
     assert info.columns == tuple(table().columns.drop("income"))
+
+
+@pytest.mark.parametrize("metadata", [b"{}", b"[]", b"not JSON", b'{"index_columns": [{"kind": "range"}]}'])
+def test_metadata_that_tell_of_no_index_do_no_harm(metadata: bytes, cache: DataCache, tmp_path: Path) -> None:
+    rows = pa.Table.from_pandas(table(), preserve_index=False).replace_schema_metadata({b"pandas": metadata})
+    with pa.ipc.new_file(tmp_path / "table.arrow", rows.schema) as file:
+        file.write_table(rows)
+    info = cache.import_data(spec("table.arrow"), base=tmp_path)
+    assert info.columns == tuple(table().columns.drop("income"))
+
+
+@pytest.mark.parametrize("quoting", [csv.QUOTE_MINIMAL, csv.QUOTE_ALL, csv.QUOTE_NONNUMERIC])
+def test_what_is_missing_is_missing_however_it_is_quoted(quoting: int, cache: DataCache, tmp_path: Path) -> None:
+    frame = pd.DataFrame({"a": [*range(39), None], "b": ["x", None] * 20, "y": ["u", "v", None, "NA"] * 10})
+    frame.to_csv(tmp_path / "t.csv", index=False, quoting=quoting)  # type: ignore[arg-type]
+    read = pd.read_csv(tmp_path / "t.csv")
+    info = cache.import_data(spec("t.csv", "y", resampling=Resampling()), base=tmp_path)
+    assert (info.rows, info.dropped_rows, info.odd_texts) == (20, 20, {})
+    dataset = cache.open(info.digest)
+    data = dataset.split(fold=0, fraction=1.0, rung=0, seed=0)
+    assert data.classes == ("u", "v")
+    got = pd.concat([data.frame, data.frame_valid])
+    kept = read[read["y"].notna()]
+    assert got.isna().sum().to_dict() == kept[["a", "b"]].isna().sum().to_dict()
+    assert sorted(got["a"].dropna()) == sorted(kept["a"].dropna())
 
 
 def test_equal_contents_have_equal_digests_wherever_they_come_from(cache: DataCache, tmp_path: Path) -> None:

@@ -129,6 +129,8 @@ def test_without_sharing_each_process_has_its_own_copy(cache: DataCache) -> None
     assert np.shares_memory(own.X, again.X), "one copy for all evaluations of a process"
     shared = dataset.split(fold=0, fraction=0.1, rung=0, seed=0)
     assert np.array_equal(own.X, shared.X)
+    arrays = (own.X, own.X_valid, own.y, own.y_valid)
+    assert not any(array.flags.writeable for array in arrays), "the next evaluation is given them as well"
 
 
 READER = """

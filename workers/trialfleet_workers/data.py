@@ -107,12 +107,12 @@ class Table:
         return pd.Series(moments).dt.tz_localize("UTC").dt.tz_convert(self.zones[name]).array
 
     def copy(self) -> "Table":
-        """The same in this process's own memory."""
+        """The same in this process's own memory, and as read-only: the next evaluation is given it as well."""
         return Table(
-            block=None if self.block is None else self.block.copy(),
-            columns={name: values.copy() for name, values in self.columns.items()},
+            block=None if self.block is None else _copied(self.block),
+            columns={name: _copied(values) for name, values in self.columns.items()},
             names=self.names,
-            target=self.target.copy(),
+            target=_copied(self.target),
             target_name=self.target_name,
             categories=self.categories,
             ordered=tuple(self.ordered),
@@ -120,6 +120,12 @@ class Table:
             zones=self.zones,
             classes=self.classes,
         )
+
+
+def _copied(array: NDArray[Any]) -> NDArray[Any]:
+    copy = array.copy()
+    copy.setflags(write=False)
+    return copy
 
 
 class Data:

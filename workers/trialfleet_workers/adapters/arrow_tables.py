@@ -2,8 +2,8 @@
 
 import gzip
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from typing import IO, TYPE_CHECKING, Any
 
@@ -45,14 +45,17 @@ NULL_VALUES = [
 ]
 #: What a CSV column is read as when its values turn out not to fit what the first block looked like.
 _WIDER = {pa.null(): pa.int64(), pa.int64(): pa.float64()}
-#: What a parquet or Arrow file calls the index of a pandas frame where it has no name: the rows' former numbers are no feature.
+#: What a parquet or Arrow file calls the index of a pandas frame where it has no name.
 _UNNAMED_INDEX = re.compile(r"__index_level_\d+__")
 #: How Arrow names the column whose value does not fit.
 _BAD_COLUMN = re.compile(r"CSV column #(\d+)")
 
 
 def read_table(
-    open_file: Callable[[], IO[bytes]], suffix: str, consume: Callable[[Iterable[pa.RecordBatch]], None]
+    open_file: Callable[[], IO[bytes]],
+    suffix: str,
+    consume: Callable[[Iterable[pa.RecordBatch]], None],
+    named: Collection[str],
 ) -> None:
     """Stream a file's table to `consume`.
 
@@ -60,6 +63,7 @@ def read_table(
         open_file: opens the file, again at each call.
         suffix: one of `sources.SUFFIXES`, but ".npz".
         consume: as of `sources.read_file`.
+        named: as of `sources.read_file`.
 
     Raises:
         DataError: the file has text that is not UTF-8.
@@ -71,7 +75,7 @@ def read_table(
             _read_csv(partial(_opened_plain, open_file, suffix), consume)
         else:
             with open_file() as file:
-                consume(_read_arrow(file, suffix))
+                consume(_read_arrow(file, suffix, named))
     except pa.ArrowException as error:
         if isinstance(error, OSError):
             raise
@@ -155,20 +159,31 @@ def _csv_reader(file: IO[bytes], types: Mapping[str, pa.DataType]) -> Any:
             column_types=dict(types),
             null_values=NULL_VALUES,
             strings_can_be_null=True,
-            quoted_strings_can_be_null=False,
+            quoted_strings_can_be_null=True,
         ),
     )
 
 
-def _read_arrow(file: Any, suffix: str) -> Iterator[pa.RecordBatch]:
+def _read_arrow(file: Any, suffix: str, named: Collection[str]) -> Iterator[pa.RecordBatch]:
     if suffix in (".parquet", ".pq"):
         # Reading ahead would bring the whole file into memory.
         parquet = pa.parquet.ParquetFile(file, pre_buffer=False, buffer_size=_PARQUET_BUFFER_BYTES)
-        columns = [name for name in parquet.schema_arrow.names if not _UNNAMED_INDEX.fullmatch(name)]
+        index = _index_columns(parquet.schema_arrow).difference(named)
+        columns = [name for name in parquet.schema_arrow.names if name not in index]
         yield from parquet.iter_batches(batch_size=BATCH_ROWS, columns=columns, use_threads=False)
         return
     with pa.ipc.open_file(file) as reader:
+        index = _index_columns(reader.schema).difference(named)
         # By place: a name that stands twice is told later.
-        columns = [place for place, name in enumerate(reader.schema.names) if not _UNNAMED_INDEX.fullmatch(name)]
-        for index in range(reader.num_record_batches):
-            yield reader.get_batch(index).select(columns)
+        places = [place for place, name in enumerate(reader.schema.names) if name not in index]
+        for number in range(reader.num_record_batches):
+            yield reader.get_batch(number).select(places)
+
+
+def _index_columns(schema: pa.Schema) -> set[str]:
+    """The columns that are a pandas frame's index: no features, as they are none of a frame in memory."""
+    found = {name for name in schema.names if _UNNAMED_INDEX.fullmatch(name)}
+    with suppress(ValueError, AttributeError):  # metadata that pandas did not write
+        columns = (schema.pandas_metadata or {}).get("index_columns", [])
+        found.update(name for name in columns if isinstance(name, str))
+    return found

@@ -11,8 +11,9 @@ from trialfleet_shared.data import DataInfo
 #: order; part of every digest.
 FORMAT = 5
 #: Goes up when an import notices more of a source than before: every source is read once more then, and one of which there is
-#: nothing more to notice has the digest that it had. 1: time zones, and whether categories are ordered.
-IMPORT = 1
+#: nothing more to notice has the digest that it had. 1: time zones, and whether categories are ordered. 2: that what is
+#: quoted in a CSV file may be missing, which columns are an index, and a few texts among numbers.
+IMPORT = 2
 
 
 def data_file(folder: Path, digest: str) -> Path:

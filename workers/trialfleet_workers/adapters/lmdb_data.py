@@ -103,7 +103,8 @@ class DataCache:
 
                 spools[:] = spool_table(_counted(batches, progress), folder)
 
-            arrays = read_file(spec.source, base, consume)
+            named = {name for name in (spec.target, spec.time_column, spec.group_column) if name is not None}
+            arrays = read_file(spec.source, base, consume, named)
             # A server may say each time that it is another one.
             is_local = found is not None and found.place.startswith("file:")
             if is_local and stamp(spec.source, base) != found:

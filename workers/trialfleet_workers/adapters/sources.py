@@ -7,7 +7,7 @@ import stat
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -100,13 +100,16 @@ def stamp(source: str, base: Path) -> Stamp | None:
     return Stamp(place.uri, int(info.get("size") or 0), repr((modified, *inode)))
 
 
-def read_file(source: str, base: Path, consume: "Callable[[Iterable[pa.RecordBatch]], None]") -> Arrays | None:
+def read_file(
+    source: str, base: Path, consume: "Callable[[Iterable[pa.RecordBatch]], None]", named: Collection[str] = ()
+) -> Arrays | None:
     """Stream the file's table to `consume`, or give its arrays.
 
     Args:
         source: path or URI.
         base: folder that relative paths start from.
         consume: takes the batches, from the first; it may be called several times, of which the last one counts.
+        named: columns that are wanted though they are the index of the pandas frame that was written.
 
     Raises:
         DataError: the file can not be read.
@@ -123,7 +126,7 @@ def read_file(source: str, base: Path, consume: "Callable[[Iterable[pa.RecordBat
                 return _read_npz(file, source)
         from trialfleet_workers.adapters.arrow_tables import read_table  # noqa: PLC0415  # see the top
 
-        read_table(place.open, suffix, consume)
+        read_table(place.open, suffix, consume, named)
     except (OSError, EOFError, ValueError, SyntaxError, tokenize.TokenError, zipfile.BadZipFile, zlib.error) as error:
         if isinstance(error, DataError):
             raise
