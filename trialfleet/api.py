@@ -25,7 +25,7 @@ from trialfleet.paths import named_path
 from trialfleet.progress import progress_view
 from trialfleet.recorded import cache_figures_of
 from trialfleet.rendering import CacheFigures, finite
-from trialfleet.study_file import Direction, StudyRequest, StudySection, check_finite, read_points, read_space
+from trialfleet.study_file import Direction, StudyRequest, StudySection, at_home, check_finite, read_points, read_space
 from trialfleet_coordinator.budget import Budget
 from trialfleet_coordinator.report import StudyReport
 from trialfleet_shared.clock import SystemClock
@@ -423,4 +423,6 @@ def _data(seed: int, options: StudyOptions) -> DataSpec | None:
     if not isinstance(resampling, Resampling):
         resampling = read_table(Resampling, resampling or {}, "resampling")
     source = str(data) if isinstance(data, str | Path) else _IN_MEMORY
-    return read_table(DataSpec, {**given, "source": source, "resampling": resampling, "seed": seed}, "data")
+    return at_home(
+        read_table(DataSpec, {**given, "source": source, "resampling": resampling, "seed": seed}, "data"), "data"
+    )

@@ -347,7 +347,7 @@ def _plan(request: StudyRequest, objective: Objective, spec: StudySpec, info: Da
     ladder = config.ladder_for(
         rows=None if info is None else info.train_rows[0],
         folds=1 if info is None else len(info.train_rows),
-        has_fidelity=objective.has_fidelity,
+        has_fidelity=objective.has_fidelity(has_data=info is not None),
         valid_rows=None if info is None else info.valid_rows[0],
     )
     data_digest = "" if info is None else info.digest

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from trialfleet.paths import named_path
 from trialfleet_coordinator.budget import Budget
 from trialfleet_coordinator.events import Draw
 from trialfleet_coordinator.sampling.points import point_of
@@ -318,7 +319,14 @@ def _data(tables: Mapping[str, Any], seed: int, where: str, beside: Mapping[str,
             raise ConfigurationError(f"{where}: resampling needs a data set; give data.source")
         return None
     read = read_table(Resampling, resampling, where, prefix="resampling.")
-    return read_table(DataSpec, {**data, "resampling": read, "seed": seed}, where, prefix="data.")
+    return at_home(read_table(DataSpec, {**data, "resampling": read, "seed": seed}, where, prefix="data."), where)
+
+
+def at_home(data: DataSpec, where: str) -> DataSpec:
+    """With a home folder in place of a ~ that the source begins with. Raises ConfigurationError when there is none."""
+    if not data.source.startswith("~"):
+        return data
+    return msgspec.structs.replace(data, source=str(named_path(f"{where}: data.source", data.source)))
 
 
 def _space(tables: Mapping[str, Any], reference: str | None, where: str, base: Path, *, own: bool) -> Space:

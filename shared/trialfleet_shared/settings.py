@@ -103,6 +103,11 @@ class EfficiencyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
             allowed = out_of_range(name, value)
             if allowed is not None:
                 raise ConfigurationError(f"{name} = {show(value)}: {allowed}")
+        for name in ("enable_data_subsampling", "adaptive_subsampling"):
+            if self.ladder is not None and not getattr(self, name):
+                raise ConfigurationError(
+                    f"ladder does not go with {name} = false (mode 'thorough' sets it so); set it to true, or leave ladder out"
+                )
 
     @classmethod
     def fast(cls) -> Self:
@@ -141,7 +146,7 @@ class EfficiencyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         Args:
             rows: training rows of fold 0; None when the study has no data set.
             folds: folds of the resampling; 1 without data.
-            has_fidelity: whether the objective can use a fraction (it takes `data` or `budget`).
+            has_fidelity: whether the objective can use a fraction (it takes `budget`, or `data` of which there are some).
             valid_rows: validation rows of fold 0; None when the study has no data set.
         """
         if not has_fidelity:

@@ -217,6 +217,10 @@ class SearchSpace:
                         f"space.{name}.when names {parent!r}; allowed are the parameters above it: "
                         f"{', '.join(map(repr, seen)) or 'none'}"
                     )
+                if not values:
+                    raise ConfigurationError(
+                        f"space.{name}.when.{parent} lists no value: {name!r} would never be there"
+                    )
                 for value in values:
                     if not seen[parent].contains(value):
                         raise ConfigurationError(

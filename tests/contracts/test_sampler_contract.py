@@ -299,6 +299,25 @@ def test_what_an_optuna_sampler_needs_is_missed_before_anything_is_drawn(
         OptunaSampler(name, MIXED, maximize=False, seed=0)
 
 
+@pytest.mark.parametrize("name", ["RandomSampler", "QMCSampler", "TPESampler"])
+def test_a_point_of_a_grid_is_one_number(name: str) -> None:
+    space = SearchSpace({"x": Float(0, 1, step=0.1)})
+    drawn = live(OptunaSampler(name, space, maximize=False, seed=0), batches=[5] * 6)
+    assert sorted(float(str(draw.params["x"])) for draw in drawn) == [
+        0.0,
+        0.1,
+        0.2,
+        0.3,
+        0.4,
+        0.5,
+        0.6,
+        0.7,
+        0.8,
+        0.9,
+        1.0,
+    ]
+
+
 def test_optunas_brute_force_ends_without_a_word() -> None:
     assert len(live(OptunaSampler("BruteForceSampler", SMALL, maximize=False, seed=0), batches=[20, 20])) == 36
 

@@ -24,6 +24,7 @@ from trialfleet.study_file import StudyRequest
 from trialfleet_coordinator.budget import Budget
 from trialfleet_coordinator.collecting import SELDOM
 from trialfleet_shared.errors import ConfigurationError, StudyChangedError, StudyFailedError
+from trialfleet_shared.ladder import Ladder, Rung
 from trialfleet_shared.space import Float, SearchSpace
 
 X = {"x": {"type": "float", "min": 0.0, "max": 1.0}}
@@ -94,6 +95,26 @@ def test_every_kind_of_objective(objective: Any, space: Any, processes: bool, ho
     assert found["best_params"] in [trial["params"] for trial in best]
     assert all(math.isfinite(v) for v in found["efficiency_metrics"].values() if isinstance(v, float))
     assert found["cache_stats"]["misses"] + found["cache_stats"]["hits"] == found["report"].evaluations
+
+
+def test_a_study_without_data_has_one_rung_though_its_objective_could_take_some(home: Path) -> None:
+    def score(params: dict[str, Any], data: Any = None) -> float:
+        return float(params["x"])
+
+    found = trialfleet.optimize(score, X, 8, home=home)
+    assert found["report"].ladder == Ladder((Rung(1.0, 1),))
+    assert found["report"].complete == 8
+
+
+def test_a_file_may_be_in_the_home_folder_and_have_an_ending_in_capitals(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pd.DataFrame({"a": range(50), "b": range(50), "y": range(50)}).to_csv(tmp_path / "TABLE.CSV", index=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    found = trialfleet.optimize(score_data, X, 2, data="~/TABLE.CSV", target="y", home=home)
+    assert found["results"][0]["metrics"]["columns"] == 2
+    with pytest.raises(ConfigurationError, match=r"data: data\.source = ~nobody\.here/t\.csv: there is no home folder"):
+        trialfleet.optimize(score_data, X, 2, data="~nobody.here/t.csv", target="y", home=home)
 
 
 def score_data(params: dict[str, Any], data: Any) -> dict[str, float]:

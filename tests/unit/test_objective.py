@@ -205,7 +205,8 @@ def test_the_signature_decides_how_it_is_called(
     objective = Objective(function, "f")
     assert objective(EVALUATION, "data") == returned
     assert (objective.takes_data, objective.takes_budget) == (takes_data, takes_budget)
-    assert objective.has_fidelity == (takes_data or takes_budget)
+    assert objective.has_fidelity(has_data=True) == (takes_data or takes_budget)
+    assert objective.has_fidelity(has_data=False) == takes_budget
 
 
 @pytest.mark.parametrize(

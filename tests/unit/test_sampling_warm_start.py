@@ -99,16 +99,22 @@ def test_trials_that_do_not_fit_are_left_out_and_values_take_the_new_type() -> N
             "n": Int(1, 10),
             "kind": Categorical(["a", True]),
             "rate": Float(0.1, 1, when={"kind": ["a"]}),
+            "units": Categorical([100, 200]),
+            "share": Float(0, 1, step=0.1),
         }
     )
-    fitting: list[Params] = [{"n": 2.0, "kind": "a", "rate": 1, "gone": "x"}, {"n": 3, "kind": True}]
+    rest: Params = {"units": 200.0, "share": 0.1 + 0.2}
+    fitting: list[Params] = [{"n": 2.0, "kind": "a", "rate": 1, "gone": "x", **rest}, {"n": 3, "kind": True, **rest}]
     misfits: list[Params] = [{"n": 11, "kind": True}, {"n": 2, "kind": 1}, {"n": 2, "kind": "a"}, {}]
     sampler = new(space)
     assert warm_start(sampler, observe([*misfits, *fitting]), maximize=False) == 2
     draws = sampler.ask(range(2))
-    assert [draw.params for draw in draws] == [{"n": 2, "kind": "a", "rate": 1.0}, {"n": 3, "kind": True}]
-    assert type(draws[0].params["n"]) is int
-    assert type(draws[0].params["rate"]) is float
+    taken = {"units": 200, "share": 0.3}
+    assert [draw.params for draw in draws] == [
+        {"n": 2, "kind": "a", "rate": 1.0, **taken},
+        {"n": 3, "kind": True, **taken},
+    ]
+    assert [type(value) for value in draws[0].params.values()] == [int, str, float, int, float]
     assert draws[0].distributions == dict(space.parameters)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from trialfleet_shared.errors import ConfigurationError
+from trialfleet_shared.ladder import Rung
 from trialfleet_shared.settings import MODES, PRESETS, EfficiencyConfig, layered
 from trialfleet_shared.tables import Setting
 
@@ -101,6 +102,18 @@ def test_a_bad_value_is_named_with_what_is_allowed(field: str, value: Any, messa
         EfficiencyConfig(**{field: value})
     with pytest.raises(ConfigurationError, match=f"^here{re.escape(message.removeprefix(field))}$"):
         layered("balanced", [Setting(field, value, "here")])
+
+
+@pytest.mark.parametrize("switch", ["enable_data_subsampling", "adaptive_subsampling"])
+def test_a_ladder_that_would_not_be_climbed_is_refused(switch: str) -> None:
+    ladder = (Rung(0.5, 1), Rung(1.0, 1))
+    with pytest.raises(
+        ConfigurationError, match=f"ladder does not go with {switch} = false .*; set it to true, or leave"
+    ):
+        EfficiencyConfig(ladder=ladder, **{switch: False})  # type: ignore[arg-type]
+    own = Setting("ladder", [{"fraction": 1.0, "folds": 1}], "here")
+    with pytest.raises(ConfigurationError, match="mode 'thorough' sets it so"):
+        layered("thorough", [own])
 
 
 def test_text_becomes_numbers_and_booleans() -> None:

@@ -110,6 +110,8 @@ def test_conditions_must_name_parameters_above_and_values_they_have() -> None:
         SearchSpace({"a": Float(0, 1, when={"b": [1]}), "b": Int(0, 1)})
     with pytest.raises(ConfigurationError, match=r"space.b.when.a lists 7, which 'a' never has"):
         SearchSpace({"a": Int(0, 1), "b": Float(0, 1, when={"a": [7]})})
+    with pytest.raises(ConfigurationError, match=r"space.b.when.a lists no value: 'b' would never be there"):
+        SearchSpace({"a": Int(0, 1), "b": Float(0, 1, when={"a": []})})
 
 
 def test_cardinality_counts_points() -> None:

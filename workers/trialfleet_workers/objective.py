@@ -333,10 +333,9 @@ class Objective:
         #: Whether it can not be called without data.
         self.needs_data = self.takes_data and taken["data"].default is inspect.Parameter.empty
 
-    @property
-    def has_fidelity(self) -> bool:
-        """Whether a cheaper evaluation than a full one exists: it takes `data` or `budget`."""
-        return self.takes_data or self.takes_budget
+    def has_fidelity(self, *, has_data: bool) -> bool:
+        """Whether a cheaper evaluation than a full one exists, in a study with or without a data set."""
+        return self.takes_budget or (self.takes_data and has_data)
 
     def check(self, *, has_data: bool) -> None:
         """Raise ObjectiveError when it can not be called in a study with or without a data set."""

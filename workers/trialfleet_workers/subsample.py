@@ -76,14 +76,14 @@ def looks_like_classes(target: NDArray[Any], *, wanted: bool = False) -> bool:
 
     Args:
         target: one number per row.
-        wanted: whether the study asks for strata; then whole numbers may be held as floats, and need not repeat.
+        wanted: whether the study asks for strata; then whole numbers may be many, may be held as floats, and need not repeat.
     """
     if target.dtype.kind == "b":
         return True
     if target.dtype.kind not in "iu" and not (wanted and target.dtype.kind == "f" and (target == target.round()).all()):
         return False
     values, counts = np.unique(target, return_counts=True)
-    return len(values) <= MOST_CLASSES and (wanted or int(counts.min()) >= 2)
+    return wanted or (len(values) <= MOST_CLASSES and int(counts.min()) >= 2)
 
 
 def default_order(spec: DataSpec, *, has_classes: bool) -> str:
@@ -339,10 +339,7 @@ def _check(rows: int, order: str, resampling: Resampling, classes: Integers | No
     if order != "grouped" and kind == "grouped":
         raise DataError(f"resampling.kind = 'grouped' does not go with data.order = {order!r}; allowed is 'grouped'")
     if "stratified" in (order, kind) and classes is None:
-        raise DataError(
-            "stratified order and resampling need a target of classes: text, booleans, or at most "
-            f"{MOST_CLASSES} different whole numbers"
-        )
+        raise DataError("stratified order and resampling need a target of classes: text, booleans, or whole numbers")
     if kind == "stratified":
         assert classes is not None
         rarest = int(np.bincount(classes).min())

@@ -19,7 +19,7 @@ from trialfleet_coordinator.adapters.optuna_distributions import to_optuna
 from trialfleet_coordinator.commands import Observation
 from trialfleet_coordinator.events import Draw
 from trialfleet_coordinator.sampling.drawing import Drawing, Drawn
-from trialfleet_coordinator.sampling.points import draw_point
+from trialfleet_coordinator.sampling.points import as_drawn, draw_point
 from trialfleet_shared.errors import ConfigurationError
 from trialfleet_shared.space import Categorical, Distribution, Float, Int, Params, Scalar, Space
 from trialfleet_shared.tables import nearest
@@ -223,12 +223,11 @@ def _named(name: str) -> Callable[[int], BaseSampler]:
 def _suggest(trial: Trial, name: str, distribution: Distribution) -> Scalar:
     match distribution:
         case Float():
-            # Some samplers give numpy's numbers, which are of the same value and no JSON.
-            return float(
-                trial.suggest_float(
-                    name, distribution.min, distribution.high, step=distribution.step, log=distribution.log
-                )
+            value = trial.suggest_float(
+                name, distribution.min, distribution.high, step=distribution.step, log=distribution.log
             )
+            # Some samplers give numpy's numbers, which are of the same value and no JSON, and some a point of a grid as two.
+            return as_drawn(float(value), distribution)
         case Int():
             step = 1 if distribution.log else distribution.step
             return int(trial.suggest_int(name, distribution.min, distribution.high, step=step, log=distribution.log))

@@ -38,7 +38,7 @@ def point_of(space: Space, values: Params, key: str) -> Draw:
         value = values[name]
         if (isinstance(value, float) and not math.isfinite(value)) or not distribution.contains(value):
             raise ConfigurationError(f"{key}.{name} = {show(value)}: allowed is {_allowed(distribution)}")
-        return _as_drawn(value, distribution)
+        return as_drawn(value, distribution)
 
     draw = draw_point(space, given)
     for name in values:
@@ -47,7 +47,7 @@ def point_of(space: Space, values: Params, key: str) -> Draw:
     return draw
 
 
-def _as_drawn(value: Any, distribution: Distribution) -> Scalar:
+def as_drawn(value: Any, distribution: Distribution) -> Scalar:
     """The value as a sampler would have drawn it: objectives tell 1 from 1.0, and a point of a grid is one number, not two."""
     if isinstance(distribution, Categorical):
         return distribution.choices[distribution.index(value)]

@@ -13,12 +13,12 @@ from collections.abc import Iterable, Sequence
 
 from trialfleet_coordinator.commands import Observation
 from trialfleet_coordinator.events import Draw
-from trialfleet_coordinator.sampling.points import draw_point
+from trialfleet_coordinator.sampling.points import as_drawn, draw_point
 from trialfleet_coordinator.sampling.ranking import Ranking
 from trialfleet_coordinator.sampling.tpe import TpeSampler
 from trialfleet_shared.errors import ConfigurationError
 from trialfleet_shared.fingerprint import canonical_params
-from trialfleet_shared.space import Categorical, Distribution, Float, Int, Params, Scalar, Space
+from trialfleet_shared.space import Categorical, Distribution, Params, Scalar, Space
 
 
 def warm_start(
@@ -83,10 +83,7 @@ def fit(space: Space, params: Params) -> Draw:
         value = params[name]
         if not distribution.contains(value):
             raise _MisfitError(f"{name!r} is outside {_range(distribution)}")
-        # A number keeps its value and takes the distribution's type: canonical params do not tell 1 from 1.0.
-        if isinstance(distribution, Int):
-            return int(value)  # type: ignore[arg-type]  # an Int contains numbers only
-        return float(value) if isinstance(distribution, Float) else value  # type: ignore[arg-type]  # as above
+        return as_drawn(value, distribution)
 
     return draw_point(space, suggest)
 

@@ -65,7 +65,12 @@ class Stamp(NamedTuple):
 def is_function(source: str) -> bool:
     """Whether `source` names a function rather than a file."""
     place, colon, attribute = source.rpartition(":")
-    return bool(colon and place) and attribute.isidentifier() and "/" not in attribute and not source.endswith(SUFFIXES)
+    return bool(colon and place) and attribute.isidentifier() and "/" not in attribute and _suffix(source) is None
+
+
+def _suffix(path: str) -> str | None:
+    """Which of the suffixes a file's name ends with, in whatever case."""
+    return next((suffix for suffix in SUFFIXES if path.lower().endswith(suffix)), None)
 
 
 def call_source(source: str, base: Path, *, own: bool = False) -> Any:
@@ -115,7 +120,7 @@ def read_file(
         DataError: the file can not be read.
     """
     place = _locate(source, base)
-    suffix = next((suffix for suffix in SUFFIXES if place.path.endswith(suffix)), None)
+    suffix = _suffix(place.path)
     if suffix is None:
         raise DataError(
             f"data.source = {source!r} is no file that can be read; allowed endings are {', '.join(SUFFIXES)}"
