@@ -33,7 +33,7 @@ class StudyDefinition(msgspec.Struct, frozen=True):
             ("direction", "direction"),
             ("space", "search space"),
             ("objective", "objective"),
-            ("objective_digest", "objective's code"),
+            ("objective_digest", "objective's code, or values that it uses"),
             ("data_digest", "data set (its rows, its resampling, or how this version of trialfleet imports it)"),
             ("ladder", "ladder"),
             ("seed", "seed"),

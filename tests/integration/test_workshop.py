@@ -59,7 +59,10 @@ def test_a_study_goes_on_with_another_budget(describe: Callable[[dict[str, Any]]
     [
         ({"seed": 6}, "another seed;"),
         ({"direction": "minimize", "seed": 6}, "another direction and another seed;"),
-        ({"objective": "objective.py:other"}, "another objective and another objective's code;"),
+        (
+            {"objective": "objective.py:other"},
+            "another objective and another objective's code, or values that it uses;",
+        ),
     ],
 )
 def test_another_study_of_the_name_is_refused(
@@ -92,7 +95,7 @@ def test_a_name_with_control_characters_is_refused(workshop: HomeWorkshop, tmp_p
 
 def test_other_code_is_refused(describe: Callable[[dict[str, Any]], str], tmp_path: Path) -> None:
     (tmp_path / "objective.py").write_text(OBJECTIVE.replace("params['x']", "-params['x']"))
-    with pytest.raises(StudyChangedError, match="another objective's code;"):
+    with pytest.raises(StudyChangedError, match="another objective's code, or values that it uses;"):
         describe(tables())
 
 

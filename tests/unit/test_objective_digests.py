@@ -6,6 +6,7 @@ import importlib
 import subprocess
 import sys
 import threading
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -513,3 +514,71 @@ print(function_digest(f))
     file.write_text(program % (sys.path,))
     told = {subprocess.check_output([sys.executable, str(file)], env={"PYTHONHASHSEED": seed}) for seed in "123"}
     assert len(told) == 1
+
+
+class Locked:
+    """Can not be pickled, and neither can what holds it."""
+
+    def __init__(self, scale: float) -> None:
+        self.scale = scale
+        self.lock = threading.Lock()
+
+    def __call__(self, params: dict[str, Any]) -> float:
+        return self.scale
+
+
+class Holder:
+    def __init__(self, scale: float) -> None:
+        self.inner = Locked(scale)
+
+
+class Settings(dict[str, float]):
+    """A mapping with more to it."""
+
+
+def settings(scale: float) -> Settings:
+    made = Settings(x=1.0)
+    made.scale = scale  # type: ignore[attr-defined]
+    return made
+
+
+def with_attribute(scale: float) -> Callable[..., Any]:
+    def score(params: dict[str, Any]) -> float:
+        return float(score.scale)  # type: ignore[attr-defined]
+
+    score.scale = scale  # type: ignore[attr-defined]
+    return score
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        Locked,
+        with_attribute,
+        lambda scale: closing_over(Locked(scale)),
+        lambda scale: closing_over(Holder(scale)),
+        lambda scale: closing_over(settings(scale)),
+        lambda scale: closing_over(defaultdict(lambda: scale, x=1.0)),
+    ],
+    ids=["object with a lock", "attribute", "lock", "lock within", "mapping of a class of its own", "default"],
+)
+def test_settings_are_found_wherever_they_are_kept(make: Callable[[float], Any]) -> None:
+    assert function_digest(make(1.0)) == function_digest(make(1.0))
+    assert function_digest(make(1.0)) != function_digest(make(2.0))
+
+
+_LOADED: list[int] | None = None
+
+
+def loads_once(params: dict[str, Any]) -> int:
+    global _LOADED  # noqa: PLW0603  # as people do
+    if _LOADED is None:
+        _LOADED = [1, 2, 3]
+    return len(_LOADED)
+
+
+def test_what_a_function_keeps_in_a_global_is_no_setting_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "_LOADED", None)
+    before = function_digest(loads_once)
+    loads_once({})
+    assert function_digest(loads_once) == before

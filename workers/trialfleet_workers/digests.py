@@ -15,7 +15,7 @@ import io
 import sys
 import threading
 import types
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 from importlib.machinery import PathFinder
@@ -274,12 +274,24 @@ class _Values:
         self._put(type(value).__name__, str(len(value)))
         for item in value:
             self.add(item)
+        self._add_attributes(value)
 
     def _add_dict(self, value: dict[Any, Any]) -> None:
         self._put("dict", str(len(value)))
         for key, item in value.items():
             self.add(key)
             self.add(item)
+        if isinstance(value, defaultdict):
+            self._put("default")
+            self.add(value.default_factory)
+        self._add_attributes(value)
+
+    def _add_attributes(self, value: Any) -> None:
+        """What a function, or a container of a class of its own, was given beside what it is."""
+        attributes = getattr(value, "__dict__", None)
+        if attributes:
+            self._put("attributes")
+            self.add(attributes)
 
     def _add_set(self, value: set[Any] | frozenset[Any]) -> None:
         self._put("set", *sorted(map(self._apart, value)))
@@ -328,6 +340,7 @@ class _Values:
         self._add_code(function.__code__)
         self.add(function.__defaults__)
         self.add(function.__kwdefaults__)
+        self._add_attributes(function)
         used: list[Any] = []
         for cell in function.__closure__ or ():
             try:
@@ -336,8 +349,9 @@ class _Values:
                 used.append("empty")
             self.add(used[-1])
         names = sorted(_names(function.__code__))
+        state = _rebound(function.__code__)
         for name in names:
-            if name in function.__globals__:
+            if name in function.__globals__ and name not in state:
                 self._put(name)
                 used.append(function.__globals__[name])
                 self.add(used[-1])
@@ -395,8 +409,12 @@ class _Values:
         try:
             _Pickler(out, self.add).dump(value)
             self._put(out.getvalue())
-        except Exception:  # noqa: BLE001  # a lock, a socket, a model with either: its type has to do
+        except Exception:  # noqa: BLE001  # a lock, a socket, a model with either
             self._put("not picklable")
+            if is_local(
+                type(value).__module__
+            ):  # of others the type has to do: what they hold is no setting of the user's
+                self._waiting.append(partial(self.add, list(_state(value))))
 
 
 def _state(owner: Any) -> Iterator[Any]:
@@ -416,6 +434,13 @@ def _names(code: types.CodeType) -> set[str]:
     """Global names that a code object and those nested in it use."""
     nested = (constant for constant in code.co_consts if isinstance(constant, types.CodeType))
     return set(code.co_names).union(*map(_names, nested))
+
+
+def _rebound(code: types.CodeType) -> set[str]:
+    """Global names that a code object and those nested in it bind anew: what it keeps there is no setting of it."""
+    rebound = {one.argval for one in dis.get_instructions(code) if one.opname in ("STORE_GLOBAL", "DELETE_GLOBAL")}
+    nested = (constant for constant in code.co_consts if isinstance(constant, types.CodeType))
+    return rebound.union(*map(_rebound, nested))
 
 
 def _imported(code: types.CodeType, package: str) -> Iterator[str]:
