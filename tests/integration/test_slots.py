@@ -1,6 +1,7 @@
 """The slot pool on real processes: what it evaluates, and what it is asked."""
 
 import functools
+import importlib
 import os
 import random
 import socket
@@ -93,6 +94,28 @@ def test_functions_that_exist_only_in_memory_are_evaluated(make_pool: MakePool) 
     pool = make_pool(functions=functions)
     values = {name: run(pool, memory_spec(name), evaluation(0, x=2.0))[0].value for name in functions}
     assert values == {"closure": 9.0, "lambda": 3.0, "method": 6.0, "partial": 20.0}
+
+
+def test_evaluators_have_the_settings_that_modules_have_by_now(
+    make_pool: MakePool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "settings_of_slots.py").write_text(
+        "NOTHING = object()\nSCALE, WEIGHTS = 1.0, {'x': 1.0}\n"
+        "def score(params, more=NOTHING):\n"
+        "    return params['x'] * SCALE * WEIGHTS['x'] + (0.0 if more is NOTHING else 100.0)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    settings = importlib.import_module("settings_of_slots")
+    monkeypatch.setattr(settings, "SCALE", 2.0)
+    monkeypatch.setattr(settings, "WEIGHTS", {"x": 3.0})
+
+    def closure(params: dict[str, Any]) -> float:
+        return float(params["x"]) * settings.SCALE + settings.WEIGHTS["x"]
+
+    pool = make_pool(functions={"by reference": settings.score, "closure": closure})
+    values = {name: run(pool, memory_spec(name), evaluation(0, x=5.0))[0].value for name in ("by reference", "closure")}
+    assert values == {"by reference": 30.0, "closure": 13.0}
+    monkeypatch.delitem(sys.modules, "settings_of_slots")
 
 
 def test_a_function_that_can_not_be_sent_says_what_to_do(make_pool: MakePool) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from trialfleet_shared.errors import ObjectiveError
-from trialfleet_workers.digests import code_digest, function_digest
+from trialfleet_workers.digests import code_digest, function_digest, used_settings
 
 
 def write(folder: Path, **files: str) -> Path:
@@ -340,6 +340,31 @@ def test_settings_of_modules_that_are_changed_after_their_import_count(
         found.append(function_digest(uses_a_setting))
     assert found[0] == found[1] != found[2]
     monkeypatch.delitem(sys.modules, "settings_d")
+
+
+def uses_a_function(params: dict[str, Any]) -> float:
+    return float(settings_of_functions.scale(params["x"]))  # type: ignore[name-defined]  # noqa: F821  # made below
+
+
+def test_constants_count_that_functions_of_other_modules_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = (
+        "SCALE, OTHER, CALLS, LOADED = 1.0, 1.0, [], None\n"
+        "def factor():\n    return SCALE\n"
+        "def scale(x):\n    CALLS.append(x)\n    return again(x) * factor() if x < 0 else x\n"
+        "def again(x):\n    global LOADED\n    LOADED = LOADED or 3.0\n    return scale(x + LOADED)\n"
+    )
+    write(tmp_path, settings_of_functions=code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    settings = importlib.import_module("settings_of_functions")
+    monkeypatch.setitem(globals(), "settings_of_functions", settings)
+    before = function_digest(uses_a_function)
+    uses_a_function({"x": -1.0})
+    monkeypatch.setattr(settings, "OTHER", 50.0)
+    assert function_digest(uses_a_function) == before, "what it remembers is no setting"
+    assert used_settings(uses_a_function) == {"settings_of_functions": {"SCALE": 1.0}}
+    monkeypatch.setattr(settings, "SCALE", 50.0)
+    assert function_digest(uses_a_function) != before
+    monkeypatch.delitem(sys.modules, "settings_of_functions")
 
 
 def test_lambdas_of_one_line_differ() -> None:

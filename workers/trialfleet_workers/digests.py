@@ -86,6 +86,17 @@ def function_digest(function: Callable[..., Any]) -> str:
     return state.digest()
 
 
+def used_settings(function: Callable[..., Any]) -> dict[str, dict[str, Any]]:
+    """By module and name: the plain data in the user's modules that a function in memory uses, as they are now.
+
+    They are among what `function_digest` is of; plain are numbers, texts and bytes, and built-in containers of these.
+    """
+    settings = _Settings()
+    settings.add(function)
+    settings.digest()
+    return settings.found
+
+
 class _Sources:
     """Sources of modules, followed through their imports.
 
@@ -201,6 +212,8 @@ def _root(name: str, path: Path) -> Path:
 
 #: What `repr` tells alike in every process.
 _PLAIN = bool | int | float | complex | str | bytes | None
+#: Levels of containers in plain data.
+_DEEPEST = 20
 #: What a pickle tells otherwise in each process, or by name alone.
 _NOT_PICKLED = (set, frozenset, type, types.FunctionType, types.ModuleType)
 
@@ -354,7 +367,7 @@ class _Values:
             if name in function.__globals__ and name not in state:
                 self._put(name)
                 used.append(function.__globals__[name])
-                self.add(used[-1])
+                self._add_setting(function.__module__, name, used[-1])
         modules = [value for value in used if isinstance(value, types.ModuleType)]
         for module in modules:
             self._add_settings(module, names)
@@ -368,10 +381,34 @@ class _Values:
         if is_local(module.__name__):
             for name in names:
                 setting = None if name.startswith("__") else vars(module).get(name)
-                # Functions and modules are what their sources say.
-                if setting is not None and not isinstance(setting, types.FunctionType | types.ModuleType):
+                if isinstance(setting, types.FunctionType):
+                    self._add_constants(setting)
+                elif setting is not None and not isinstance(setting, types.ModuleType):
                     self._put(name)
-                    self.add(setting)
+                    self._add_setting(module.__name__, name, setting)
+
+    def _add_constants(self, function: types.FunctionType) -> None:
+        """Feed what a function of another module uses of it, and what those that it uses there do.
+
+        Its code is in the module's source. What it keeps in containers is more often a memory of its calls than a setting.
+        """
+        waiting, met = [function], {function}
+        while waiting:
+            one = waiting.pop()
+            if not is_local(one.__module__):
+                continue
+            for name in sorted(_names(one.__code__) - _rebound(one.__code__)):
+                value = None if name.startswith("__") else one.__globals__.get(name)
+                if isinstance(value, types.FunctionType) and value not in met:
+                    waiting.append(value)
+                    met.add(value)
+                elif value is not None and _is_plain(value, containers=(tuple, frozenset)):
+                    self._put(name)
+                    self._add_setting(one.__module__, name, value)
+
+    def _add_setting(self, module: str, name: str, value: Any) -> None:  # noqa: ARG002  # for those who want to know
+        """Feed what a module has under a name."""
+        self.add(value)
 
     def _add_used(self, module: str, names: Collection[str]) -> None:
         """Feed the source of a module, and of those within it that a function that uses these names may use of it.
@@ -415,6 +452,37 @@ class _Values:
                 type(value).__module__
             ):  # of others the type has to do: what they hold is no setting of the user's
                 self._waiting.append(partial(self.add, list(_state(value))))
+
+
+class _Settings(_Values):
+    """Finds what `used_settings` tells, by the way that a digest takes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: dict[str, dict[str, Any]] = {}
+
+    def _put(self, *parts: str | bytes) -> None:
+        """No digest is asked for."""
+
+    def _add_setting(self, module: str, name: str, value: Any) -> None:
+        if is_local(module) and not name.startswith("__") and _is_plain(value):
+            self.found.setdefault(module, {})[name] = value
+        self.add(value)
+
+    def _add_object(self, value: Any) -> None:
+        if is_local(type(value).__module__):
+            self.add(type(value))
+
+
+def _is_plain(value: Any, containers: tuple[type, ...] = (list, tuple, set, frozenset, dict), depth: int = 0) -> bool:
+    """Whether it is plain data: see `used_settings`."""
+    kind = type(value)
+    if kind in (bool, int, float, complex, str, bytes, types.NoneType):
+        return True
+    if kind not in containers or depth > _DEEPEST:  # it contains itself, perhaps
+        return False
+    items = (item for pair in value.items() for item in pair) if kind is dict else value
+    return all(_is_plain(item, containers, depth + 1) for item in items)
 
 
 def _state(owner: Any) -> Iterator[Any]:

@@ -5,6 +5,7 @@ read by its own child over a socket pair that nobody else holds. They never trav
 """
 
 import contextlib
+import importlib
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 import cloudpickle
 
 from trialfleet_shared.errors import ObjectiveError, message_of
-from trialfleet_workers.digests import find_module
+from trialfleet_workers.digests import find_module, used_settings
 
 _ADVICE = "name it as 'file.py:function', or evaluate in threads with use_process_pool=False"
 
@@ -22,7 +23,8 @@ _ADVICE = "name it as 'file.py:function', or evaluate in threads with use_proces
 def pickle_function(function: Callable[..., Any], name: str) -> bytes:
     """The function as bytes for `unpickle_function` in a child process that has the same `sys.path`.
 
-    Code of modules which the child could not import (the running script, a notebook, a test) travels by value.
+    Code of modules which the child could not import (the running script, a notebook, a test) travels by value. Of the user's
+    other modules the settings do, plain data that the function uses: they may be others by now than an import gives.
 
     Raises:
         ObjectiveError: it holds something that can not be pickled.
@@ -32,7 +34,7 @@ def pickle_function(function: Callable[..., Any], name: str) -> bytes:
             if module.__name__ != "__main__" and not _is_importable(module):
                 stack.enter_context(_by_value(module))
         try:
-            return bytes(cloudpickle.dumps(function))
+            return bytes(cloudpickle.dumps((_settings(function), cloudpickle.dumps(function))))
         except Exception as error:
             raise ObjectiveError(
                 f"objective {name!r} can not be sent to evaluator processes ({_told(error)}); {_ADVICE}"
@@ -42,12 +44,27 @@ def pickle_function(function: Callable[..., Any], name: str) -> bytes:
 def unpickle_function(content: bytes, name: str) -> Callable[..., Any]:
     """The function that `pickle_function` made `content` of. Raises ObjectiveError when it can not be rebuilt here."""
     try:
-        function: Callable[..., Any] = cloudpickle.loads(content)
+        settings, pickled = cloudpickle.loads(content)
+        for module, values in settings.items():
+            vars(importlib.import_module(module)).update(values)
+        function: Callable[..., Any] = cloudpickle.loads(pickled)
     except Exception as error:
         raise ObjectiveError(
             f"objective {name!r} can not be rebuilt in an evaluator process ({_told(error)}); {_ADVICE}"
         ) from error
     return function
+
+
+def _settings(function: Callable[..., Any]) -> dict[str, dict[str, Any]]:
+    """By module, the settings that a child imports otherwise; of modules that travel by value they are part of the function."""
+    return {name: values for name, values in used_settings(function).items() if _is_imported_elsewhere(name)}
+
+
+def _is_imported_elsewhere(name: str) -> bool:
+    module = sys.modules.get(name)
+    return (
+        module is not None and name != "__main__" and bool(getattr(module, "__file__", None)) and _is_importable(module)
+    )
 
 
 def _told(error: Exception) -> str:
