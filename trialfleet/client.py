@@ -31,6 +31,10 @@ _PATIENCE = 30.0
 _TRIES = 8
 #: Seconds between two looks at a study that is watched.
 WATCH_SECONDS = 0.5
+#: Looks in a row that may fail once one has succeeded: a coordinator that is started again is there within a minute.
+MISSED_LOOKS = 120
+#: Where no proxy is gone through: it would be shown the token, and would find another machine.
+_THIS_MACHINE = ("all://localhost", "all://127.0.0.1", "all://[::1]")
 _ERRORS: Mapping[str, type[TrialfleetError]] = {kind.__name__: kind for kind in STATUSES}
 
 
@@ -98,7 +102,11 @@ class Client:
     def __init__(self, url: str, *, token: str | None, tls: ssl.SSLContext | None = None) -> None:
         self._url = _checked(url)
         self._http = httpx.Client(
-            base_url=self._url + PREFIX, headers=_headers(token), timeout=_PATIENCE, verify=tls or True
+            base_url=self._url + PREFIX,
+            headers=_headers(token),
+            timeout=_PATIENCE,
+            verify=tls or True,
+            mounts=dict.fromkeys(_THIS_MACHINE),
         )
 
     def __repr__(self) -> str:
@@ -130,12 +138,20 @@ class Client:
         return self._ask(_one(study))  # type: ignore[no-any-return]
 
     def watch(self, study: str, *, sleep: Callable[[float], None] = time.sleep) -> Iterator[StudyStatus]:
-        """Its status every half second, the last one after it has ended."""
+        """Its status every half second, the last one after it has ended; a coordinator that goes away is waited for."""
+        missed = MISSED_LOOKS
         while True:
-            status = self.status(study)
-            yield status
-            if status.state.ended:
-                return
+            try:
+                status = self.status(study)
+            except NoCoordinatorError:
+                missed += 1
+                if missed > MISSED_LOOKS:
+                    raise
+            else:
+                missed = 0
+                yield status
+                if status.state.ended:
+                    return
             sleep(WATCH_SECONDS)
 
     def pause(self, study: str) -> StudyStatus:
@@ -202,7 +218,11 @@ class AsyncClient:
     def __init__(self, url: str, *, token: str | None, tls: ssl.SSLContext | None = None) -> None:
         self._url = _checked(url)
         self._http = httpx.AsyncClient(
-            base_url=self._url + PREFIX, headers=_headers(token), timeout=_PATIENCE, verify=tls or True
+            base_url=self._url + PREFIX,
+            headers=_headers(token),
+            timeout=_PATIENCE,
+            verify=tls or True,
+            mounts=dict.fromkeys(_THIS_MACHINE),
         )
 
     def __repr__(self) -> str:
@@ -234,12 +254,20 @@ class AsyncClient:
         return await self._ask(_one(study))  # type: ignore[no-any-return]
 
     async def watch(self, study: str) -> AsyncIterator[StudyStatus]:
-        """Its status every half second, the last one after it has ended."""
+        """As `Client.watch`."""
+        missed = MISSED_LOOKS
         while True:
-            status = await self.status(study)
-            yield status
-            if status.state.ended:
-                return
+            try:
+                status = await self.status(study)
+            except NoCoordinatorError:
+                missed += 1
+                if missed > MISSED_LOOKS:
+                    raise
+            else:
+                missed = 0
+                yield status
+                if status.state.ended:
+                    return
             await asyncio.sleep(WATCH_SECONDS)
 
     async def pause(self, study: str) -> StudyStatus:

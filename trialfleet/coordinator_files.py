@@ -9,6 +9,7 @@ coordinator/lock      held while it runs
 import fcntl
 import os
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,8 @@ from trialfleet_shared.errors import ConfigurationError, StoreError, StudyLocked
 
 #: Random bytes of a token.
 _TOKEN_BYTES = 32
+#: How often it is tried to lock what somebody looks at, and seconds between two times: looking takes microseconds.
+_TRIES, _LOOK_SECONDS = 5, 0.02
 #: Characters that a token given by an operator must have at least.
 SHORTEST_TOKEN = 16
 
@@ -52,7 +55,7 @@ class CoordinatorFiles:
         except OSError as error:
             raise StoreError(f"{path} can not be made: {error}") from error
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock(file)
         except OSError as error:
             os.close(file)
             raise StudyLockedError(f"another coordinator runs on {self._folder.parent}; stop that first") from error
@@ -62,6 +65,19 @@ class CoordinatorFiles:
             # Said aloud: processes that were forked meanwhile have the file open too, and may live on.
             fcntl.flock(file, fcntl.LOCK_UN)
             os.close(file)
+
+    @staticmethod
+    def _lock(file: int) -> None:
+        """Lock it, if only somebody looks at it meanwhile whether it is locked. Raises OSError."""
+        for tries_left in reversed(range(_TRIES)):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                if not tries_left:
+                    raise
+                time.sleep(_LOOK_SECONDS)
+            else:
+                return
 
     def token(self) -> str | None:
         """The token, when there is one that this user may read."""
@@ -77,8 +93,28 @@ class CoordinatorFiles:
         return token
 
     def url(self) -> str | None:
-        """Where the coordinator listens, or listened when it was killed."""
-        return self._read("url")
+        """Where the coordinator listens; None when there is none that runs.
+
+        Where one listened that was killed somebody else may, who is not to be shown the token.
+        """
+        return self._read("url") if self._is_locked() else None
+
+    def _is_locked(self) -> bool:
+        """Whether a coordinator runs; also where this can not be told."""
+        try:
+            file = os.open(self._folder / "lock", os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+        else:
+            return False
+        finally:
+            os.close(file)
 
     @contextmanager
     def announced(self, url: str) -> Iterator[None]:

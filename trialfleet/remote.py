@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from trialfleet.client import AsyncClient
+from trialfleet.client import AsyncClient, NoCoordinatorError
 from trialfleet.study_file import StudyRequest
 from trialfleet_coordinator.report import StudyReport
 from trialfleet_coordinator.serving import ServiceState, StudyStatus, Submission
@@ -69,7 +69,7 @@ def submission_of(request: StudyRequest, function: Callable[..., Any], warm_star
 
 
 async def run_by(client: AsyncClient, submission: Submission, *, keep: bool) -> StudyReport:
-    """Have the coordinator run the study, and wait for its end; cancelling cancels the study.
+    """Have the coordinator run the study, and wait for its end; cancelling cancels the study, losing the coordinator does not.
 
     Args:
         client: the coordinator.
@@ -87,6 +87,8 @@ async def run_by(client: AsyncClient, submission: Submission, *, keep: bool) -> 
         async for status in client.watch(study):
             if status.state is ServiceState.PAUSED and status.because != "by request":
                 break  # somebody has to mend something first
+    except NoCoordinatorError:
+        raise  # it goes on with the study, or will
     except BaseException:
         # Also when the task is cancelled: the request that says so is made to its end.
         await asyncio.shield(_withdraw(client, submitting))

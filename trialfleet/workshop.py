@@ -82,7 +82,7 @@ class HomeWorkshop:
     def delete(self, study: str) -> None:
         """See `Workshop.delete`."""
         with open_store(self._home) as store:
-            if store.load(study) is not None:
+            if study in store.names():  # else it has no record, or one of its name was made by Optuna alone
                 store.delete(study)
         self._watching.study_deleted(study)
 

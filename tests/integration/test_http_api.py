@@ -233,6 +233,22 @@ def test_an_address_that_is_none_is_refused_and_not_shown(url: str) -> None:
     assert "secret" not in str(caught.value)
 
 
+def test_no_proxy_is_gone_through_to_this_machine(service: HttpService, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would be shown the token, and look for the coordinator on its own machine."""
+    with http_service() as proxy:
+        for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+            monkeypatch.setenv(name, proxy.url)
+        proxy.daemon.submit(Submission(tables={}, base="/", name="of the proxy"))
+        with Client(service.url, token=TOKEN) as client:
+            assert client.studies() == []
+
+        async def ask() -> list[StudyStatus]:
+            async with AsyncClient(service.url, token=TOKEN) as client:
+                return await client.studies()
+
+        assert asyncio.run(ask()) == []
+
+
 def test_a_port_that_is_taken_is_named(service: HttpService) -> None:
     port = int(service.url.rpartition(":")[2])
     with (

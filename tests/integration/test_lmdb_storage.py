@@ -99,6 +99,19 @@ def test_states_select(storage: LmdbStorage, states: tuple[TrialState, ...] | No
         assert [trial.number for trial in storage.get_all_trials(study, deepcopy, states)] == expected
 
 
+def test_what_one_is_given_of_a_trial_is_nobody_elses(storage: LmdbStorage) -> None:
+    study = optuna.create_study(storage=storage)
+    first, second = study.ask(), study.ask()
+    for trial in (first, second):
+        trial.set_user_attr("tags", ["x"])
+        trial.set_user_attr("more", {"a": [1]})
+    given = storage.get_trial(first._trial_id)
+    given.user_attrs["tags"].append("mine")
+    given.user_attrs["more"]["a"].append(2)
+    second.set_user_attr("other", 1)
+    assert storage.get_trial(second._trial_id).user_attrs == {"tags": ["x"], "more": {"a": [1]}, "other": 1}
+
+
 def test_values_that_json_writes_oddly_come_back(storage: LmdbStorage) -> None:
     study = storage.create_new_study([StudyDirection.MINIMIZE], "s")
     odd = {"big": 2**100, "text": "é😀", "nested": [{"a": None}], "": True}

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 from support.exposition import told
 
@@ -12,6 +13,7 @@ from trialfleet.home import Home
 from trialfleet.study_file import read_study
 from trialfleet.watching import Watching
 from trialfleet.workshop import HomeWorkshop
+from trialfleet_coordinator.adapters.lmdb_storage import LmdbStorage
 from trialfleet_coordinator.adapters.prometheus import FleetMetrics
 from trialfleet_coordinator.roster import Entry
 from trialfleet_coordinator.serving import ServiceState, Submission
@@ -177,3 +179,12 @@ def test_a_function_that_gives_data_is_called_as_it_is_by_now_and_its_exit_is_an
     (tmp_path / "rows.py").write_text("import sys\n\ndef load():\n    sys.exit(0)\n")
     with pytest.raises(DataError, match=r"'rows.py:load' raised SystemExit: 0"):
         workshop.open(entry_with_data("rows.py:load", tmp_path), lambda: 1, lambda: None).__enter__()
+
+
+def test_a_submission_of_the_name_of_a_study_of_optunas_can_be_deleted(workshop: HomeWorkshop, tmp_path: Path) -> None:
+    storage = LmdbStorage(tmp_path / "home" / "store")
+    optuna.create_study(storage=storage, study_name="theirs")
+    workshop.delete("theirs")
+    assert optuna.load_study(storage=storage, study_name="theirs").trials == []
+    workshop.delete("a")
+    assert workshop.report("a") is None

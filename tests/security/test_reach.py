@@ -14,6 +14,7 @@ import pytest
 
 from tests.fixtures.make import ENTRY
 from trialfleet.cli import cli
+from trialfleet.coordinator_files import CoordinatorFiles
 from trialfleet.home import Home
 from trialfleet.logs import JsonFormatter
 from trialfleet.watching import Watching
@@ -167,3 +168,14 @@ def test_nothing_kept_or_sent_is_unpickled() -> None:
                     assert "allow_pickle=False" in ast.unparse(node)
     assert users == {"in_memory.py", "digests.py", "zygote.py"}
     assert "loads" not in (ROOT / "workers/trialfleet_workers/digests.py").read_text()
+
+
+def test_who_listens_where_a_killed_coordinator_did_is_not_shown_the_token(tmp_path: Path) -> None:
+    files = CoordinatorFiles(tmp_path)
+    with files.locked(), files.announced("http://127.0.0.1:1"):
+        assert files.url() == "http://127.0.0.1:1"
+        kept = (tmp_path / "coordinator" / "url").read_text()
+    (tmp_path / "coordinator" / "url").write_text(kept)  # as `kill -9` leaves it
+    assert files.url() is None
+    with files.locked():
+        assert files.url() == "http://127.0.0.1:1"

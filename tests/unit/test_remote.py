@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from support.fake_workshop import a_status
 
-from trialfleet.client import AsyncClient
+from trialfleet.client import AsyncClient, NoCoordinatorError
 from trialfleet.remote import run_by, submission_of
 from trialfleet.study_file import StudyRequest, read_study
 from trialfleet_coordinator.budget import Budget
@@ -132,3 +132,22 @@ def test_one_that_can_not_be_opened_is_not_taken_for_the_one_that_there_is() -> 
 
     with pytest.raises(StudyFailedError, match="can not be run as submitted: another data set"):
         asyncio.run(scenario())
+
+
+class LosingClient(SlowClient):
+    """A coordinator's client that does not find it any more."""
+
+    async def watch(self, study: str) -> AsyncIterator[StudyStatus]:
+        yield a_status(study, ServiceState.RUNNING)
+        raise NoCoordinatorError("nobody answers")
+
+
+def test_a_study_whose_coordinator_is_lost_is_not_cancelled() -> None:
+    async def scenario() -> list[str]:
+        client = LosingClient()
+        client.answer.set()
+        with pytest.raises(NoCoordinatorError):
+            await run_by(cast("AsyncClient", client), SUBMISSION, keep=True)
+        return client.cancelled
+
+    assert asyncio.run(scenario()) == []

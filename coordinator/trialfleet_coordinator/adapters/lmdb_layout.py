@@ -174,7 +174,10 @@ _ATTR = msgspec.msgpack.Decoder(tuple[str, str])
 
 def to_attrs(text: str) -> dict[str, Any]:
     """The attributes in `TrialRow.user` or `TrialRow.system`."""
-    return dict(_parsed(text)) if text else {}
+    attrs = _parsed(text) if text else {}
+    if any(isinstance(value, list | dict) for value in attrs.values()):
+        return json.loads(text)  # type: ignore[no-any-return]  # as below; whoever gets it may change what is in it
+    return dict(attrs)
 
 
 def attr_of(text: str, key: str) -> Any:
