@@ -123,13 +123,14 @@ def _store(home: Home, *, repair: bool) -> Iterator[Item]:
     except StoreError as error:
         yield Item("store", str(home.store), "damaged", f"{error}; restore a backup")
         return
-    damaged = [(name, trouble) for name, _, trouble in studies if trouble]
+    damaged = [(name, number, trouble) for name, number, trouble in studies if trouble]
     for name, _, trouble in studies:
         if not trouble:
             yield Item("study", name, "ok")
     done = _without(home.store) if damaged and repair else ""
-    for name, trouble in damaged:
-        yield Item("study", name, "repaired" if done.startswith(_LEFT_OUT) else "damaged", f"{trouble}{done}")
+    for name, number, trouble in damaged:
+        state = _mended(repair=done.startswith(_LEFT_OUT), failed="")
+        yield Item("study" if number >= 0 else "store", name, state, f"{trouble}{done}")
 
 
 def _without(store: Path) -> str:

@@ -168,6 +168,34 @@ def test_what_is_whole_is_saved(tmp_path: Path) -> None:
     assert all(not each.trouble for each in examine_store(tmp_path / "new"))
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        (b"next study", None, "what it keeps beside its studies is not what was written"),
+        (b"identity", None, "what it keeps beside its studies is not what was written"),
+        (b"next study", bytes(8), "the number of its next study is taken"),
+    ],
+)
+def test_what_the_store_keeps_beside_its_studies_is_looked_at(
+    key: bytes, value: bytes | None, told: str, tmp_path: Path
+) -> None:
+    """Without it no study can be added."""
+    record_two(tmp_path / "old")
+    with lmdb.open(str(tmp_path / "old"), max_dbs=12) as environment:
+        database = environment.open_db(b"meta")
+        with environment.begin(write=True) as transaction:
+            stored = transaction.get(key, db=database)
+            changed = stored[:-1] + bytes([stored[-1] ^ 1]) if value is None else sealed("meta", key, value)
+            transaction.put(key, changed, db=database)
+    assert [(each.study, each.trouble) for each in examine_store(tmp_path / "old")][2:] == [("the store itself", told)]
+    assert sorted(salvage_store(tmp_path / "old", tmp_path / "new")) == ["digits", "other"]
+    store = opened(tmp_path / "new")
+    store.open(msgspec.structs.replace(OTHER, name="third"))
+    assert (len(store.names()), bool(store.identity("third"))) == (3, True)
+    store.close()
+    assert [each.trouble for each in examine_store(tmp_path / "new")] == ["", "", ""]
+
+
 def test_a_store_of_the_first_layout_is_sealed_when_it_is_opened(tmp_path: Path) -> None:
     record_two(tmp_path)
     with lmdb.open(str(tmp_path), max_dbs=12) as environment:

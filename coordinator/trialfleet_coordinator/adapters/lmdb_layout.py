@@ -231,9 +231,13 @@ class StudyTables:
         """Take it for what no other store has."""
         self._put(transaction, "meta", _IDENTITY, identity)
 
+    def next_study(self, transaction: Transaction) -> int:
+        """The id that the next study gets."""
+        return int.from_bytes(self._get(transaction, "meta", _NEXT_STUDY) or b"", "big")
+
     def create_study(self, transaction: Transaction, name: str, directions: Sequence[int]) -> int:
         """A new study's id. The name must not be taken."""
-        study = int.from_bytes(self._get(transaction, "meta", _NEXT_STUDY) or b"", "big")
+        study = self.next_study(transaction)
         self._put(transaction, "meta", _NEXT_STUDY, _STUDY.pack(study + 1))
         row = _ENCODER.encode(StudyRow(name, list(directions)))
         if not self._put(transaction, "studies", _STUDY.pack(study), row, overwrite=False):

@@ -18,7 +18,7 @@ _ID_BYTES = 8
 
 
 class Examined(NamedTuple):
-    """A study, and what is wrong with it."""
+    """A study, or the store beside its studies, and what is wrong with it."""
 
     study: str
     #: Its id; -1 for what belongs to no study that is known.
@@ -35,13 +35,15 @@ def examine_store(path: Path) -> list[Examined]:
             damaged = _damaged_values(tables, transaction)
             names = _names(tables, transaction)
             read = {number: _read(tables, path, transaction, number, name) for number, name in names.items()}
+            itself = _itself(tables, transaction, max(names, default=-1))
     finally:
         tables.environment.close()
     found = [
         Examined(name, number, "; ".join(filter(None, (damaged.pop(number, ""), read[number]))))
         for number, name in names.items()
     ]
-    return found + [Examined(f"study {number}", number, trouble) for number, trouble in sorted(damaged.items())]
+    found += [Examined(f"study {number}", number, trouble) for number, trouble in sorted(damaged.items())]
+    return found + [Examined("the store itself", -1, itself)] * bool(itself)
 
 
 def salvage_store(path: Path, target: Path) -> list[str]:
@@ -86,6 +88,15 @@ def _damaged_values(tables: StudyTables, transaction: Transaction) -> dict[int, 
             if value is None or owner not in known:
                 counts[owner] = counts.get(owner, 0) + 1
     return {owner: f"{count} values are not what was written, or of no study" for owner, count in counts.items()}
+
+
+def _itself(tables: StudyTables, transaction: Transaction, last: int) -> str:
+    """What is wrong with what the store keeps beside its studies: no study could be added."""
+    try:
+        tables.identity(transaction)
+        return "" if tables.next_study(transaction) > last else "the number of its next study is taken"
+    except StoreError:
+        return "what it keeps beside its studies is not what was written"
 
 
 def _names(tables: StudyTables, transaction: Transaction) -> dict[int, str]:
