@@ -11,6 +11,8 @@ import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypedDict, Unpack, cast
@@ -243,7 +245,9 @@ async def _in_thread(run: "_Run") -> OptimizationResult:
         if cancelled.is_set():
             raise _CancelledError
 
-    thread = asyncio.create_task(asyncio.to_thread(run, check))
+    # Of its own: those of the loop are few, and the application's name lookups and the like wait for one.
+    executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="trialfleet-study")
+    thread = asyncio.get_running_loop().run_in_executor(executor, copy_context().run, run, check)
     try:
         return await asyncio.shield(thread)
     except asyncio.CancelledError:
@@ -252,6 +256,8 @@ async def _in_thread(run: "_Run") -> OptimizationResult:
         if not thread.cancelled():
             thread.exception()  # it was told to end: however it did is no news
         raise
+    finally:
+        executor.shutdown(wait=False)
 
 
 class _Run:

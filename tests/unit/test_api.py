@@ -5,8 +5,10 @@ import gc
 import math
 import os
 import re
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -354,6 +356,22 @@ def test_optimize_works_inside_a_running_event_loop(home: Path) -> None:
         return trialfleet.optimize(wait_a_little, X, 3, home=home)
 
     assert len(asyncio.run(run())["results"]) == 3
+
+
+def test_studies_take_none_of_the_loops_threads(home: Path) -> None:
+    both = threading.Barrier(2)
+
+    def meet(params: dict[str, Any]) -> float:
+        both.wait(60.0)
+        return 1.0
+
+    async def run() -> list[trialfleet.OptimizationResult]:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(max_workers=1))
+        config = EfficiencyConfig(use_process_pool=False, max_workers=1)
+        async with trialfleet.create_efficiency_optimizer(config, home=home) as optimizer:
+            return await asyncio.gather(*(optimizer.optimize_trial_efficiency(meet, X, 1) for _ in range(2)))
+
+    assert [found["best_value"] for found in asyncio.run(run())] == [1.0, 1.0]
 
 
 def test_cancelling_ends_the_evaluations_at_once(home: Path, tmp_path: Path) -> None:
