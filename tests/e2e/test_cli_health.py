@@ -103,3 +103,10 @@ def test_a_url_that_is_none_is_a_usage_error(tmp_path: Path) -> None:
 
     assert done.returncode == 2
     assert "allowed is http://" in done.stderr
+
+
+@pytest.mark.parametrize("url", ["http://user:hunter2@127.0.0.1:1", "https://hunter2@localhost"])
+def test_an_address_with_a_name_in_it_is_refused_and_not_shown(url: str, tmp_path: Path) -> None:
+    done = trialfleet(["health", "--url", url], tmp_path)
+    assert (done.returncode, "allowed is http://host:port" in done.stderr) == (2, True)
+    assert "hunter2" not in done.stdout + done.stderr

@@ -41,6 +41,7 @@ def test_no_password_is_shown(url: str, shown: str) -> None:
         f"amqp://user:{SECRET}@host:port/",
         f"amqp://user:{SECRET}@[::1/",
         f"amqp://user:{SECRET}@host/?heartbeat=soon",
+        f"amqps://user:{SECRET}@host/?ssl_options={{{SECRET}",
         "",
     ],
 )

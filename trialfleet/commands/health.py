@@ -21,6 +21,8 @@ def health_command(url: str) -> int:
     address = f"{url.rstrip('/')}/readyz"
     if not address.startswith(("http://", "https://")):
         raise click.BadParameter(f"{url!r} is none; allowed is http://host:port, or https://", param_hint="--url")
+    if "@" in address.split("/")[2]:  # not shown: there may be a password
+        raise click.BadParameter("it has a user's name; allowed is http://host:port, or https://", param_hint="--url")
     try:
         # No proxy: whether the coordinator of this machine is there is no question for one.
         handlers = [urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=client_tls(os.environ))]

@@ -390,7 +390,7 @@ def _broker(url: str) -> FleetBroker:
         )
     try:
         return FleetBroker(url)
-    except (ValueError, TypeError, LookupError):
+    except (ValueError, TypeError, LookupError, SyntaxError):
         raise ConfigurationError(f"broker URL {redact(url)!r} can not be read") from None
 
 

@@ -251,7 +251,7 @@ def _refuse_password(source: str) -> None:
     credentials, _, host = authority.rpartition("@")
     user, colon, _ = credentials.partition(":")
     if slashes and colon:
-        shown = f"{scheme}://{user}:***@{host}/{path}"
+        shown = f"{scheme}://{user}:***@{host}/{path.partition('?')[0]}"
         raise DataError(
             f"data.source = {shown!r} has a password in it, which whoever sees the study would see; "
             "have fsspec take it from its configuration"
