@@ -5,6 +5,7 @@ one, and the damaged one is kept beside it. All can be looked at while studies r
 read, is mended only while nobody uses it.
 """
 
+import os
 import shutil
 import stat
 from collections.abc import Callable, Iterator, Sequence
@@ -88,10 +89,22 @@ def _mended(*, repair: bool, failed: str) -> Literal["damaged", "repaired"]:
     return "repaired" if repair and not failed else "damaged"
 
 
+def _everything(folder: Path) -> Iterator[Path]:
+    """The folder and what is below it, but for what goes away meanwhile or may not be entered. Raises OSError for the rest."""
+
+    def fail(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError | PermissionError):
+            raise error
+
+    yield folder
+    for below, folders, files in os.walk(folder, onerror=fail):
+        yield from (Path(below, name) for name in (*folders, *files))
+
+
 def _files(home: Home, *, repair: bool) -> Iterator[Item]:
     """Whether others can read or enter anything."""
     found, failed = 0, ""
-    for path in (home.path, *home.path.rglob("*")):
+    for path in _everything(home.path):
         try:
             mode = path.lstat().st_mode
             if stat.S_ISLNK(mode) or not mode & _OTHERS:

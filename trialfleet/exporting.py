@@ -3,13 +3,15 @@
 import csv
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
 import optuna
-from optuna.storages import get_storage
+from optuna.storages import BaseStorage, get_storage
 
 from trialfleet_coordinator.adapters.lmdb_storage import LmdbStorage
+from trialfleet_coordinator.adapters.optuna_distributions import equal_choices
 from trialfleet_coordinator.report import StudyReport
 from trialfleet_shared.errors import ConfigurationError, TrialfleetError
 
@@ -55,7 +57,7 @@ def write_csv(report: StudyReport, file: TextIO) -> None:
 
 
 def write_parquet(report: StudyReport, path: Path) -> None:
-    """Write the trials as parquet; params of several types become text."""
+    """Write the trials as parquet; params of several types become text, those that some trials lack keep their type."""
     import pandas as pd  # noqa: PLC0415  # only here
 
     columns, rows = table(report)
@@ -64,17 +66,22 @@ def write_parquet(report: StudyReport, path: Path) -> None:
     pd.DataFrame(values).to_parquet(path, index=False)
 
 
-def _of_one_type(values: list[Any]) -> list[Any]:
-    if len({type(value) for value in values if value is not None}) <= 1:
-        return values
-    return [None if value is None else str(value) for value in values]
+def _of_one_type(values: list[Any]) -> Any:
+    import pandas as pd  # noqa: PLC0415  # only here
+
+    kinds = {type(value) for value in values if value is not None}
+    if len(kinds) > 1:
+        return [None if value is None else str(value) for value in values]
+    if None in values and kinds == {int}:
+        return pd.array(values, dtype="Int64")
+    return pd.array(values, dtype="boolean") if None in values and kinds == {bool} else values
 
 
 def copy_to_optuna(store: Path, study: str, url: str) -> None:
     """Copy a study, with all of its trials, into the Optuna storage at `url`.
 
     Raises:
-        ConfigurationError: the URL is no storage's, or it has a study of this name.
+        ConfigurationError: the URL is no storage's, or it has a study of this name; Optuna can not tell its choices apart.
         TrialfleetError: the storage failed.
     """
     try:
@@ -86,13 +93,36 @@ def copy_to_optuna(store: Path, study: str, url: str) -> None:
         ) from None
     source = LmdbStorage(store)
     try:
-        optuna.copy_study(from_study_name=study, from_storage=source, to_storage=target)
-    except optuna.exceptions.DuplicatedStudyError:
-        raise ConfigurationError(f"the storage has a study {study!r} already") from None
-    except optuna.exceptions.OptunaError as error:
-        raise TrialfleetError(f"the storage failed: {type(error).__name__}") from None
+        _check_choices(source, study)
+        _copy(study, source, target)
     finally:
         source.close()
+
+
+def _check_choices(source: LmdbStorage, study: str) -> None:
+    for trial in source.get_all_trials(source.get_study_id_from_name(study), deepcopy=False):
+        for name, distribution in trial.distributions.items():
+            if alike := equal_choices(distribution):
+                raise ConfigurationError(
+                    f"the choices {alike} of {name!r} are one to Optuna: it can not have this study"
+                )
+
+
+def _copy(study: str, source: LmdbStorage, target: BaseStorage) -> None:
+    try:
+        taken = study in (known.study_name for known in target.get_all_studies())
+    except Exception as error:  # noqa: BLE001  # without what a driver says, which may name the URL
+        raise TrialfleetError(f"the storage failed: {type(error).__name__}") from None
+    if taken:
+        raise ConfigurationError(f"the storage has a study {study!r} already")
+    try:
+        optuna.copy_study(from_study_name=study, from_storage=source, to_storage=target)
+    except Exception as error:  # noqa: BLE001  # as above
+        with suppress(Exception):  # what there is of this name now is half a copy
+            optuna.delete_study(study_name=study, storage=target)
+        if isinstance(error, ValueError):  # a parameter's choices differ among trials, say
+            raise ConfigurationError(f"Optuna can not have this study: {error}") from None
+        raise TrialfleetError(f"the storage failed: {type(error).__name__}") from None
 
 
 def importances(store: Path, study: str) -> dict[str, float]:

@@ -156,12 +156,14 @@ def ended(progress: Progress) -> Progress:
 
 
 def done_share(progress: Progress) -> float | None:
-    """How much of the budget is used up, 0 to 1: of trials or of seconds, whichever is nearer to its end."""
+    """How much of the budget is used up, 0 to 1: of trials, seconds or CPU seconds, whichever is nearest to its end."""
     shares = []
     if progress.trials_budget:
         shares.append(min(progress.decided / progress.trials_budget, 1.0))
     if progress.seconds_budget:
         shares.append(min(progress.elapsed_seconds / progress.seconds_budget, 1.0))
+    if progress.cpu_seconds_budget:
+        shares.append(min(progress.cpu_seconds / progress.cpu_seconds_budget, 1.0))
     return max(shares, default=None)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, Group, JustifyMethod, RenderableType
 from rich.table import Table
 
 from trialfleet.progress import duration, rung_name, undecided
@@ -114,7 +114,8 @@ def render_studies(studies: Sequence[StudySummary]) -> RenderableType:
     """The studies of a store as a table."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for name in ("study", "direction", "trials", "complete", "pruned", "failed", "best", "time"):
-        table.add_column(name, justify="left" if name in ("study", "direction") else "right", no_wrap=True)
+        justify: JustifyMethod = "left" if name in ("study", "direction") else "right"
+        table.add_column(name, justify=justify, no_wrap=name != "study", overflow="fold")
     for study in studies:
         if study.trouble:
             table.add_row(words(study.study), "damaged")
@@ -137,9 +138,8 @@ def render_statuses(statuses: Sequence[StudyStatus]) -> RenderableType:
     """The studies of a coordinator as a table."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for name in ("study", "state", "mode", "priority", "trials", "best", "trials/s", "slots", "time", ""):
-        table.add_column(
-            name, justify="left" if name in ("study", "state", "mode", "") else "right", no_wrap=bool(name)
-        )
+        justify: JustifyMethod = "left" if name in ("study", "state", "mode", "") else "right"
+        table.add_column(name, justify=justify, no_wrap=name not in ("study", ""), overflow="fold")
     for status in statuses:
         progress = status.progress
         cells = [""] * 5

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import msgspec
 
 from trialfleet_coordinator.attempts import FailedAttempt
-from trialfleet_coordinator.budget import Budget
+from trialfleet_coordinator.budget import Budget, Ended
 from trialfleet_shared.messages import Evaluation, EvaluationResult
 from trialfleet_shared.settings import EfficiencyConfig
 from trialfleet_shared.space import Distribution, Params
@@ -82,6 +82,12 @@ class RecordTerms(msgspec.Struct, frozen=True):
 
     config: EfficiencyConfig
     budget: Budget
+    #: Why the study took up no new trials any more under these terms, where the rest of its record does not tell.
+    ended: Ended | None = None
+
+    def same_as(self, other: "RecordTerms | None") -> bool:
+        """Whether the study is run by the same as under the other ones, be it at its end or not."""
+        return other is not None and (self.config, self.budget) == (other.config, other.budget)
 
 
 #: What the store writes.

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from trialfleet_coordinator.budget import Budget
+from trialfleet_coordinator.budget import Budget, Ended
 from trialfleet_coordinator.collecting import nothing_collected
 from trialfleet_coordinator.commands import (
     Command,
@@ -121,13 +121,14 @@ class Session:
         self._plan = plan
         self._outside = outside
         self._elapsed_before = record.elapsed
-        terms = RecordTerms(plan.config, plan.budget)
-        self._state = StudyState.recorded(record, terms, has_test=plan.has_test)
+        self._terms = RecordTerms(plan.config, plan.budget)
+        self._state = StudyState.recorded(record, self._terms, has_test=plan.has_test)
         outside.sampler.restore(
             [(trial.number, trial.params, trial.distributions) for trial in record.trials],
             self._state.standings.observations(),
         )
         self._decided_before = sum(self._state.tally.decided.values())
+        self._cpu_seconds_before = self._state.tally.cpu_seconds
         self._started = outside.clock.monotonic()
         #: The fleet as the study was told of it.
         self._told: FleetChanged | None = None
@@ -137,7 +138,11 @@ class Session:
         #: The cache's keys of evaluations that this session published.
         self._keys: dict[EvaluationKey, bytes] = {}
         # The tick's yield, in the order of the module's docstring.
-        self._records: list[Record] = [] if record.terms == terms else [terms]
+        self._records: list[Record] = []
+        if record.terms is not None and self._terms.same_as(record.terms):
+            self._terms = record.terms
+        else:
+            self._records.append(self._terms)
         self._entries: dict[bytes, CachedResult] = {}
         self._misses: list[Evaluation] = []
         self._given_up: list[GiveUp] = []
@@ -153,6 +158,7 @@ class Session:
         while True:
             self._look_around(events, stop)
             self._take_in(events)
+            self._note_end()
             self._carry_out()
             progress = self._progress()
             self._outside.telemetry.progressed(progress, self._state.tally.discarded)
@@ -308,6 +314,13 @@ class Session:
     def _key(self, fraction: float, fold: int, params: Params) -> bytes:
         return key_of(self._plan.spec, fraction=fraction, fold=fold, params=params)
 
+    def _note_end(self) -> None:
+        """Record why the study has ended, where its trials do not tell."""
+        ended = self._state.ended
+        if ended in (Ended.PATIENCE, Ended.EXHAUSTED) and ended is not self._terms.ended:
+            self._terms = msgspec.structs.replace(self._terms, ended=ended)
+            self._records.append(self._terms)
+
     def _carry_out(self) -> None:
         fleet, store, cache = self._outside.fleet, self._outside.store, self._outside.cache
         if self._records:
@@ -359,19 +372,24 @@ class Session:
             best_trial=best.trial if best else None,
             rung_mix=state.standings.rung_mix(),
             trials_per_second=rate,
-            seconds_left=self._seconds_left(elapsed, rate),
+            seconds_left=self._seconds_left(elapsed, session),
             slots=self._slots,
             in_flight=len(state.pending),
             evaluation_seconds=state.pacing.mean_seconds,
             closing=state.ended.value if state.ended else None,
+            cpu_seconds=state.tally.cpu_seconds,
+            cpu_seconds_budget=state.budget.cpu_seconds,
         )
 
-    def _seconds_left(self, elapsed: float, rate: float) -> float | None:
-        """The sooner of the two budgets' ends; trials are extrapolated from those decided in this session."""
-        budget = self._state.budget
-        ends = []
-        if budget.seconds is not None:
-            ends.append(max(budget.seconds - elapsed, 0.0))
-        if budget.trials is not None and rate > 0:
-            ends.append(max(budget.trials - sum(self._state.tally.decided.values()), 0) / rate)
+    def _seconds_left(self, elapsed: float, session: float) -> float | None:
+        """The soonest of the budgets' ends; trials and CPU seconds go on as they did in so many seconds of this session."""
+        budget, tally = self._state.budget, self._state.tally
+        decided = sum(tally.decided.values())
+        ends = [] if budget.seconds is None else [max(budget.seconds - elapsed, 0.0)]
+        for limit, now, before in (
+            (budget.trials, decided, self._decided_before),
+            (budget.cpu_seconds, tally.cpu_seconds, self._cpu_seconds_before),
+        ):
+            if limit is not None and now > before:
+                ends.append(max(limit - now, 0.0) * session / (now - before))
         return min(ends, default=None)

@@ -73,6 +73,9 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     evaluation_seconds: float
     #: Why the study takes up no new trials; None while it does.
     closing: str | None
+    #: CPU seconds spent, over all sessions, and the budget of them (None: no such budget).
+    cpu_seconds: float = 0.0
+    cpu_seconds_budget: float | None = None
 
     @property
     def decided(self) -> int:
@@ -197,6 +200,7 @@ def progress_of(report: StudyReport) -> Progress:
         in_flight=0,
         evaluation_seconds=0.0,
         closing=report.ended,
+        cpu_seconds=report.efficiency_metrics.spent_cpu_seconds,
     )
 
 

@@ -257,8 +257,11 @@ class StudyState:
             self.test = (trial.number, result.value)
             self._commands.append(RecordTest(trial.number, result.value))
         else:
-            self._untestable.add(trial.number)
-            self.tally.failures.append(f"trial {trial.number} on the test part: {result.outcome.value}: {result.error}")
+            self._give_up_test(trial.number, result)
+
+    def _give_up_test(self, trial: int, result: EvaluationResult) -> None:
+        self._untestable.add(trial)
+        self.tally.failures.append(f"trial {trial} on the test part: {result.outcome.value}: {result.error}")
 
     # One trial
 
@@ -539,7 +542,7 @@ class StudyState:
             for result in trial.results:
                 self._count(result)
                 if result.fold == TEST_FOLD and result.outcome is not Outcome.OK:
-                    self._untestable.add(trial.number)
+                    self._give_up_test(trial.number, result)
             if trial.decided:
                 self.tally.decided[DECIDED[trial.phase]] += 1
             if trial.phase is Phase.FAIL:
@@ -548,3 +551,7 @@ class StudyState:
                 self._backlog.append(trial)
         self.standings.restore(trials)
         self._end_at_target()
+        # Trials that climbed since may have changed who leads: what led to the end is not to be seen any more.
+        terms = record.terms
+        if terms is not None and terms.ended is not None and terms.same_as(RecordTerms(self.config, self.budget)):
+            self._end(terms.ended)

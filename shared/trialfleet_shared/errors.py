@@ -6,6 +6,8 @@ command line returns for it: 1 failure, 2 usage or configuration, 3 broker, 4 st
 
 import inspect
 
+from trialfleet_shared.redaction import without_secrets
+
 
 class TrialfleetError(Exception):
     """trialfleet failed."""
@@ -32,6 +34,10 @@ class TrialPruned(TrialfleetError):  # noqa: N818  # Optuna's name, which object
 
 class DataError(ConfigurationError):
     """The data set can not be read, or is not what the study says of it."""
+
+    def __init__(self, message: str | None = None) -> None:
+        # A source may be a URL that is signed.
+        super().__init__(message and without_secrets(message))
 
 
 class StudyChangedError(ConfigurationError):

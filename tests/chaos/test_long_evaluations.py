@@ -271,16 +271,12 @@ class Watched(RabbitFleet):
         self.beats = SimulatedClock()
         super().__init__(url, address=uuid.uuid4().hex, clock=self.beats)
         self._victim, self._witness, self._kill = victim, witness, kill
-        #: When the victim was not counted on any more, and when work was published last.
+        #: When the victim was heard last, when it was not counted on any more, and when work was published last.
+        self.heard_at = 0.0
         self.missed_at: float | None = None
         self.published_at = 0.0
         #: What was given up on, and when.
         self.lost: list[tuple[LostEvaluation, float]] = []
-
-    @property
-    def heard_at(self) -> float:
-        """When the victim was heard last."""
-        return self._heard[self._victim]
 
     def submit(self, evaluations: Sequence[Evaluation]) -> None:
         if not self.lost:
@@ -298,7 +294,9 @@ class Watched(RabbitFleet):
         elif len(heartbeat.held) == 2:
             self._kill()
         super()._on_heartbeat(heartbeat, self.beats.now)
-        if self._victim in self._heard and self._victim not in self._leases.workers(self.beats.now):
+        if heartbeat.worker == self._victim:
+            self.heard_at = self.beats.now
+        if self.heard_at and self._victim not in self._leases.workers(self.beats.now):
             self.missed_at = self.missed_at or self.beats.now
 
 

@@ -290,6 +290,12 @@ def test_a_space_that_an_optuna_sampler_can_not_draw_from_is_refused() -> None:
         OptunaSampler("BruteForceSampler", MIXED, maximize=False, seed=0)
 
 
+def test_choices_that_are_one_to_optuna_are_refused() -> None:
+    space = SearchSpace({"kind": Categorical(["a", 1, True])})
+    with pytest.raises(ConfigurationError, match="the choices 1 and True of 'kind' are one to Optuna"):
+        OptunaSampler("TPESampler", space, maximize=False, seed=0)
+
+
 @pytest.mark.parametrize(("name", "package"), [("GPSampler", "torch"), ("CmaEsSampler", "cmaes")])
 def test_what_an_optuna_sampler_needs_is_missed_before_anything_is_drawn(
     name: str, package: str, monkeypatch: pytest.MonkeyPatch

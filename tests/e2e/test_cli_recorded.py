@@ -75,16 +75,46 @@ def test_trials_are_exported_as_tables(home: Path, tmp_path: Path) -> None:
     assert report["efficiency_metrics"]["memory_usage_mb"] is None
 
 
-def test_a_study_is_copied_into_an_optuna_storage_once(home: Path, tmp_path: Path) -> None:
+def test_a_study_is_copied_into_an_optuna_storage_once(tmp_path: Path) -> None:
+    home = tmp_path / "home"
     url = f"sqlite:///{tmp_path}/study.db"
-    ran = trialfleet(["export", "tiny", "--format", "optuna", "--output", url], home)
+    file = tmp_path / "copied.toml"
+    file.write_text(STUDY.replace('"tiny"', '"copied"').replace("true]", '"b"]'))
+    (tmp_path / "objective.py").write_text(OBJECTIVE)
+    assert trialfleet(["run", str(file)], home).returncode == 0
+    ran = trialfleet(["export", "copied", "--format", "optuna", "--output", url], home)
     assert ran.returncode == 0, ran.stderr
-    study = optuna.load_study(study_name="tiny", storage=url)
-    assert len(study.trials) == 8
-    assert study.best_value == document(trialfleet(["best", "tiny", "--json"], home).stdout)["value"]
-    again = trialfleet(["export", "tiny", "--format", "optuna", "--output", url], home)
+    study = optuna.load_study(study_name="copied", storage=url)
+    report = document(trialfleet(["report", "copied", "--json"], home).stdout)
+    assert [trial.params for trial in study.trials] == [trial["params"] for trial in report["trials"]]
+    assert study.best_value == report["best_value"]
+    again = trialfleet(["export", "copied", "--format", "optuna", "--output", url], home)
     assert again.returncode == 2
-    assert "has a study 'tiny' already" in again.stderr
+    assert "has a study 'copied' already" in again.stderr
+
+
+def test_a_study_that_optuna_can_not_have_leaves_nothing_there(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    (tmp_path / "objective.py").write_text(
+        f"{OBJECTIVE}\ndef space(trial):\n    trial.suggest_float('x', 0, 1)\n"
+        "    kind = trial.suggest_categorical('kind', ['a', 'b'])\n"
+        "    trial.suggest_categorical('more', ['c'] if kind == 'a' else ['d'])\n"
+    )
+    file = tmp_path / "branching.toml"
+    file.write_text(
+        '[study]\nname = "branching"\nobjective = "objective.py:evaluate"\nspace = "objective.py:space"\ntrials = 12\n'
+    )
+    assert trialfleet(["run", str(file)], home).returncode == 0
+    url = f"sqlite:///{tmp_path}/branching.db"
+    for _ in range(2):
+        done = trialfleet(["export", "branching", "--format", "optuna", "--output", url], home)
+        assert (done.returncode, "Optuna can not have this study: " in done.stderr) == (2, True)
+    assert optuna.get_all_study_names(url) == []
+
+
+def test_a_study_whose_choices_optuna_takes_for_one_is_not_copied(home: Path, tmp_path: Path) -> None:
+    done = trialfleet(["export", "tiny", "--format", "optuna", "--output", f"sqlite:///{tmp_path}/study.db"], home)
+    assert (done.returncode, "the choices 1 and True of 'kind' are one to Optuna" in done.stderr) == (2, True)
 
 
 @pytest.mark.parametrize(

@@ -114,6 +114,12 @@ def test_a_source_has_no_password(tmp_path: Path, source: str) -> None:
     assert "hunter2" not in str(caught.value)
 
 
+def test_the_signature_of_a_source_is_not_shown(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"data\.source = 'nothing://host/rows\.csv\?X-Amz-Signature=") as caught:
+        stamp("nothing://host/rows.csv?X-Amz-Signature=hunter2&x=1", tmp_path)
+    assert "hunter2" not in str(caught.value)
+
+
 @pytest.mark.parametrize("source", ["file://{}/a@b:c.csv", "{}/http:/user:x@y.csv", "file://{}/x:y@z.csv"])
 def test_a_colon_is_no_password(tmp_path: Path, source: str) -> None:
     with pytest.raises(DataError, match="there is no file"):

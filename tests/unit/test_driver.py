@@ -57,6 +57,13 @@ class Points:
         self.told.extend(observations)
 
 
+class Few(Points):
+    """Has twenty points."""
+
+    def ask(self, numbers: range) -> list[Draw]:
+        return super().ask(range(numbers.start, min(numbers.stop, 20))) if numbers.start < 20 else []
+
+
 def quadratic(evaluation: Evaluation) -> float:
     x = float(evaluation.params["x"])  # type: ignore[arg-type]
     return -((x - 0.3) ** 2)
@@ -158,6 +165,35 @@ def test_progress_ends_with_every_trial_decided() -> None:
     assert (last.complete + last.pruned, last.trials, last.in_flight) == (30, 30, 0)
     assert sum(last.rung_mix) == 30
     assert world.progress[0].best_value is None
+
+
+def test_the_time_left_is_that_of_the_budget_that_ends_first() -> None:
+    world = World(trials=100_000)
+    world.budget = Budget(trials=100_000, seconds=1e6, cpu_seconds=100.0)
+    end = world.run().efficiency_metrics.total_time_seconds
+    halfway = next(progress for progress in world.progress if progress.cpu_seconds >= 50.0)
+    assert halfway.cpu_seconds_budget == 100.0
+    assert halfway.seconds_left == pytest.approx(end - halfway.elapsed_seconds, rel=0.2)
+    world.budget = Budget(trials=100_000, cpu_seconds=200.0)
+    world.progress.clear()
+    world.run()
+    assert world.progress[0].seconds_left is None, "of this session nothing is known yet"
+
+
+@pytest.mark.parametrize("ended", ["patience", "exhausted"])
+def test_a_study_that_ended_has_ended_when_it_is_run_again(ended: str) -> None:
+    """Whoever led when patience ran out need not lead once all have climbed; a sampler that has no point left is not asked."""
+    world = World(trials=1000)
+    world.budget = Budget(trials=1000, patience=8 if ended == "patience" else None)
+    points = Points(seed=3) if ended == "patience" else Few(seed=3)
+    first = world.run(sampler=points)
+    assert first.ended == ended
+    again = world.run(sampler=Points(seed=4))
+    assert (again.ended, len(again.trials)) == (ended, len(first.trials))
+    assert again.efficiency_metrics.saved_cpu_seconds == first.efficiency_metrics.saved_cpu_seconds
+    world.budget = Budget(trials=len(first.trials) + 5)
+    more = world.run(sampler=Points(seed=4))
+    assert (more.ended, len(more.trials)) == ("trials", len(first.trials) + 5), "by other terms it goes on"
 
 
 def test_quick_results_are_committed_and_drawn_for_many_at_a_time() -> None:

@@ -8,12 +8,14 @@ import unicodedata
 from pathlib import Path
 
 import msgspec
+import pandas as pd
 import pytest
 from rich.console import Console
 from support.fake_workshop import a_status
 from support.simulated import SimulatedClock
 
 from trialfleet.commands.output import say
+from trialfleet.exporting import write_parquet
 from trialfleet.progress import (
     PLAIN_SECONDS,
     PlainView,
@@ -344,6 +346,7 @@ def test_the_share_done_is_of_the_budget_that_ends_first() -> None:
     assert done_share(PROGRESS) == 0.06
     assert done_share(msgspec.structs.replace(PROGRESS, seconds_budget=100.0)) == 0.75
     assert done_share(msgspec.structs.replace(PROGRESS, trials_budget=None)) is None
+    assert done_share(msgspec.structs.replace(PROGRESS, cpu_seconds=9.0, cpu_seconds_budget=10.0)) == 0.9
 
 
 @pytest.mark.parametrize(
@@ -366,3 +369,28 @@ def test_durations_are_short(seconds: float, told: str) -> None:
 )
 def test_rungs_have_short_names(rung: Rung, told: str) -> None:
     assert rung_name(Ladder((rung,)), 0) == told
+
+
+def test_a_long_name_leaves_the_figures_of_all_studies() -> None:
+    listed = [
+        StudySummary(study="x" * 200),
+        StudySummary(study="short", trials=17, best_value=0.25, best_is_complete=True),
+    ]
+    text = shown(render_studies(listed))
+    assert text.count("x") == 200
+    (line,) = [line for line in text.splitlines() if "short" in line]
+    assert "17" in line
+    assert "0.25" in line
+
+
+def test_numbers_that_some_trials_lack_stay_whole_in_a_parquet_file(tmp_path: Path) -> None:
+    (trial,) = REPORT.trials
+    trials = [
+        msgspec.structs.replace(trial, number=number, params=params)
+        for number, params in enumerate([{"depth": 3, "flag": True, "kind": 1}, {"kind": "a"}])
+    ]
+    write_parquet(msgspec.structs.replace(REPORT, trials=tuple(trials)), tmp_path / "trials.parquet")
+    frame = pd.read_parquet(tmp_path / "trials.parquet")
+    assert (str(frame["params.depth"].dtype), str(frame["params.flag"].dtype)) == ("Int64", "boolean")
+    assert (frame["params.depth"][0], frame["params.flag"][0], frame["params.kind"].tolist()) == (3, True, ["1", "a"])
+    assert frame["params.depth"].isna()[1]

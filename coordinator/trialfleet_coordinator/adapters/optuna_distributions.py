@@ -2,7 +2,7 @@
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from trialfleet_shared.space import Categorical, Distribution, Float, Int
+from trialfleet_shared.space import Categorical, Distribution, Float, Int, Scalar
 
 
 def to_optuna(distribution: Distribution) -> BaseDistribution:
@@ -32,3 +32,15 @@ def from_optuna(distribution: BaseDistribution) -> Distribution:
         case CategoricalDistribution():
             return Categorical(list(distribution.choices))
     raise TypeError(f"unknown distribution {distribution!r}")
+
+
+def equal_choices(distribution: BaseDistribution | Distribution) -> str:
+    """Which choices Optuna takes for one, as Python does: True and 1, say; empty where there are none."""
+    if not isinstance(distribution, CategoricalDistribution | Categorical):
+        return ""
+    first: dict[Scalar, Scalar] = {}
+    for choice in distribution.choices:
+        if choice in first:
+            return f"{first[choice]!r} and {choice!r}"
+        first[choice] = choice
+    return ""

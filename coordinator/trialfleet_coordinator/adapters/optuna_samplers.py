@@ -15,7 +15,7 @@ from optuna.storages import InMemoryStorage
 from optuna.study import Study, StudyDirection
 from optuna.trial import Trial, TrialState, create_trial
 
-from trialfleet_coordinator.adapters.optuna_distributions import to_optuna
+from trialfleet_coordinator.adapters.optuna_distributions import equal_choices, to_optuna
 from trialfleet_coordinator.commands import Observation
 from trialfleet_coordinator.events import Draw
 from trialfleet_coordinator.sampling.drawing import Drawing, Drawn
@@ -232,4 +232,6 @@ def _suggest(trial: Trial, name: str, distribution: Distribution) -> Scalar:
             step = 1 if distribution.log else distribution.step
             return int(trial.suggest_int(name, distribution.min, distribution.high, step=step, log=distribution.log))
         case Categorical():
+            if alike := equal_choices(distribution):
+                raise ValueError(f"the choices {alike} of {name!r} are one to Optuna")
             return trial.suggest_categorical(name, distribution.choices)
