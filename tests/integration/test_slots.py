@@ -4,6 +4,7 @@ import functools
 import importlib
 import os
 import random
+import signal
 import socket
 import subprocess
 import sys
@@ -517,6 +518,39 @@ def test_an_import_can_begin_before_the_study_is_prepared(make_pool: MakePool, t
     pool.prepare(spec)
     assert run(pool, spec, evaluation(0))[0].value == 1.0
     assert (tmp_path / "began").read_text() == "x"
+
+
+def test_what_an_import_has_started_ends_with_it(
+    make_pool: MakePool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trialfleet_workers.zygotes.IMPORT_SECONDS", 1.0)
+    monkeypatch.setattr("trialfleet_workers.handles._END_SECONDS", 0.1)
+    note = tmp_path / "pid"
+    (tmp_path / "tune.py").write_text(
+        "import subprocess\nchild = subprocess.Popen(['sleep', '1000'])\n"
+        f"open({str(note)!r}, 'w').write(str(child.pid))\nchild.wait()\ndef objective(params): return 1.0\n"
+    )
+    with pytest.raises(ObjectiveError, match="its import took more than"):
+        make_pool().prepare(file_spec("tune.py:objective", tmp_path))
+    child = Path(f"/proc/{note.read_text()}")
+    wait_until(lambda: not child.exists() or "Z (zombie)" in (child / "status").read_text(), "it is gone")
+
+
+def test_a_zygote_that_is_killed_is_missed_though_its_import_left_a_process_behind(
+    make_pool: MakePool, tmp_path: Path
+) -> None:
+    """That process keeps the zygote's socket open, as a `multiprocessing.Manager` does."""
+    (tmp_path / "tune.py").write_text(
+        "import os, time\nif os.fork() == 0:\n    time.sleep(1000)\n"
+        "def objective(params):\n    time.sleep(params['seconds'])\n    return 1.0\n"
+    )
+    pool, spec = make_pool(slots=1), file_spec("tune.py:objective", tmp_path)
+    pool.prepare(spec)
+    pool.submit(spec, evaluation(0, seconds=0.5))
+    (zygote,) = pool._zygotes
+    os.kill(zygote.pid, signal.SIGKILL)
+    assert collect(pool, 1)[0].value == 1.0
+    assert pool.restarts["zygote"] == 1
 
 
 def test_closing_does_not_wait_for_an_import(make_pool: MakePool, tmp_path: Path) -> None:

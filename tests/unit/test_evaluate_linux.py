@@ -113,3 +113,13 @@ def arenas(most: str) -> int:
 def test_threads_share_arenas() -> None:
     assert arenas("as many") > 2
     assert arenas("2") == 2
+
+
+def test_threads_that_end_while_they_are_counted_do_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number, name in ((1, "python"), (2, "jemalloc_bg_thd"), (3, None), (4, "other")):
+        task = tmp_path / "self" / "task" / str(number)
+        task.mkdir(parents=True)
+        if name is not None:
+            (task / "comm").write_text(f"{name}\n")
+    monkeypatch.setattr(linux, "_PROC", tmp_path)
+    assert linux.threads() == 2

@@ -151,14 +151,21 @@ class Zygote:
         if self._process.poll() is None:
             os.killpg(self._process.pid, signal.SIGKILL)
 
+    @property
+    def gone(self) -> bool:
+        """Whether the process has ended, though what it left behind may hold on to its socket."""
+        return self._process.poll() is not None
+
     def end(self) -> None:
-        """Have it end its slots and itself; if it does not, kill it. May be called twice."""
+        """Have it end its slots and itself, or kill it, and what its import has started. May be called twice."""
+        if self.control.fileno() < 0:
+            return
         self.control.close()
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_END_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
 
 
 @dataclass

@@ -92,7 +92,11 @@ def children() -> list[int]:
 
 def threads() -> int:
     """How many threads this process has, those not counted that no fork can harm."""
-    return sum(1 for task in (_PROC / "self/task").iterdir() if (task / "comm").read_text().strip() not in _FORK_SAFE)
+    count = 0
+    for task in (_PROC / "self/task").iterdir():
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            count += (task / "comm").read_text().strip() not in _FORK_SAFE
+    return count
 
 
 def volunteer_for_oom_killer() -> None:

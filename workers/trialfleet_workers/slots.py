@@ -181,6 +181,7 @@ class SlotPool:
                 break
             self._step(left)
         self._woken = False
+        self._look_for_zygotes()
         self.pss_bytes()
         self._kernel_kills.look()
         results, self._results = self._results, []
@@ -529,13 +530,25 @@ class SlotPool:
                 slot.pid = message.pid
             else:
                 self._bury(slot, message.status, max(0.0, message.cpu_seconds - slot.cpu_seconds))
-        if received == 0 and not zygote.ready and self._zygotes.imports_again(zygote):
+        if received == 0:
+            self._lose_zygote(zygote)
+
+    def _lose_zygote(self, zygote: Zygote) -> None:
+        if not zygote.ready and self._zygotes.imports_again(zygote):
             self.restarts["zygote"] += 1
-        elif received == 0 and not zygote.ready:
+        elif not zygote.ready:
             self._refuse_all(zygote, zygote.died_importing())
-        elif received == 0:
+        else:
             self.restarts["zygote"] += 1
             self._end_zygote(zygote)
+
+    def _look_for_zygotes(self) -> None:
+        """Lose those that are gone unheard: a process that an import has started may keep their sockets open."""
+        for zygote in self._zygotes:
+            if zygote.gone:
+                self._hear_zygote(zygote)
+                if zygote in self._zygotes and zygote.gone:
+                    self._lose_zygote(zygote)
 
     def _unpark(self, zygote: Zygote) -> None:
         self._queue.extendleft(reversed(zygote.parked))
