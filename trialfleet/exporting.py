@@ -117,6 +117,8 @@ def _copy(study: str, source: LmdbStorage, target: BaseStorage) -> None:
         raise ConfigurationError(f"the storage has a study {study!r} already")
     try:
         optuna.copy_study(from_study_name=study, from_storage=source, to_storage=target)
+    except optuna.exceptions.DuplicatedStudyError:  # somebody made it just now
+        raise ConfigurationError(f"the storage has a study {study!r} already") from None
     except Exception as error:  # noqa: BLE001  # as above
         with suppress(Exception):  # what there is of this name now is half a copy
             optuna.delete_study(study_name=study, storage=target)

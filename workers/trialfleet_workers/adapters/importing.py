@@ -105,11 +105,11 @@ def _find_file(source: str, base: Path, allowance: Allowance) -> str:
 
 
 def _run(order: _Order, check: Callable[[], None]) -> tuple[DataInfo, int]:
-    code = "from trialfleet_workers.adapters.importing import main; main(int(sys.argv[1]))"
+    code = "import sys; from trialfleet_workers.adapters.importing import main; main(int(sys.argv[1]))"
     # A file, not a pipe: a pipe ends with the last of those who inherited it, and a source may leave processes behind.
     with tempfile.TemporaryFile() as answers:
         process = subprocess.Popen(  # our own interpreter and code
-            [sys.executable, "-c", f"import sys; {code}", str(answers.fileno())],
+            [sys.executable, "-c", code, str(answers.fileno())],
             env=linux.users_environment(),
             stdin=subprocess.PIPE,
             stdout=linux.standard_error(),
