@@ -213,6 +213,40 @@ def test_grandchildren_end_with_their_slot(make_pool: Callable[..., SlotPool], t
         wait_until(lambda: not any(map(is_alive, grandchildren)), "the grandchildren are gone")  # noqa: B023  # called at once
 
 
+@pytest.mark.parametrize("start_new_session", [False, True])
+def test_what_an_evaluation_has_started_ends_at_its_deadline(
+    start_new_session: bool, make_pool: Callable[..., SlotPool], tmp_path: Path
+) -> None:
+    pids = tmp_path / "pids"
+
+    def wait_for_ever(params: dict[str, Any]) -> float:
+        script = f"sleep 600 & echo $! $$ > {pids}; wait"
+        subprocess.run(["sh", "-c", script], start_new_session=start_new_session, check=True)
+        return 1.0
+
+    pool = make_pool(f=wait_for_ever)
+    assert run(pool, memory_spec(deadline_seconds=1.0), evaluation(0))[0].outcome is Outcome.TIMEOUT
+    started = [int(pid) for pid in pids.read_text().split()]
+    assert len(started) == 2
+    wait_until(lambda: not any(map(is_alive, started)), "what it started is gone")
+
+
+def test_an_evaluation_that_leaves_its_group_ends_at_its_deadline(
+    make_pool: Callable[..., SlotPool], tmp_path: Path
+) -> None:
+    note = tmp_path / "pid"
+
+    def hide(params: dict[str, Any]) -> float:
+        os.setpgid(0, os.getpgid(os.getppid()))
+        note.write_text(str(os.getpid()))
+        while True:
+            time.sleep(1)
+
+    pool = make_pool(f=hide)
+    assert run(pool, memory_spec(deadline_seconds=1.0), evaluation(0))[0].outcome is Outcome.TIMEOUT
+    wait_until(lambda: not is_alive(int(note.read_text())), "it is gone")
+
+
 def test_what_leaves_the_group_ends_with_the_pool(make_pool: Callable[..., SlotPool], tmp_path: Path) -> None:
     file = tmp_path / "pid"
 

@@ -81,12 +81,21 @@ def adopt_orphans() -> None:
     _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def children() -> list[int]:
-    """Process ids of this process's children, whichever of its threads started them."""
+def children(pid: int | None = None) -> list[int]:
+    """Process ids of a process's children, whichever of its threads started them; of this process's, if none is named."""
     found: list[int] = []
-    for task in (_PROC / "self/task").iterdir():
-        with contextlib.suppress(OSError):  # the thread is gone
-            found += map(int, (task / "children").read_text().split())
+    with contextlib.suppress(OSError):  # the process is gone
+        for task in (_PROC / ("self" if pid is None else str(pid)) / "task").iterdir():
+            with contextlib.suppress(OSError):  # the thread is
+                found += map(int, (task / "children").read_text().split())
+    return found
+
+
+def descendants(pid: int) -> list[int]:
+    """Process ids of a process's children and theirs, but for those whose own parent has ended."""
+    found = children(pid)
+    for each in found:  # which grows meanwhile
+        found += children(each)
     return found
 
 

@@ -188,7 +188,9 @@ class _Zygote:
     def _kill(self, slot: int) -> None:
         for pid, number in self._slots.items():
             if number == slot:
-                _kill_group(pid)
+                # Asked for first: once it has ended, what left its group is anybody's.
+                for each in (pid, *linux.descendants(pid)):
+                    _kill(each)
 
     def _bury(self) -> None:
         """Tell of every slot that ended, and end what it started."""
@@ -202,7 +204,7 @@ class _Zygote:
                 return
             slot = self._slots.pop(ended.si_pid, None)
             if slot is not None:
-                _kill_group(ended.si_pid)
+                _kill(ended.si_pid)
             _, status, usage = os.wait4(ended.si_pid, 0)
             if slot is not None:
                 self._tell(Died(slot, status, usage.ru_utime + usage.ru_stime))
@@ -214,18 +216,19 @@ class _Zygote:
     def kill_all(self) -> None:
         """End the slots, what they started, and what left their groups."""
         for pid in self._slots:
-            _kill_group(pid)
+            _kill(pid)
         while left := linux.children():
             for pid in left:
-                with contextlib.suppress(OSError):
-                    os.kill(pid, signal.SIGKILL)
+                _kill(pid)
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(-1, 0)
 
 
-def _kill_group(pid: int) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(pid, signal.SIGKILL)
+def _kill(pid: int) -> None:
+    """Kill a process, and the group that it leads, or led before it went to another."""
+    for kill in (os.killpg, os.kill):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            kill(pid, signal.SIGKILL)
 
 
 def _ask_for_frames(modules: Iterable[str]) -> bool:
