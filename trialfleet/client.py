@@ -48,6 +48,24 @@ class NoCoordinatorError(CoordinatorError):
     exit_status = 2
 
 
+class _Looks:
+    """How often in a row a coordinator was not found by who watches a study."""
+
+    def __init__(self) -> None:
+        # One that was never found is not waited for.
+        self._missed = MISSED_LOOKS
+
+    def succeeded(self) -> None:
+        """It was found."""
+        self._missed = 0
+
+    def missed(self, error: NoCoordinatorError) -> None:
+        """It was not. Raises the error when that is enough."""
+        self._missed += 1
+        if self._missed > MISSED_LOOKS:
+            raise error
+
+
 class _Call(NamedTuple):
     """One request and the kind of its answer."""
 
@@ -139,16 +157,14 @@ class Client:
 
     def watch(self, study: str, *, sleep: Callable[[float], None] = time.sleep) -> Iterator[StudyStatus]:
         """Its status every half second, the last one after it has ended; a coordinator that goes away is waited for."""
-        missed = MISSED_LOOKS
+        looks = _Looks()
         while True:
             try:
                 status = self.status(study)
-            except NoCoordinatorError:
-                missed += 1
-                if missed > MISSED_LOOKS:
-                    raise
+            except NoCoordinatorError as error:
+                looks.missed(error)
             else:
-                missed = 0
+                looks.succeeded()
                 yield status
                 if status.state.ended:
                     return
@@ -255,16 +271,14 @@ class AsyncClient:
 
     async def watch(self, study: str) -> AsyncIterator[StudyStatus]:
         """As `Client.watch`."""
-        missed = MISSED_LOOKS
+        looks = _Looks()
         while True:
             try:
                 status = await self.status(study)
-            except NoCoordinatorError:
-                missed += 1
-                if missed > MISSED_LOOKS:
-                    raise
+            except NoCoordinatorError as error:
+                looks.missed(error)
             else:
-                missed = 0
+                looks.succeeded()
                 yield status
                 if status.state.ended:
                     return

@@ -25,6 +25,18 @@ def result(
     )
 
 
+def state_of(trials: list[TrialRecord], *, test: tuple[int, float] | None = None) -> StudyState:
+    definition = StudyDefinition("s", "maximize", {}, "f", "", "", LADDER, 0)
+    return StudyState(
+        ladder=LADDER,
+        maximize=True,
+        config=EfficiencyConfig(),
+        budget=Budget(),
+        has_test=test is not None,
+        record=StudyRecord(definition, trials, elapsed=1.0, test=test),
+    )
+
+
 CLIMBER = TrialCosts(
     [result(0, 0, 2.0), result(1, 0, 8.0), *(result(2, fold, 8.0) for fold in (1, 2, 3))], failed=False
 )
@@ -124,21 +136,12 @@ def test_cpu_and_wall_are_kept_apart() -> None:
 
 
 def test_a_study_that_is_only_looked_at_says_how_far_it_is() -> None:
-    definition = StudyDefinition("s", "maximize", {}, "f", "", "", LADDER, 0)
     trials = [
         TrialRecord(0, {}, {}, TrialState.PRUNED, 0.5, "halving", [result(0, 0, 1.0)]),
         TrialRecord(1, {}, {}, TrialState.RUNNING, None, "", []),
     ]
     for count, told in ((2, "2 trials, 1 of them undecided"), (1, "1 trial, all decided")):
-        state = StudyState(
-            ladder=LADDER,
-            maximize=True,
-            config=EfficiencyConfig(),
-            budget=Budget(),
-            has_test=False,
-            record=StudyRecord(definition, trials[:count], elapsed=3.0, test=None),
-        )
-        report = build_report(state, study="s", elapsed_seconds=3.0)
+        report = build_report(state_of(trials[:count]), study="s", elapsed_seconds=3.0)
         assert report.ended_because == f"what is recorded of it so far: {told}"
         progress = progress_of(report)
         assert (progress.trials, progress.decided, progress.undecided) == (count, 1, count - 1)
@@ -152,19 +155,7 @@ def test_a_report_leaves_out_of_its_prices_what_slots_evaluated_first() -> None:
         )
         return TrialRecord(trial, {}, {}, TrialState.PRUNED, 0.5, "halving", [measured])
 
-    state = StudyState(
-        ladder=LADDER,
-        maximize=True,
-        config=EfficiencyConfig(),
-        budget=Budget(),
-        has_test=False,
-        record=StudyRecord(
-            StudyDefinition("s", "maximize", {}, "f", "", "", LADDER, 0),
-            [of(0, 60.0), of(1, 1.0), of(2, 1.0)],
-            elapsed=62.0,
-            test=None,
-        ),
-    )
+    state = state_of([of(0, 60.0), of(1, 1.0), of(2, 1.0)])
     metrics = build_report(state, study="s", elapsed_seconds=62.0).efficiency_metrics
     # Three trials on four folds at four times the rows, two CPU seconds for one of the wall's.
     assert metrics.baseline_cpu_seconds == 3 * 4 * 4 * 2.0
@@ -193,15 +184,7 @@ def test_a_report_adds_up_what_is_recorded_and_measured() -> None:
         recorded(2, TrialState.FAIL, result(0, 0, 0.5, outcome=Outcome.ERROR)),
         recorded(3, TrialState.RUNNING),
     ]
-    definition = StudyDefinition("s", "maximize", {}, "f", "", "", LADDER, 0)
-    state = StudyState(
-        ladder=LADDER,
-        maximize=True,
-        config=EfficiencyConfig(),
-        budget=Budget(),
-        has_test=True,
-        record=StudyRecord(definition, trials, elapsed=40.0, test=(0, 0.1)),
-    )
+    state = state_of(trials, test=(0, 0.1))
     fleet = FleetReport(slots=2, workers=1, busy_slot_seconds=30.0, available_slot_seconds=80.0, pss_bytes=3 * 2**20)
     report = build_report(state, study="s", elapsed_seconds=40.0, fleet=fleet, coordinator_pss_bytes=2**20)
     assert (report.best_trial, report.best_params, report.best_value) == (0, {"x": 0}, 0.5)
@@ -214,13 +197,8 @@ def test_a_report_adds_up_what_is_recorded_and_measured() -> None:
     # Four folds of the complete trial and of the cached one, whose rows cost four times as much, and the failure.
     assert metrics.speedup_factor == (4 * 4.0 + 4 * 4 * 1.0 + 0.5) / 40.0
     first, second, _, last = report.trials
-    assert (first.state, first.rung, first.evaluations, first.cached, first.reason) == (
-        "complete",
-        2,
-        6,
-        0,
-        "as it went",
-    )
+    assert (first.state, first.reason) == ("complete", "as it went")
+    assert (first.rung, first.evaluations, first.cached) == (2, 6, 0)
     assert (first.wall_seconds, first.cpu_seconds) == (25.0, 50.0)
     assert first.metrics == {"loss": pytest.approx(0.5)}, "of all rows alone, the test part apart"
     assert (second.state, second.wall_seconds, second.evaluations, second.cached) == ("pruned", 0.0, 1, 1)
@@ -235,14 +213,6 @@ def test_the_score_of_another_trial_on_the_test_part_is_not_the_best_ones() -> N
         recorded(0, TrialState.COMPLETE, *(evaluated(*each) for each in WHOLE), value=0.5),
         recorded(1, TrialState.COMPLETE, *(evaluated(*each) for each in WHOLE), value=0.3),
     ]
-    definition = StudyDefinition("s", "maximize", {}, "f", "", "", LADDER, 0)
-    state = StudyState(
-        ladder=LADDER,
-        maximize=True,
-        config=EfficiencyConfig(),
-        budget=Budget(),
-        has_test=True,
-        record=StudyRecord(definition, trials, elapsed=1.0, test=(1, 0.1)),
-    )
+    state = state_of(trials, test=(1, 0.1))
     report = build_report(state, study="s", elapsed_seconds=1.0)
     assert (report.best_trial, report.test_value) == (0, None)

@@ -448,9 +448,8 @@ class _Values:
             self._put(out.getvalue())
         except Exception:  # noqa: BLE001  # a lock, a socket, a model with either
             self._put("not picklable")
-            if is_local(
-                type(value).__module__
-            ):  # of others the type has to do: what they hold is no setting of the user's
+            # Of others the type has to do: what they hold is no setting of the user's.
+            if is_local(type(value).__module__):
                 self._waiting.append(partial(self.add, list(_state(value))))
 
 

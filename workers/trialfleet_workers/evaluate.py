@@ -59,10 +59,8 @@ def evaluate(
         outcome, message = Outcome.ERROR, _bounded(str(error), ERROR_CHARACTERS)
     except BaseException as error:  # noqa: BLE001  # sys.exit() and whatever else a user's function raises
         if _is_pruned(error):
-            outcome, message = (
-                Outcome.PRUNED,
-                _bounded(message_of(error) or "pruned by the objective", ERROR_CHARACTERS),
-            )
+            outcome = Outcome.PRUNED
+            message = _bounded(message_of(error) or "pruned by the objective", ERROR_CHARACTERS)
         else:
             outcome, message = Outcome.ERROR, describe_error(error)
     return EvaluationResult(

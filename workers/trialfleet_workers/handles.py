@@ -17,7 +17,7 @@ import msgspec
 
 from trialfleet_shared.errors import FleetError, ObjectiveError
 from trialfleet_shared.messages import StudySpec
-from trialfleet_workers import linux
+from trialfleet_workers import linux, user_processes
 from trialfleet_workers.frames import (
     FrameReader,
     FromSlot,
@@ -114,10 +114,9 @@ class Zygote:
             try:
                 self._process = subprocess.Popen(
                     [sys.executable, "-c", _BOOT, *arguments],
-                    env={**linux.users_environment(), **linux.SINGLE_THREADED},
+                    env=user_processes.environment(single_threaded=True),
                     stdin=subprocess.DEVNULL,
-                    # What objectives print must not mix with what the program writes to its standard output.
-                    stdout=linux.standard_error(),
+                    stdout=user_processes.standard_output(),
                     pass_fds=[theirs.fileno()],
                     # Out of reach of Ctrl-C: the pool's owner decides when evaluations end.
                     process_group=0,

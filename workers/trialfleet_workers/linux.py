@@ -8,7 +8,6 @@ import ctypes
 import os
 import resource
 import signal
-import subprocess
 from pathlib import Path
 
 _PROC = Path("/proc")
@@ -24,40 +23,7 @@ _OOM_SCORE = 500
 _FORK_SAFE = ("jemalloc_bg_thd",)
 #: More memory than any machine has: cgroup v1 writes "no limit" as a number about this large.
 _NO_LIMIT = 2**60
-#: One thread in every numerical library, set before it is loaded: slots are processes, and n slots of n threads each
-#: would fight for n cores.
-SINGLE_THREADED = dict.fromkeys(
-    (
-        "OMP_NUM_THREADS",
-        "OPENBLAS_NUM_THREADS",
-        "MKL_NUM_THREADS",
-        "BLIS_NUM_THREADS",
-        "NUMEXPR_NUM_THREADS",
-        "NUMBA_NUM_THREADS",
-        "RAYON_NUM_THREADS",
-        "POLARS_MAX_THREADS",
-    ),
-    "1",
-)
-
-#: Variables that the user's functions do not inherit: they need neither the broker nor the coordinator.
-_KEPT_BACK = frozenset(f"TRIALFLEET_{name}{kind}" for name in ("BROKER_URL", "TOKEN") for kind in ("", "_FILE"))
-
 _libc = ctypes.CDLL(None, use_errno=True)
-
-
-def users_environment() -> dict[str, str]:
-    """What a process that runs the user's functions inherits of this one's environment: no secrets."""
-    return {name: value for name, value in os.environ.items() if name not in _KEPT_BACK}
-
-
-def standard_error() -> int:
-    """Where output of the user's functions goes: this process's standard error, if it has one."""
-    try:
-        os.fstat(2)
-    except OSError:
-        return subprocess.DEVNULL
-    return 2
 
 
 def die_with_parent(parent: int) -> None:

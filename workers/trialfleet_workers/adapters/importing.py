@@ -15,7 +15,7 @@ import msgspec
 from trialfleet_shared.data import DataInfo
 from trialfleet_shared.errors import DataError, TrialfleetError
 from trialfleet_shared.messages import DataSpec, StudySpec
-from trialfleet_workers import linux
+from trialfleet_workers import linux, user_processes
 from trialfleet_workers.adapters.sources import is_function
 from trialfleet_workers.allowance import Allowance, find
 from trialfleet_workers.user_modules import is_file
@@ -110,9 +110,9 @@ def _run(order: _Order, check: Callable[[], None]) -> tuple[DataInfo, int]:
     with tempfile.TemporaryFile() as answers:
         process = subprocess.Popen(  # our own interpreter and code
             [sys.executable, "-c", code, str(answers.fileno())],
-            env=linux.users_environment(),
+            env=user_processes.environment(),
             stdin=subprocess.PIPE,
-            stdout=linux.standard_error(),
+            stdout=user_processes.standard_output(),
             pass_fds=[answers.fileno()],
             process_group=0,
         )

@@ -216,9 +216,8 @@ def _labels(labels: Any) -> tuple[NDArray[Any], bool]:
 def _arrays(features: Any, labels: Any) -> Arrays:
     if isinstance(features, np.ma.MaskedArray) or isinstance(labels, np.ma.MaskedArray):
         raise DataError("X or y is a masked array; allowed are arrays: NaN is missing, as `filled(np.nan)` gives it")
-    if callable(
-        getattr(features, "toarray", None)
-    ):  # scipy's sparse matrices and arrays: numpy makes one object of them
+    # scipy's sparse matrices and arrays: numpy makes one object of them.
+    if callable(getattr(features, "toarray", None)):
         raise DataError(f"X is a {type(features).__name__}; allowed are dense arrays: `X.toarray()` gives one")
     x = np.asarray(features)
     y, whole = _labels(labels)
