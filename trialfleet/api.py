@@ -36,7 +36,7 @@ from trialfleet_shared.messages import DataSpec, Resampling
 from trialfleet_shared.settings import EfficiencyConfig
 from trialfleet_shared.space import Distribution, FunctionSpace, Space, SpaceTrial
 from trialfleet_shared.tables import field_types, read_table, read_value, show
-from trialfleet_workers.digests import function_digest
+from trialfleet_workers.function_digests import function_digest
 from trialfleet_workers.objective import MEMORY_PREFIX
 
 #: A search space: the guide's mapping, the same with `Distribution` values, or `space(trial)` with `trial.suggest_*`.

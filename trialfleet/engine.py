@@ -43,7 +43,8 @@ from trialfleet_shared.settings import EfficiencyConfig
 from trialfleet_workers import linux
 from trialfleet_workers.checked_fleet import CheckedFleet
 from trialfleet_workers.declared import declared_function
-from trialfleet_workers.digests import code_digest, function_digest
+from trialfleet_workers.digests import code_digest
+from trialfleet_workers.function_digests import function_digest
 from trialfleet_workers.local import LocalFleet
 from trialfleet_workers.objective import MEMORY_PREFIX, Objective, load_function
 

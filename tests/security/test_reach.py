@@ -172,8 +172,8 @@ def test_nothing_kept_or_sent_is_unpickled() -> None:
             for node in ast.walk(tree):
                 if isinstance(node, ast.Call) and ast.unparse(node.func) == "np.load":
                     assert "allow_pickle=False" in ast.unparse(node)
-    assert users == {"in_memory.py", "digests.py", "zygote.py"}
-    assert "loads" not in (ROOT / "workers/trialfleet_workers/digests.py").read_text()
+    assert users == {"in_memory.py", "function_digests.py", "zygote.py"}
+    assert "loads" not in (ROOT / "workers/trialfleet_workers/function_digests.py").read_text()
 
 
 def test_who_listens_where_a_killed_coordinator_did_is_not_shown_the_token(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from trialfleet_workers.digests import find_module
 from trialfleet_workers.objective import parse_reference
+from trialfleet_workers.user_modules import find_module
 
 #: What the annotation of an objective's first parameter is called where its name says all there is to know.
 _PLAIN = {"dict", "Dict", "Mapping", "Any", "Trial"}

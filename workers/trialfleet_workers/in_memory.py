@@ -15,7 +15,8 @@ from typing import Any
 import cloudpickle
 
 from trialfleet_shared.errors import ObjectiveError, message_of
-from trialfleet_workers.digests import find_module, used_settings
+from trialfleet_workers.function_digests import used_settings
+from trialfleet_workers.user_modules import find_module
 
 _ADVICE = "name it as 'file.py:function', or evaluate in threads with use_process_pool=False"
 

@@ -103,6 +103,34 @@ def is_users(module: str, file: Path) -> bool:
     return module.partition(".")[0] not in sys.stdlib_module_names and not any(part in file.parts for part in INSTALLED)
 
 
+def is_local(module: str | None) -> bool:
+    """Whether a module is the user's: not installed, not the standard library's."""
+    if module is None or module == "__main__":
+        return True
+    file = getattr(sys.modules.get(module), "__file__", None)
+    if file is None:
+        return module not in sys.builtin_module_names and module not in sys.stdlib_module_names
+    return is_users(module, Path(file))
+
+
+def find_module(name: str, folders: list[str]) -> Path | None:
+    """The file that importing `name` would load, found without importing anything; None when there is none.
+
+    Args:
+        name: the module's dotted name.
+        folders: where its top-level package is looked for first, before everywhere that Python looks.
+    """
+    top, *parts = name.split(".")
+    found = PathFinder.find_spec(top, folders)
+    for finder in sys.meta_path:  # beside the path: editable installs
+        found = found or finder.find_spec(top, None)
+    for part in parts:
+        if found is None:
+            return None
+        found = PathFinder.find_spec(f"{found.name}.{part}", list(found.submodule_search_locations or []))
+    return Path(found.origin).resolve() if found is not None and found.origin and found.has_location else None
+
+
 def is_file(path: Path) -> bool:
     """Whether it is a file as far as this process may see: False where `Path.is_file` raises, for a name too long, say."""
     return os.path.isfile(path)  # noqa: PTH113

@@ -1,4 +1,4 @@
-"""What the processes that run the user's functions are given of this one: its environment without secrets, and where to print."""
+"""What the processes that run the user's functions are given of this one: its environment, where to print."""
 
 import os
 import subprocess

@@ -22,7 +22,6 @@ import threadpoolctl
 
 from trialfleet_shared.errors import ObjectiveError
 from trialfleet_workers import linux
-from trialfleet_workers.digests import is_local
 from trialfleet_workers.frames import (
     Died,
     Failed,
@@ -39,6 +38,7 @@ from trialfleet_workers.frames import (
 from trialfleet_workers.in_memory import unpickle_function
 from trialfleet_workers.objective import Objective, load_function
 from trialfleet_workers.slot_process import OpenData, flush_output, ignore_interrupts, run_slot
+from trialfleet_workers.user_modules import is_local
 
 #: Seconds between two looks at whether the parent is still there; its end of the socket tells it at once, unless
 #: another process that the parent forked holds that too.
