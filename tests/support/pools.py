@@ -5,11 +5,18 @@ from pathlib import Path
 from typing import Any
 
 from trialfleet_shared.messages import Evaluation, EvaluationResult, StudySpec
+from trialfleet_workers.digests import code_digest
 from trialfleet_workers.slots import SlotPool
 from trialfleet_workers.threads import ThreadPool
 
 #: Seconds until a test that waits for results fails.
 PATIENCE = 60.0
+
+
+def file_spec(reference: str, base: Path, **fields: Any) -> StudySpec:
+    """A study whose objective is in a file."""
+    digest = code_digest(reference, base)
+    return StudySpec(study=fields.pop("study", "files"), objective=reference, objective_digest=digest, **fields)
 
 
 def memory_spec(name: str = "f", **fields: Any) -> StudySpec:

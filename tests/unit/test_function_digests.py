@@ -12,16 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.modules import write
 
 from trialfleet_workers.function_digests import function_digest, used_settings
-
-
-def write(folder: Path, **files: str) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        (folder / f"{name}.py").write_text(content)
-    return folder
-
 
 FACTOR = 2
 

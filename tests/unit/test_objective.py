@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.modules import write
 
 from trialfleet_shared.errors import ObjectiveError
 from trialfleet_shared.messages import Evaluation
@@ -29,12 +30,6 @@ def imports_as_before() -> Iterator[None]:
     sys.path[:] = path
     for name in set(sys.modules) - modules:
         del sys.modules[name]
-
-
-def write(folder: Path, **files: str) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        (folder / f"{name}.py").write_text(content)
 
 
 @pytest.mark.parametrize(

@@ -4,17 +4,10 @@ import errno
 from pathlib import Path
 
 import pytest
+from support.modules import write
 
 from trialfleet_shared.errors import ObjectiveError
 from trialfleet_workers.digests import code_digest
-
-
-def write(folder: Path, **files: str) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        (folder / f"{name}.py").write_text(content)
-    return folder
-
 
 PROJECT = {
     "tune": (
