@@ -460,3 +460,21 @@ def test_what_can_not_be_repaired_is_told_with_the_reason(
     item = next(item for item in examine(home, repair=True) if item.kind == kind)
     assert item.state == "damaged"
     assert item.detail.endswith("; not repaired: Read-only file system")
+
+
+def test_a_folder_that_goes_away_while_it_is_looked_at_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those of imports do."""
+    for folder in (tmp_path / "home", tmp_path / "home" / "import-1"):
+        folder.mkdir(mode=0o700)
+    scandir = os.scandir
+
+    def scan(path: str) -> object:
+        if Path(path).name == "import-1":
+            Path(path).rmdir()
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    found = [(item.kind, item.state) for item in examine(Home(tmp_path / "home"), repair=False)]
+    assert ("files", "ok") in found

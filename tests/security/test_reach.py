@@ -1,6 +1,7 @@
 """What somebody who may speak to trialfleet can not reach by it."""
 
 import ast
+import fcntl
 import fnmatch
 import json
 import logging
@@ -22,7 +23,7 @@ from trialfleet.workshop import HomeWorkshop
 from trialfleet_coordinator.adapters.roster_files import RosterFiles
 from trialfleet_coordinator.adapters.study_lock import StudyLock
 from trialfleet_coordinator.serving import Submission
-from trialfleet_shared.errors import ConfigurationError, DataError, ObjectiveError
+from trialfleet_shared.errors import ConfigurationError, DataError, ObjectiveError, StudyLockedError
 from trialfleet_shared.messages import DataSpec, StudySpec
 from trialfleet_workers.adapters.importing import import_apart
 from trialfleet_workers.adapters.sources import stamp
@@ -185,3 +186,16 @@ def test_who_listens_where_a_killed_coordinator_did_is_not_shown_the_token(tmp_p
     assert files.url() is None
     with files.locked():
         assert files.url() == "http://127.0.0.1:1"
+
+
+def test_who_looks_whether_a_coordinator_runs_keeps_none_from_starting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = CoordinatorFiles(tmp_path)
+    with files.locked():
+        pass
+    looking = (tmp_path / "coordinator" / "lock").open("r+")
+    fcntl.flock(looking, fcntl.LOCK_SH)
+    monkeypatch.setattr("trialfleet.coordinator_files.time.sleep", lambda _: looking.close())
+    with files.locked(), pytest.raises(StudyLockedError, match="another coordinator runs"), files.locked():
+        pass
