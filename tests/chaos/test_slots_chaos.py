@@ -247,16 +247,23 @@ def test_an_evaluation_that_leaves_its_group_ends_at_its_deadline(
     wait_until(lambda: not is_alive(int(note.read_text())), "it is gone")
 
 
-def test_what_leaves_the_group_ends_with_the_pool(make_pool: Callable[..., SlotPool], tmp_path: Path) -> None:
+@pytest.mark.parametrize("crash", [False, True])
+def test_what_leaves_the_group_ends_with_the_pool(
+    make_pool: Callable[..., SlotPool], tmp_path: Path, crash: bool
+) -> None:
     file = tmp_path / "pid"
 
     def objective(params: dict[str, Any]) -> float:
-        daemon = subprocess.Popen(["sleep", "600"], start_new_session=True)
-        file.write_text(str(daemon.pid))
-        os._exit(0)
+        # Its parent ends at once: what is still the evaluation's child when it crashes may end with it.
+        subprocess.run(["sh", "-c", f"setsid sleep 600 >/dev/null 2>&1 & echo $! >{file}"], check=True)
+        wait_until(lambda: os.getsid(int(file.read_text())) == int(file.read_text()), "it has left")
+        if crash:
+            os._exit(0)
+        return 1.0
 
     pool = make_pool(f=objective)
-    run(pool, memory_spec(), evaluation(0))
+    outcome = run(pool, memory_spec(), evaluation(0))[0].outcome
+    assert outcome is (Outcome.CRASH if crash else Outcome.OK)
     assert is_alive(int(file.read_text()))
     pool.close()
     wait_until(lambda: not is_alive(int(file.read_text())), "the daemon is gone")
