@@ -399,7 +399,9 @@ def _start_warm(sampler: StudySampler, new: StudyDefinition, home: Home, name: s
     # Values of the same function: what the new study says of them holds. Those of another one may be losses here, gains there.
     direction = new.direction if new.objective_digest == earlier.objective_digest else earlier.direction
     observations = recorded_state(record).standings.observations()
-    learn_from(sampler, observations, maximize=direction == "maximize", turned=direction != earlier.direction)
+    learnt = learn_from(sampler, observations, maximize=direction == "maximize", turned=direction != earlier.direction)
+    if learnt.unknown:
+        _LOG.warning("the trials of %r say nothing of %s", name, ", ".join(map(repr, learnt.unknown)))
 
 
 def _cache(config: EfficiencyConfig, home: Home) -> LmdbResultCache | None:

@@ -154,6 +154,20 @@ def test_a_changed_study_is_refused_and_can_be_forked(tmp_path: Path, home: Path
     assert document(forked.stdout)["study"] == "wider"
 
 
+def test_a_study_with_an_added_parameter_can_be_forked(tmp_path: Path, home: Path) -> None:
+    study = write_study(tmp_path / "study")
+    best = document(trialfleet(["run", study, "--json"], home).stdout)["best_params"]["x"]
+    study.write_text(study.read_text() + '\n[space.added]\ntype = "float"\nmin = 0.0\nmax = 1.0\n')
+
+    forked = trialfleet(["run", study, "--fork", "larger", "--json"], home)
+
+    assert forked.returncode == 0, forked.stderr
+    assert "say nothing of 'added'" in forked.stderr
+    trials = document(forked.stdout)["trials"]
+    assert trials[0]["params"]["x"] == best
+    assert len({trial["params"]["added"] for trial in trials}) == len(trials)
+
+
 def test_given_points_come_first_and_later_ones_when_the_study_goes_on(tmp_path: Path, home: Path) -> None:
     study = write_study(tmp_path / "study", trials=3)
     plain = study.read_text()

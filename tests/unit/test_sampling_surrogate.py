@@ -32,6 +32,7 @@ from trialfleet_coordinator.sampling.tpe import (
     SURROGATE_BATCH,
     SURROGATE_CANDIDATES,
     SURROGATE_TURNS,
+    EarlierTrial,
     TpeSampler,
 )
 from trialfleet_coordinator.sampling.uniform import UniformSampler
@@ -305,7 +306,7 @@ def test_it_is_given_up_in_a_large_study(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_an_earlier_studys_trials_and_failures_are_no_results(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(Surrogate, "choose")
     sampler = TpeSampler(CUBE, maximize=False, startup=10, seed=0)
-    sampler.learn_from(UniformSampler(CUBE, seed=1).ask(range(30)))
+    sampler.learn_from([EarlierTrial(draw, draw) for draw in UniformSampler(CUBE, seed=1).ask(range(30))])
     sampler.tell([Observation(number, *draw, 0, None) for number, draw in enumerate(sampler.ask(range(40)))])
     assert len(sampler.ask(range(40, 80))) == 40
 

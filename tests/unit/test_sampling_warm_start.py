@@ -60,14 +60,14 @@ def observe(params: list[Params], *, values: list[float | None] | None = None) -
     ]
 
 
-def new(space: Space) -> TpeSampler:
-    return TpeSampler(space, maximize=False, startup=10, seed=0)
+def new(space: Space, seed: int = 0) -> TpeSampler:
+    return TpeSampler(space, maximize=False, startup=10, seed=seed)
 
 
 def test_the_best_different_points_are_tried_first() -> None:
     sampler = new(SearchSpace({"x": Float(0, 1)}))
     told = observe([{"x": value} for value in (0.5, 0.1, 0.1, 0.9, 0.3, 0.7, 0.2)], values=[5, 1, 1, 9, 3, 7, 2])
-    assert warm_start(sampler, told, maximize=False) == 6
+    assert warm_start(sampler, told, maximize=False).points == 6
     assert [draw.params["x"] for draw in sampler.ask(range(FIRST_TRIED))] == [0.1, 0.2, 0.3, 0.5, 0.7]
 
 
@@ -82,7 +82,7 @@ def test_a_study_that_went_the_wrong_way_is_read_the_other_way_on_its_lowest_run
     low = observe([{"x": value} for value in (0.1, 0.2, 0.3, 0.8, 0.9, 1.0)], values=[1, 2, 3, 8, 9, 0])
     climbed = [low[place]._replace(rung=1, value=value) for place, value in ((3, 0.5), (4, 0.4), (5, None))]
     sampler = new(SearchSpace({"x": Float(0, 1)}))
-    assert warm_start(sampler, [*low, *climbed], maximize=False, turned=True) == 5
+    assert warm_start(sampler, [*low, *climbed], maximize=False, turned=True).points == 5
     assert [draw.params["x"] for draw in sampler.ask(range(FIRST_TRIED))] == [0.1, 0.2, 0.3, 0.8, 0.9]
 
 
@@ -105,9 +105,9 @@ def test_trials_that_do_not_fit_are_left_out_and_values_take_the_new_type() -> N
     )
     rest: Params = {"units": 200.0, "share": 0.1 + 0.2}
     fitting: list[Params] = [{"n": 2.0, "kind": "a", "rate": 1, "gone": "x", **rest}, {"n": 3, "kind": True, **rest}]
-    misfits: list[Params] = [{"n": 11, "kind": True}, {"n": 2, "kind": 1}, {"n": 2, "kind": "a"}, {}]
+    misfits: list[Params] = [{"n": 11, "kind": True}, {"n": 2, "kind": 1}, {"gone": 2}, {}]
     sampler = new(space)
-    assert warm_start(sampler, observe([*misfits, *fitting]), maximize=False) == 2
+    assert warm_start(sampler, observe([*misfits, *fitting]), maximize=False) == (2, [])
     draws = sampler.ask(range(2))
     taken = {"units": 200, "share": 0.3}
     assert [draw.params for draw in draws] == [
@@ -124,15 +124,61 @@ def test_a_space_function_decides_what_fits() -> None:
             trial.suggest_int("layers", 2, 4)
 
     sampler = new(FunctionSpace(branching, digest=""))
-    told = observe([{"deep": True}, {"deep": True, "layers": 9}, {"deep": False}, {"deep": True, "layers": 3}])
-    assert warm_start(sampler, told, maximize=False) == 2
+    told = observe([{"depth": 3}, {"deep": True, "layers": 9}, {"deep": False}, {"deep": True, "layers": 3}])
+    assert warm_start(sampler, told, maximize=False) == (2, [])
+
+
+def test_a_parameter_that_is_new_is_drawn_anew_and_the_others_are_learnt() -> None:
+    """Where the earlier study was good; over the whole range of what it did not have."""
+    earlier = [{name: value for name, value in one.params.items() if name != "x3"} for one in study(1, 60, centre=2.0)]
+    values = [quadratic(params, 2.0) for params in earlier]
+    best_first = [earlier[place] for place in sorted(range(60), key=values.__getitem__)]
+    drawn: list[Params] = []
+    for seed in range(5):
+        sampler = new(SQUARE, seed)
+        assert warm_start(sampler, observe(earlier, values=[*values]), maximize=False) == (60, ["x3"])
+        draws = [draw.params for draw in sampler.ask(range(30))]
+        first = draws[:FIRST_TRIED]
+        assert [{**draw, **known} for draw, known in zip(first, best_first, strict=False)] == first
+        assert len({draw["x3"] for draw in draws}) == len(draws)
+        drawn += draws[FIRST_TRIED:]
+    learnt, new_one = (statistics.fmean(abs(float(str(draw[name])) - 2.0) for draw in drawn) for name in ("x0", "x3"))
+    assert learnt < 1.5
+    assert new_one > 2.0
+    assert min(float(str(draw["x3"])) for draw in drawn) < -4
+    assert max(float(str(draw["x3"])) for draw in drawn) > 4
+
+
+def test_what_an_earlier_study_had_of_a_branch_is_learnt_though_the_choice_is_new() -> None:
+    space = SearchSpace(
+        {
+            "model": Categorical(["forest", "boosting"]),
+            "trees": Int(10, 500, when={"model": ["forest"]}),
+            "rate": Float(0, 1, when={"model": ["boosting"]}),
+        }
+    )
+    told = observe([{"rate": 0.5 + (-1) ** index * index / 80} for index in range(40)])
+    models: set[object] = set()
+    distances = []
+    for seed in range(8):
+        sampler = new(space, seed)
+        points, unknown = warm_start(sampler, told, maximize=False)
+        assert 10 < points < 30
+        assert unknown == ["model"]
+        for draw in sampler.ask(range(30)):
+            models.add(draw.params["model"])
+            if "rate" in draw.params:
+                distances.append(abs(float(str(draw.params["rate"])) - 0.5))
+    assert models == {"forest", "boosting"}
+    assert statistics.fmean(distances) < 0.2  # it is 0.25 where nothing is known
 
 
 def test_nothing_that_fits_is_an_error_that_says_why() -> None:
     space = SearchSpace({"C": Float(0, 1), "kind": Categorical(["a"])})
-    told = observe([{"C": 2.0, "kind": "a"}, {"C": 3.0, "kind": "a"}, {"kind": "a"}])
+    told = observe([{"C": 2.0, "kind": "a"}, {"C": 3.0, "kind": "a"}, {"c": 0.5}])
     with pytest.raises(
-        ConfigurationError, match=r"none .* 3 trials .*'C' is outside 0\S* to 1\S* \(2 of them\); 'C' is missing"
+        ConfigurationError,
+        match=r"none .* 3 trials .*'C' is outside 0\S* to 1\S* \(2 of them\); it has none of 'C', 'kind' \(1 of them\)",
     ):
         warm_start(new(space), told, maximize=False)
     with pytest.raises(ConfigurationError, match=r"none of the earlier study's 0 trials with a value"):

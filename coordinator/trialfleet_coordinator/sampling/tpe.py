@@ -20,6 +20,7 @@ the density of each set, draw candidates from the good density and take the one 
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -60,6 +61,15 @@ FIRST_TRIED = 5
 
 #: Makes points of the candidates at these places.
 _Make = Callable[[list[int]], list[Draw]]
+
+
+class EarlierTrial(NamedTuple):
+    """A trial of an earlier study, in the space of this one."""
+
+    #: A point that has the trial's values, and any value of parameters that the trial did not have.
+    point: Draw
+    #: What the trial had of it.
+    known: Draw
 
 
 class TpeSampler:
@@ -134,14 +144,18 @@ class TpeSampler:
             self._drawing.add(params)
             self._estimator.add(number, params, distributions)
 
-    def learn_from(self, ranked: Sequence[Draw]) -> None:
+    def generator(self, number: int) -> np.random.Generator:
+        """The random stream of trial `number`."""
+        return self._drawing.generator(number)
+
+    def learn_from(self, ranked: Sequence[EarlierTrial]) -> None:
         """Begin with an earlier study's trials, best first; see `warm_start.py`.
 
         The best few are tried first. All of them are in the model, until the study has enough results of its own; the
         uniform draws at the start are left out if they are enough for a model.
         """
-        self._first = list(reversed(ranked[:FIRST_TRIED]))
-        self._estimator.add_earlier(ranked)
+        self._first = [trial.point for trial in reversed(ranked[:FIRST_TRIED])]
+        self._estimator.add_earlier([trial.known for trial in ranked])
 
     def _uniform(self, numbers: range) -> list[Draw]:
         draws = []
