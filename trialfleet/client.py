@@ -48,7 +48,7 @@ class NoCoordinatorError(CoordinatorError):
     exit_status = 2
 
 
-class _Looks:
+class Looks:
     """How often in a row a coordinator was not found by who watches a study."""
 
     def __init__(self) -> None:
@@ -157,7 +157,7 @@ class Client:
 
     def watch(self, study: str, *, sleep: Callable[[float], None] = time.sleep) -> Iterator[StudyStatus]:
         """Its status every half second, the last one after it has ended; a coordinator that goes away is waited for."""
-        looks = _Looks()
+        looks = Looks()
         while True:
             try:
                 status = self.status(study)
@@ -271,7 +271,7 @@ class AsyncClient:
 
     async def watch(self, study: str) -> AsyncIterator[StudyStatus]:
         """As `Client.watch`."""
-        looks = _Looks()
+        looks = Looks()
         while True:
             try:
                 status = await self.status(study)

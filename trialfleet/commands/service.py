@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from trialfleet.client import WATCH_SECONDS, Client, CoordinatorError
+from trialfleet.client import WATCH_SECONDS, Client, CoordinatorError, Looks, NoCoordinatorError
 from trialfleet.commands.output import error_console, results_only, say
 from trialfleet.coordinator_files import CoordinatorFiles
 from trialfleet.environment import URL, Environment
@@ -181,22 +181,35 @@ def _one(environment: Environment, ask: Callable[[Client], StudyStatus], *, as_j
 
 def _follow(client: Client, study: str) -> tuple[StudyStatus, int]:
     """Show the study's progress until it ended, or a signal came: 128 + the signal beside the status, else 0."""
-    notes = error_console()
+    notes, looks = error_console(), Looks()
     told = ""
+
+    def tell_once(words: str) -> None:
+        nonlocal told
+        if words != told:
+            say(notes, words)
+        told = words
+
     with (
         StopSignals(lambda name: say(notes, f"{name}: {study} goes on without being watched")) as signals,
         progress_view(notes, SystemClock()) as view,
     ):
         while True:
-            status = client.status(study)
-            words = f"{study} is {status.state}" + (f": {status.because}" if status.because else "")
-            if status.state is not ServiceState.RUNNING and words != told:
-                say(notes, words)
-            told = words
-            if status.progress is not None:
-                view(ended(status.progress) if status.state.ended else status.progress)
-            if status.state.ended:
-                return status, 0
+            try:
+                status = client.status(study)
+            except NoCoordinatorError as error:
+                looks.missed(error)
+                tell_once(f"waiting for the coordinator: {error}")
+            else:
+                looks.succeeded()
+                words = f"{study} is {status.state}" + (f": {status.because}" if status.because else "")
+                if status.state is ServiceState.RUNNING:
+                    told = words
+                tell_once(words)
+                if status.progress is not None:
+                    view(ended(status.progress) if status.state.ended else status.progress)
+                if status.state.ended:
+                    return status, 0
             if signals.cause() is not None:
                 return status, signals.exit_status
             time.sleep(WATCH_SECONDS)
