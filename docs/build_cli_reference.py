@@ -14,7 +14,7 @@ _HEAD = """# Commands
 What `trialfleet COMMAND --help` says, made by `make docs`. For scripts: [operate the daemon](../how-to/service.md#script-it).
 
 Results go to standard output, everything else to standard error. Every command ends with status 0 when it is done, 1 when it
-failed, 2 for usage and configuration, 3 for the broker, 4 for the store, 128 + n when signal n ended it; `up`, `worker` and
+failed, 2 for usage and configuration, 3 for the broker, 4 for the store, 128 + n when signal n ended it; `worker` and
 `coordinator`, which serve until a signal comes, with 0 then.
 """
 

@@ -54,7 +54,8 @@ class StudyOptions(TypedDict, total=False):
     data: object
     #: Target column of `data`; not with an (X, y) pair.
     target: str | None
-    #: Order in which rows enter a subsample; default: stratified for a target of classes, else random.
+    #: Order in which rows enter a subsample; default: temporal with a time column or forward chaining, else
+    #: grouped with a group column or grouped folds, else stratified for a target of classes, else random.
     order: Literal["random", "stratified", "temporal", "grouped"] | None
     #: Column that orders the rows in time.
     time_column: str | None
@@ -135,6 +136,7 @@ def optimize(
     Raises:
         ConfigurationError: an argument is not usable; the message names it, its value and what is allowed.
         StudyFailedError: the first trials all failed; the message says why.
+        TypeError: an option is none; the message names it.
         TrialfleetError: the store, the data or the evaluator processes failed.
     """
     with tempfile.TemporaryDirectory(prefix="trialfleet-") as scratch:

@@ -13,9 +13,11 @@ def named_path(origin: str, value: str | Path) -> Path:
         value: the path.
 
     Raises:
-        ConfigurationError: there is no such home folder.
+        ConfigurationError: it is no path, or there is no such home folder.
     """
     try:
         return Path(value).expanduser()
+    except TypeError as error:
+        raise ConfigurationError(f"{origin} = {value!r}: expected a path") from error
     except RuntimeError as error:
         raise ConfigurationError(f"{origin} = {value}: there is no home folder to put in place of ~") from error

@@ -41,7 +41,7 @@ class DataError(ConfigurationError):
 
 
 class StudyChangedError(ConfigurationError):
-    """A study of this name exists with another space, objective or data."""
+    """A study of this name exists with another space, objective, direction, data, seed or ladder."""
 
 
 class UnknownStudyError(ConfigurationError):

@@ -56,6 +56,10 @@ class Resampling(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     `kind`: `holdout` (one split), `kfold`, `stratified` (folds keep the classes' shares), `grouped` (a group is never
     on both sides), `forward` (forward chaining: validation lies after training in time).
+
+    Raises:
+        ConfigurationError: a field has another type, or is out of its range.
+        ValueError: kind and folds do not go together.
     """
 
     kind: Literal["holdout", "kfold", "stratified", "grouped", "forward"] = "holdout"
@@ -82,7 +86,8 @@ class DataSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     source: Annotated[str, Meta(min_length=1, max_length=4096)]
     #: Target column; None when the source is (X, y).
     target: Column | None = None
-    #: Order in which rows enter a subsample. None: stratified for a target of classes, else random.
+    #: Order in which rows enter a subsample. None: temporal with a time column or forward chaining, else grouped with a
+    #: group column or grouped folds, else stratified for a target of classes, else random.
     order: Literal["random", "stratified", "temporal", "grouped"] | None = None
     #: Column that orders the rows in time; None with order "temporal": the rows stand in time order.
     time_column: Column | None = None
@@ -108,7 +113,7 @@ class StudySpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seed: Count = 0
     #: Wall seconds after which an evaluation is ended; None: no deadline.
     deadline_seconds: Seconds | None = None
-    #: Bytes of private memory an evaluation may use; None: the machine's memory over its slots.
+    #: Bytes of private memory an evaluation may use; None: nine tenths of the machine's over its slots.
     memory_limit_bytes: Count | None = None
     #: Whether slots read the data from the shared map (see `EfficiencyConfig.enable_memory_optimization`).
     share_memory: bool = True

@@ -39,7 +39,7 @@ class EfficiencyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
     #: Answer repeated evaluations from the persistent result cache.
     enable_caching: bool = True
-    #: Entries the result cache keeps; the ones used longest ago go first.
+    #: Entries the result cache keeps at least; the ones used longest ago go first.
     cache_size: int = 1000
     #: Hours after which an entry is no longer used.
     cache_ttl_hours: float = 24.0
@@ -116,7 +116,7 @@ class EfficiencyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
     @classmethod
     def balanced(cls) -> Self:
-        """Less time at no loss of quality."""
+        """A fifth of the time at half a percent less of the score, on average (docs/benchmarks.md)."""
         return cls(**PRESETS["balanced"])
 
     @classmethod

@@ -40,6 +40,10 @@ class Float(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="float"
     """A real number in [min, max], on a grid from `min` when `step` is given, uniform in its logarithm when `log`.
 
     As in Optuna, a `step` that does not divide the range ends the grid at its last point below `max`.
+
+    Raises:
+        ConfigurationError: a field has another type.
+        ValueError: no value lies in the range.
     """
 
     min: float
@@ -98,7 +102,12 @@ class Float(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="float"
 
 
 class Int(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="int", tag_field="type"):
-    """A whole number in [min, max], every `step`-th of them, uniform in its logarithm when `log`."""
+    """A whole number in [min, max], every `step`-th of them, uniform in its logarithm when `log`.
+
+    Raises:
+        ConfigurationError: a field has another type.
+        ValueError: no value lies in the range, or one is too large to be stored.
+    """
 
     min: int
     max: int
@@ -137,7 +146,12 @@ class Int(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="int", ta
 
 
 class Categorical(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="categorical", tag_field="type"):
-    """One of `choices`, which have no order."""
+    """One of `choices`, which have no order.
+
+    Raises:
+        ConfigurationError: a field has another type.
+        ValueError: there is nothing to choose, a choice stands twice, or one can not travel.
+    """
 
     choices: list[Scalar]
     when: dict[str, list[Scalar]] = {}
@@ -319,7 +333,7 @@ class FunctionSpace:
     """A space written as `space(trial)` with `trial.suggest_*`; branches make parameters conditional.
 
     Args:
-        function: called once per draw in the coordinator, and by `check`; it must depend on the suggested values only.
+        function: called in the coordinator for each candidate, and by `check`; it must depend on the suggested values only.
         digest: identifies the function's code, so that a changed space is noticed when a study is resumed.
         name: what errors call it.
     """

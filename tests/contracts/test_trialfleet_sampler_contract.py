@@ -162,6 +162,7 @@ def test_a_range_that_we_have_no_model_of_may_be_the_only_one() -> None:
     assert len({trial.params["x"] for trial in study.trials}) == 40
 
 
-def test_a_negative_startup_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="startup = -1; allowed is 0 and more"):
-        TrialfleetSampler(startup=-1)
+@pytest.mark.parametrize("name", ["startup", "seed"])
+def test_a_negative_startup_or_seed_is_refused(name: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"{name} = -1; allowed is 0 and more"):
+        TrialfleetSampler(**{name: -1})

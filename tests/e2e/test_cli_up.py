@@ -78,7 +78,7 @@ def test_a_signal_stops_everything_and_the_study_goes_on_embedded(tmp_path: Path
     process.send_signal(signal.SIGTERM)
     output, errors = process.communicate(timeout=PATIENCE)
 
-    assert process.returncode == 0, errors
+    assert process.returncode == 128 + signal.SIGTERM, errors
     assert document(output)["ended"] == "stopped"
     wait_until(lambda: not left_behind(home), "everything has ended")
     assert document(trialfleet(["run", study, "--json"], home).stdout)["complete"] == 30

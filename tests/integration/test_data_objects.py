@@ -15,7 +15,7 @@ import pytest
 from scipy.sparse import csr_matrix
 
 from trialfleet_shared.errors import DataError
-from trialfleet_shared.messages import DataSpec
+from trialfleet_shared.messages import DataSpec, Resampling
 from trialfleet_workers.adapters import contents, lmdb_data
 from trialfleet_workers.adapters.arrow_tables import BATCH_ROWS
 from trialfleet_workers.adapters.lmdb_data import DataCache
@@ -58,6 +58,23 @@ def test_a_frame_and_a_series_go_together_by_position(name: str | None, cache: D
     data = imported(cache, (features, pd.Series(np.arange(40) * 10.0, name=name)), target=None)
     assert np.array_equal(data.y, data.frame["a"] * 10)
     assert data.columns == ("a", "b")
+
+
+@pytest.mark.parametrize("role", ["time_column", "group_column"])
+def test_the_index_of_a_frame_can_be_named(role: str, cache: DataCache) -> None:
+    """As that of one in a file can; other levels of it are no columns."""
+    days = pd.Index(np.arange(40)[::-1] // 2, name="day")
+    frame = pd.DataFrame({"a": np.arange(40), "y": 0.5}, index=days).set_index(pd.RangeIndex(40, name="n"), append=True)
+    fields = (
+        {role: "day", "resampling": Resampling(kind="grouped", folds=5)} if role == "group_column" else {role: "day"}
+    )
+    named = imported(cache, frame, **fields)
+    column = imported(cache, frame.reset_index(level="day").reset_index(drop=True), **fields)
+    assert named.columns == column.columns
+    assert np.array_equal(named.frame["a"], column.frame["a"])
+    assert np.array_equal(named.frame_valid["a"], column.frame_valid["a"])
+    shadowed = imported(cache, frame.assign(day=np.arange(40) // 2), **fields)
+    assert not np.array_equal(named.frame["a"], shadowed.frame["a"]), "a column comes first"
 
 
 def test_a_mapping_of_x_and_y_is_a_pair(cache: DataCache) -> None:

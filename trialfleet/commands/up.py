@@ -26,8 +26,8 @@ from trialfleet_workers.objective import parse_reference
 _LEAVE_SECONDS = 10.0
 
 
-def up_command(study_file: Path, flags: StudyFlags, environment: Environment, *, workers: int, as_json: bool) -> None:
-    """Start everything, run the study, print its report, stop everything."""
+def up_command(study_file: Path, flags: StudyFlags, environment: Environment, *, workers: int, as_json: bool) -> int:
+    """Start everything, run the study, print its report, stop everything; the exit status, as of `run`."""
     with results_only() as results, EndSignals() as signals, ExitStack() as stack:
         notes = error_console()
         request, warm_start = requested(study_file, flags, environment)
@@ -44,7 +44,7 @@ def up_command(study_file: Path, flags: StudyFlags, environment: Environment, *,
         started.start()
         say(notes, f"RabbitMQ listens on {node.address}; {workers} workers of {started.slots} slots each")
         stack.callback(signals.ignore)  # the first thing on the way out: nothing interrupts the stopping
-        run_and_report(
+        return run_and_report(
             request,
             Home(environment.home),
             results,

@@ -42,12 +42,13 @@ class TrialfleetSampler(BaseSampler):
         seed: of the random stream; None: another one each time.
 
     Raises:
-        ConfigurationError: `startup` is negative.
+        ConfigurationError: `startup` or `seed` is negative.
     """
 
     def __init__(self, *, startup: int = 10, seed: int | None = None) -> None:
-        if startup < 0:
-            raise ConfigurationError(f"startup = {startup}; allowed is 0 and more")
+        for name, value in (("startup", startup), ("seed", seed)):
+            if value is not None and value < 0:
+                raise ConfigurationError(f"{name} = {value}; allowed is 0 and more")
         self._startup = max(startup, 1)
         self._generator = np.random.default_rng(seed)
         self._lock = threading.Lock()

@@ -128,14 +128,14 @@ def worker(  # click passes options by name
 @json_option
 @home_option
 @verbose_option
-def up(study_file: Path, workers: int, *, as_json: bool, home: Path | None, verbose: bool, **flags: Any) -> None:
+def up(study_file: Path, workers: int, *, as_json: bool, home: Path | None, verbose: bool, **flags: Any) -> int:
     """Run a study on a fleet of its own: a private RabbitMQ node and workers, all on this machine.
 
     Needs the rabbitmq-server program, but neither a service nor root rights. Everything is stopped at the end.
     """
     from trialfleet.commands.up import up_command  # noqa: PLC0415  # see the package
 
-    up_command(study_file, StudyFlags(**flags), begin(home, verbose=verbose), workers=workers, as_json=as_json)
+    return up_command(study_file, StudyFlags(**flags), begin(home, verbose=verbose), workers=workers, as_json=as_json)
 
 
 #: What the program has of this theme.

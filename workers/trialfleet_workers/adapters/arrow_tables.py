@@ -82,9 +82,20 @@ def read_table(
         raise ValueError(str(error)) from error
 
 
-def table_batches(frame: "pd.DataFrame") -> Iterator[pa.RecordBatch]:
-    """A frame in memory as batches. Raises DataError for columns that have no one type."""
+def table_batches(frame: "pd.DataFrame", wanted: Collection[str] = ()) -> Iterator[pa.RecordBatch]:
+    """A frame in memory as batches.
+
+    Args:
+        frame: the table.
+        wanted: columns that are wanted though they are its index.
+
+    Raises:
+        DataError: a column has no one type.
+    """
     named = frame.set_axis([str(name) for name in frame.columns], axis=1)
+    levels = [name for name in named.index.names if name in wanted and name not in named.columns]
+    if levels:
+        named = named.reset_index(level=levels)
     try:
         # The types are those of all rows: the first rows of a column of Python objects may look like something else.
         schema = pa.Schema.from_pandas(named, preserve_index=False)

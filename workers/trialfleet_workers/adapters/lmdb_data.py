@@ -103,8 +103,7 @@ class DataCache:
 
                 spools[:] = spool_table(_counted(batches, progress), folder)
 
-            named = {name for name in (spec.target, spec.time_column, spec.group_column) if name is not None}
-            arrays = read_file(spec.source, base, consume, named)
+            arrays = read_file(spec.source, base, consume, _named(spec))
             # A server may say each time that it is another one.
             is_local = found is not None and found.place.startswith("file:")
             if is_local and stamp(spec.source, base) != found:
@@ -128,7 +127,7 @@ class DataCache:
             from trialfleet_workers.adapters.arrow_tables import table_batches  # noqa: PLC0415  # see sources.py
             from trialfleet_workers.adapters.spool import spool_table  # noqa: PLC0415  # see sources.py
 
-            spools = spool_table(table_batches(source.table), folder)
+            spools = spool_table(table_batches(source.table, _named(spec)), folder)
             return self._store(spools, msgspec.structs.replace(spec, target=source.target), folder)
 
     def recall(self, spec: DataSpec, *, base: Path) -> DataInfo | None:
@@ -318,6 +317,11 @@ def _layout(
         groups=groups,
         times=times,
     )
+
+
+def _named(spec: DataSpec) -> set[str]:
+    """The columns that the study names: they may be a pandas frame's index."""
+    return {name for name in (spec.target, spec.time_column, spec.group_column) if name is not None}
 
 
 def _counted(batches: "Iterable[pa.RecordBatch]", progress: Callable[[int], None] | None) -> "Iterator[pa.RecordBatch]":
