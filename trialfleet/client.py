@@ -5,6 +5,7 @@ Their methods are the verbs of `StudyService`; they take and return the same val
 
 import asyncio
 import http
+import math
 import random
 import re
 import ssl
@@ -23,6 +24,7 @@ from trialfleet_coordinator.adapters.http.routes import PREFIX, RunPage, TrialPa
 from trialfleet_coordinator.report import BestTrial, StudyReport, TrialSummary
 from trialfleet_coordinator.runs import Run
 from trialfleet_coordinator.serving import StudyStatus, Submission, WorkerStatus
+from trialfleet_shared.clock import Clock, SystemClock
 from trialfleet_shared.errors import ConfigurationError, TrialfleetError
 
 #: Seconds that an answer may take.
@@ -31,10 +33,11 @@ _PATIENCE = 30.0
 _TRIES = 8
 #: Seconds between two looks at a study that is watched.
 WATCH_SECONDS = 0.5
-#: Looks in a row that may fail once one has succeeded: a coordinator that is started again is there within a minute.
-MISSED_LOOKS = 120
+#: Seconds that a coordinator may be away, from the first look in vain on: one that is started again is there within a minute.
+AWAY_SECONDS = 60.0
 #: Where no proxy is gone through: it would be shown the token, and would find another machine.
 _THIS_MACHINE = ("all://localhost", "all://127.0.0.1", "all://[::1]")
+_SYSTEM_CLOCK = SystemClock()
 _ERRORS: Mapping[str, type[TrialfleetError]] = {kind.__name__: kind for kind in STATUSES}
 
 
@@ -49,20 +52,27 @@ class NoCoordinatorError(CoordinatorError):
 
 
 class Looks:
-    """How often in a row a coordinator was not found by who watches a study."""
+    """How long a coordinator was not found by who watches a study.
 
-    def __init__(self) -> None:
-        # One that was never found is not waited for.
-        self._missed = MISSED_LOOKS
+    Args:
+        clock: measures it.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        #: When it is no longer waited for. One that was never found is not waited for at all.
+        self._limit: float | None = -math.inf
 
     def succeeded(self) -> None:
         """It was found."""
-        self._missed = 0
+        self._limit = None
 
     def missed(self, error: NoCoordinatorError) -> None:
         """It was not. Raises the error when that is enough."""
-        self._missed += 1
-        if self._missed > MISSED_LOOKS:
+        now = self._clock.monotonic()
+        if self._limit is None:
+            self._limit = now + AWAY_SECONDS
+        if now > self._limit:
             raise error
 
 
@@ -112,13 +122,17 @@ class Client:
         url: http://host:port, or https://.
         token: what the coordinator wants to be shown; None: nothing.
         tls: checks the certificate behind https://, and may show one; None: the system's authorities check it.
+        clock: measures how long a coordinator is away that is watched.
 
     Raises:
         ConfigurationError: the URL or the token is none.
     """
 
-    def __init__(self, url: str, *, token: str | None, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self, url: str, *, token: str | None, tls: ssl.SSLContext | None = None, clock: Clock = _SYSTEM_CLOCK
+    ) -> None:
         self._url = _checked(url)
+        self._clock = clock
         self._http = httpx.Client(
             base_url=self._url + PREFIX,
             headers=_headers(token),
@@ -157,7 +171,7 @@ class Client:
 
     def watch(self, study: str, *, sleep: Callable[[float], None] = time.sleep) -> Iterator[StudyStatus]:
         """Its status every half second, the last one after it has ended; a coordinator that goes away is waited for."""
-        looks = Looks()
+        looks = Looks(self._clock)
         while True:
             try:
                 status = self.status(study)
@@ -231,8 +245,11 @@ class Client:
 class AsyncClient:
     """As `Client`, for asyncio; an asynchronous context manager."""
 
-    def __init__(self, url: str, *, token: str | None, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self, url: str, *, token: str | None, tls: ssl.SSLContext | None = None, clock: Clock = _SYSTEM_CLOCK
+    ) -> None:
         self._url = _checked(url)
+        self._clock = clock
         self._http = httpx.AsyncClient(
             base_url=self._url + PREFIX,
             headers=_headers(token),
@@ -271,7 +288,7 @@ class AsyncClient:
 
     async def watch(self, study: str) -> AsyncIterator[StudyStatus]:
         """As `Client.watch`."""
-        looks = Looks()
+        looks = Looks(self._clock)
         while True:
             try:
                 status = await self.status(study)

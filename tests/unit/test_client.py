@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from support.fake_workshop import a_status
+from support.simulated import SimulatedClock
 
-from trialfleet.client import MISSED_LOOKS, AsyncClient, Client, NoCoordinatorError
+from trialfleet.client import AWAY_SECONDS, AsyncClient, Client, NoCoordinatorError
 from trialfleet_coordinator.serving import ServiceState, StudyStatus, Submission
 from trialfleet_shared.errors import ConfigurationError
 
@@ -42,14 +43,13 @@ def test_what_is_no_unicode_is_refused_by_name(ask: Callable[[Client], object]) 
 RUNNING, DONE = (a_status("a", state) for state in (ServiceState.RUNNING, ServiceState.DONE))
 
 
-def looks(*times: tuple[int, StudyStatus | None]) -> Iterator[StudyStatus | None]:
-    """What looks find, so many times each; None: the coordinator is away."""
-    for count, status in times:
-        yield from [status] * count
+#: What a look finds, and the seconds that it takes; None: the coordinator is away.
+Look = tuple[StudyStatus | None, float]
 
 
-def found(look: Iterator[StudyStatus | None]) -> StudyStatus:
-    status = next(look)
+def found(looks: Iterator[Look], clock: SimulatedClock) -> StudyStatus:
+    status, seconds = next(looks)
+    clock.now += seconds
     if status is None:
         raise NoCoordinatorError("nobody answers")
     return status
@@ -58,45 +58,48 @@ def found(look: Iterator[StudyStatus | None]) -> StudyStatus:
 class Watching(Client):
     """Finds what it was told to."""
 
-    def __init__(self, look: Iterator[StudyStatus | None]) -> None:
-        super().__init__("http://127.0.0.1:1", token=None)
-        self._look = look
+    def __init__(self, looks: Iterator[Look]) -> None:
+        self._looks, self._time = looks, SimulatedClock()
+        super().__init__("http://127.0.0.1:1", token=None, clock=self._time)
 
     def status(self, study: str) -> StudyStatus:
-        return found(self._look)
+        return found(self._looks, self._time)
 
 
 class WatchingAsync(AsyncClient):
     """As `Watching`."""
 
-    def __init__(self, look: Iterator[StudyStatus | None]) -> None:
-        super().__init__("http://127.0.0.1:1", token=None)
-        self._look = look
+    def __init__(self, looks: Iterator[Look]) -> None:
+        self._looks, self._time = looks, SimulatedClock()
+        super().__init__("http://127.0.0.1:1", token=None, clock=self._time)
 
     async def status(self, study: str) -> StudyStatus:
-        return found(self._look)
+        return found(self._looks, self._time)
 
 
-def watched(look: Iterator[StudyStatus | None]) -> Iterator[StudyStatus]:
-    with Watching(look) as client:
-        yield from client.watch("a", sleep=lambda _: None)
+def watched(*looks: Look) -> list[StudyStatus]:
+    with Watching(iter(looks)) as client:
+        return list(client.watch("a", sleep=lambda _: None))
 
 
-def watched_async(look: Iterator[StudyStatus | None]) -> Iterator[StudyStatus]:
+def watched_async(*looks: Look) -> list[StudyStatus]:
     async def watch() -> list[StudyStatus]:
-        async with WatchingAsync(look) as client:
+        async with WatchingAsync(iter(looks)) as client:
             return [status async for status in client.watch("a")]
 
-    yield from asyncio.run(watch())
+    return asyncio.run(watch())
 
 
 @pytest.mark.parametrize("watch", [watched, watched_async])
 def test_a_coordinator_that_goes_away_is_waited_for(
-    watch: Callable[[Iterator[StudyStatus | None]], Iterator[StudyStatus]], monkeypatch: pytest.MonkeyPatch
+    watch: Callable[..., list[StudyStatus]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """For a minute from the first look in vain on, however long each takes."""
     monkeypatch.setattr("trialfleet.client.WATCH_SECONDS", 0.0)
-    away = MISSED_LOOKS, None
-    assert [*watch(looks((1, RUNNING), away, (1, RUNNING), away, (1, DONE)))] == [RUNNING, RUNNING, DONE]
-    for lost in (looks((1, None), (1, DONE)), looks((1, RUNNING), (MISSED_LOOKS + 1, None), (1, DONE))):
+    silent: Look = None, 30.0
+    away = silent, (None, AWAY_SECONDS / 2), (None, AWAY_SECONDS / 2)
+    running, done = (RUNNING, 1.0), (DONE, 1.0)
+    assert watch(running, *away, running, *away, done) == [RUNNING, RUNNING, DONE]
+    for lost in ((silent, done), (running, *away, (None, 0.1), done)):
         with pytest.raises(NoCoordinatorError):
-            list(watch(lost))
+            watch(*lost)

@@ -181,7 +181,7 @@ def _one(environment: Environment, ask: Callable[[Client], StudyStatus], *, as_j
 
 def _follow(client: Client, study: str) -> tuple[StudyStatus, int]:
     """Show the study's progress until it ended, or a signal came: 128 + the signal beside the status, else 0."""
-    notes, looks = error_console(), Looks()
+    notes, looks = error_console(), Looks(SystemClock())
     told = ""
 
     def tell_once(words: str) -> None:
