@@ -48,7 +48,7 @@ BATCH_BUCKETS = one_two_five(0, 3)
 LABELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "study": ("The study's name.", ()),
     "mode": (
-        "The study's mode; `custom` for a study of the Python API that is run in its own process.",
+        "The study's mode; `custom` for one of the Python API that is run in its own process, `balanced` at a coordinator.",
         ("fast", "balanced", "thorough", "custom"),
     ),
     "direction": ("Which values are good.", ("minimize", "maximize")),

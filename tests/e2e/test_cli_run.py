@@ -228,7 +228,7 @@ def test_a_second_signal_gives_up_what_is_in_flight(tmp_path: Path, home: Path) 
     assert process.stderr is not None
     assert any("once more" in line for line in process.stderr), "it says what a second signal does"
     process.send_signal(signal.SIGTERM)
-    output, errors = process.communicate(timeout=20)
+    output, errors = process.communicate(timeout=60)
 
     assert process.returncode == 128 + signal.SIGTERM
     assert output == ""

@@ -45,11 +45,12 @@ def left_behind(home: Path) -> list[str]:
         if not process.name.isdigit() or int(process.name) == os.getpid():
             continue
         try:
-            known = (process / "environ").read_bytes() + (process / "cmdline").read_bytes()
+            command = (process / "cmdline").read_bytes()
+            known = (process / "environ").read_bytes() + command
         except OSError:
             continue
         if str(home).encode() in known:
-            found.append((process / "cmdline").read_text().replace("\0", " "))
+            found.append(command.decode(errors="replace").replace("\0", " "))
     return found
 
 

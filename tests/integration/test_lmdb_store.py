@@ -135,7 +135,7 @@ def test_a_killed_coordinator_leaves_whole_commits_and_no_lock(
         for _ in range(commits):
             said = committed(process)
         process.send_signal(signal.SIGKILL)
-        rest, _ = process.communicate(timeout=30)
+        rest, _ = process.communicate(timeout=60)
         said = int(rest.split()[-1]) if rest.split() else said
         store = LmdbStudyStore(tmp_path, clock=SimulatedClock())
         record = store.open(DEFINITION)

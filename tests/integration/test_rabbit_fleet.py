@@ -108,7 +108,7 @@ def test_a_worker_that_is_told_to_leave_hands_back_what_has_not_started(
     coordinator.await_results(1)
     first.send_signal(signal.SIGTERM)
     workers.start()
-    assert first.wait(20) == 0
+    assert first.wait(60) == 0
     coordinator.await_results(6)
     assert Counter(result.trial for result in coordinator.results) == Counter(range(6))
     assert {result.outcome for result in coordinator.results} == {Outcome.OK}
@@ -129,7 +129,7 @@ def test_a_second_signal_hands_back_what_runs(
     coordinator.await_slots(0)
     assert first.poll() is None
     first.send_signal(signal.SIGINT)
-    assert first.wait(20) == 128 + signal.SIGINT
+    assert first.wait(60) == 128 + signal.SIGINT
     assert messages(channel, EVALUATIONS) == 1
 
 
@@ -509,7 +509,7 @@ def test_the_password_is_nowhere_to_be_seen(
     coordinator.await_results(1)
     arguments = subprocess.run(["ps", "-eo", "args", "-ww"], capture_output=True, text=True, check=True).stdout
     worker.send_signal(signal.SIGTERM)
-    assert worker.wait(20) == 0
+    assert worker.wait(60) == 0
     password = rabbitmq.partition("@")[0].rpartition(":")[2]
     assert len(password) > 20
     assert password not in arguments

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 
 
-def wait_until(condition: Callable[[], object], what: str, seconds: float = 20.0) -> None:
+def wait_until(condition: Callable[[], object], what: str, seconds: float = 60.0) -> None:
     """Return once `condition()` is true; fail the test, naming `what`, when it is not within `seconds`."""
     end = time.monotonic() + seconds
     while not condition():
