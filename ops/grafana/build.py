@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 DASHBOARDS = Path(__file__).parent / "dashboards"
 #: As ops/grafana/provisioning/datasources names it.
 DATASOURCE = {"type": "prometheus", "uid": "trialfleet-prometheus"}
+# In queries the study stands as `${study:doublequote}`, a quoted text: names may have what a pattern takes for something else.
 #: Panels of one row, and the size of each in Grafana's units.
 COLUMNS, WIDTH, HEIGHT = 3, 8, 8
 
@@ -63,7 +64,7 @@ FLEET = (
     ),
     Panel(
         "Speed-up by saved work",
-        "Estimate: CPU seconds without savings over CPU seconds spent, since each study began.",
+        "Estimate: CPU seconds without savings over CPU seconds spent, since the coordinator took each study up.",
         "short",
         {"sum(trialfleet_baseline_cpu_seconds_total) / sum(trialfleet_spent_cpu_seconds_total)": "all studies"},
     ),
@@ -85,23 +86,23 @@ STUDY = (
         "Best value",
         "The best value so far.",
         "short",
-        {'trialfleet_study_best_value{study=~"$study"}': "{{study}}"},
+        {"trialfleet_study_best_value{study=${study:doublequote}}": "{{study}}"},
     ),
     Panel(
         "Trials",
-        "Trials started and decided, and the budget.",
+        "Trials started and decided over all sessions of the study, and the budget.",
         "short",
         {
-            'trialfleet_trials_started_total{study=~"$study"}': "started",
-            'sum(trialfleet_trials_total{study=~"$study"})': "decided",
-            'trialfleet_study_trials_target{study=~"$study"}': "budget",
+            "sum(trialfleet_study_trials{study=${study:doublequote}})": "started",
+            'sum(trialfleet_study_trials{study=${study:doublequote},state!="undecided"})': "decided",
+            "trialfleet_study_trials_target{study=${study:doublequote}}": "budget",
         },
     ),
     Panel(
         "Trials by state",
-        "Trials that were decided, by the state they were given.",
+        "Trials of all sessions, by the state they were given; those undecided are evaluated, or wait for a promotion.",
         "short",
-        {'sum by (state) (trialfleet_trials_total{study=~"$study"})': "{{state}}"},
+        {"trialfleet_study_trials{study=${study:doublequote}}": "{{state}}"},
     ),
     Panel(
         "Seconds of an evaluation",
@@ -109,7 +110,7 @@ STUDY = (
         "s",
         {
             "histogram_quantile(0.5, sum by (le, rung) "
-            '(rate(trialfleet_evaluation_seconds_bucket{study=~"$study"}[$__rate_interval])))': "rung {{rung}}"
+            "(rate(trialfleet_evaluation_seconds_bucket{study=${study:doublequote}}[$__rate_interval])))": "rung {{rung}}"
         },
     ),
     Panel(
@@ -118,7 +119,7 @@ STUDY = (
         "s",
         {
             "histogram_quantile(0.9, sum by (le) "
-            '(rate(trialfleet_queue_wait_seconds_bucket{study=~"$study"}[$__rate_interval])))': "90%"
+            "(rate(trialfleet_queue_wait_seconds_bucket{study=${study:doublequote}}[$__rate_interval])))": "90%"
         },
     ),
     Panel(
@@ -126,8 +127,8 @@ STUDY = (
         "Evaluations published and not answered, and the slots that the study may use.",
         "short",
         {
-            'trialfleet_evaluations_in_flight{study=~"$study"}': "in flight",
-            'trialfleet_study_slots{study=~"$study"}': "slots",
+            "trialfleet_evaluations_in_flight{study=${study:doublequote}}": "in flight",
+            "trialfleet_study_slots{study=${study:doublequote}}": "slots",
         },
     ),
     Panel(
@@ -135,17 +136,18 @@ STUDY = (
         "Seconds each second that the coordinator spends on drawing and learning, and on commits.",
         "percentunit",
         {
-            'sum by (operation) (rate(trialfleet_sampler_seconds_sum{study=~"$study"}[$__rate_interval]))': "{{operation}}",
-            'sum(rate(trialfleet_commit_seconds_sum{study=~"$study"}[$__rate_interval]))': "commit",
+            "sum by (operation)"
+            " (rate(trialfleet_sampler_seconds_sum{study=${study:doublequote}}[$__rate_interval]))": "{{operation}}",
+            "sum(rate(trialfleet_commit_seconds_sum{study=${study:doublequote}}[$__rate_interval]))": "commit",
         },
     ),
     Panel(
         "CPU spent and saved",
-        "Estimate: CPU seconds since the study began, by what became of them.",
+        "Estimate: CPU seconds since the coordinator took the study up, by what became of them.",
         "s",
         {
-            'trialfleet_spent_cpu_seconds_total{study=~"$study"}': "spent",
-            'trialfleet_saved_cpu_seconds_total{study=~"$study"}': "saved by {{source}}",
+            "trialfleet_spent_cpu_seconds_total{study=${study:doublequote}}": "spent",
+            "trialfleet_saved_cpu_seconds_total{study=${study:doublequote}}": "saved by {{source}}",
         },
     ),
     Panel(
@@ -153,8 +155,8 @@ STUDY = (
         "Share of the look-ups that the result cache answered.",
         "percentunit",
         {
-            'sum(trialfleet_result_cache_requests_total{study=~"$study",result="hit"})'
-            ' / sum(trialfleet_result_cache_requests_total{study=~"$study"})': "hits"
+            'sum(trialfleet_result_cache_requests_total{study=${study:doublequote},result="hit"})'
+            " / sum(trialfleet_result_cache_requests_total{study=${study:doublequote}})": "hits"
         },
     ),
 )

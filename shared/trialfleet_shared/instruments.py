@@ -82,6 +82,12 @@ STUDY_INFO = Instrument(
 )
 TRIALS_STARTED = Instrument("trialfleet_trials_started", "counter", "Trials started.", ("study",))
 TRIALS = Instrument("trialfleet_trials", "counter", "Trials decided, by the state they were given.", ("study", "state"))
+STUDY_TRIALS = Instrument(
+    "trialfleet_study_trials",
+    "gauge",
+    "Trials of the study over all its sessions, by state; undecided ones are evaluated, or wait for a promotion.",
+    ("study", "state"),
+)
 TRIALS_TARGET = Instrument("trialfleet_study_trials_target", "gauge", "Trials of the study's budget.", ("study",))
 BEST_VALUE = Instrument("trialfleet_study_best_value", "gauge", "Best value so far.", ("study",))
 BEST_TIMESTAMP = Instrument(
@@ -293,6 +299,7 @@ OF_STUDIES = (
     STUDY_INFO,
     TRIALS_STARTED,
     TRIALS,
+    STUDY_TRIALS,
     TRIALS_TARGET,
     BEST_VALUE,
     BEST_TIMESTAMP,

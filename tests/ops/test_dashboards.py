@@ -20,8 +20,10 @@ from tests.ops.test_deployed_fleet import Fleet, ShippedPrometheus, fleet
 __all__ = ["fleet"]
 
 FILES = sorted((OPS / "grafana" / "dashboards").glob("*.json"))
+#: A study whose name is a pattern, of another one's: it stands for itself.
+NAME = "lr (v2) a.b"
 #: In place of what Grafana fills in.
-FILLED = {"$__rate_interval": "30s", "$study": "parabola", "$instance": ".*"}
+FILLED = {"$__rate_interval": "30s", "${study:doublequote}": json.dumps(NAME), "$instance": ".*"}
 #: Series that there is nothing of in a study without data whose evaluations all end well.
 EMPTY_HERE = ("trialfleet_worker_data_cache_bytes",)
 
@@ -72,7 +74,7 @@ def test_every_query_is_answered_by_a_running_fleet(fleet: Fleet, tmp_path: Path
         fleet.studies.joinpath("objective.py").write_text(
             "import time\ndef parabola(params):\n    time.sleep(0.05)\n    return params['x'] ** 2\n"
         )
-        submitted = fleet.ask("submit", study, "--trials", "100000")
+        submitted = fleet.ask("submit", study, "--name", NAME, "--trials", "100000")
         assert submitted.returncode == 0, submitted.stderr
 
         def unanswered() -> list[str]:
@@ -95,4 +97,4 @@ def test_every_query_is_answered_by_a_running_fleet(fleet: Fleet, tmp_path: Path
             wait_until(lambda: not unanswered(), "every query is answered", PATIENCE)
         except AssertionError:
             pytest.fail("\n".join(unanswered()))
-        assert fleet.ask("cancel", "parabola").returncode == 0
+        assert fleet.ask("cancel", NAME).returncode == 0

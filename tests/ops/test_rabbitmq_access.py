@@ -122,6 +122,24 @@ def test_secrets_stay_when_they_are_made_again(tmp_path: Path) -> None:
     assert changed == {"worker-password", "worker-broker-url", "rabbitmq-definitions"}  # salts are new each time
 
 
+def test_urls_stay_as_an_option_made_them(tmp_path: Path) -> None:
+    def make(*options: str) -> str:
+        subprocess.run([sys.executable, OPS / "make-secrets", tmp_path, *options], check=True, capture_output=True)
+        return (tmp_path / "worker-broker-url").read_text()
+
+    first = make("--broker", "broker.example", "--tls")
+    assert "amqps://" in first
+    assert make() == first
+    before = (tmp_path / "worker-password").read_text()
+    (tmp_path / "worker-password").unlink()
+    changed = make()
+    after = (tmp_path / "worker-password").read_text()
+    assert before != after
+    assert changed == first.replace(before, after)
+    assert (tmp_path / "monitor-management-url").read_text().endswith("@broker.example:15671/trialfleet")
+    assert "@rabbitmq:5671" in make("--tls"), "an option says how all of a URL shall be"
+
+
 @pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
 def test_secrets_can_be_read_by_users_of_containers_and_the_folder_by_nobody_else(umask: int, tmp_path: Path) -> None:
     subprocess.run(

@@ -63,6 +63,20 @@ def test_a_mistake_is_noticed(right: str, wrong: str, units: Path) -> None:
 
 
 @pytest.mark.parametrize("unit", SERVICES)
+def test_a_service_that_is_enabled_starts_at_boot(unit: str, tmp_path: Path) -> None:
+    folder = tmp_path / "etc" / "systemd" / "system"
+    folder.mkdir(parents=True)
+    for file in UNITS.iterdir():
+        (folder / file.name).write_text(file.read_text())
+
+    enable = [need("systemctl"), f"--root={tmp_path}", "enable", unit.replace("@.", "@9401.")]
+    subprocess.run(enable, check=True, capture_output=True)
+
+    assert (folder / "multi-user.target.wants" / "trialfleet.target").is_symlink()
+    assert (folder / "trialfleet.target.wants" / unit.replace("@.", "@9401.")).is_symlink()
+
+
+@pytest.mark.parametrize("unit", SERVICES)
 def test_a_service_is_hardened(unit: str) -> None:
     done = subprocess.run(
         [need("systemd-analyze"), "security", "--offline=true", f"--threshold={MOST_EXPOSED}", UNITS / unit],

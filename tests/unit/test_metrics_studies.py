@@ -108,6 +108,7 @@ def test_every_series_of_a_study_is_there_before_anything_happened(fleet: Fleet)
             "study_trials_target",
         )
     }
+    moment |= {("trialfleet_study_trials", state, "s") for state in ("undecided", "complete", "pruned", "fail")}
     assert after - before == moment
     outcomes = [labels for labels in before if labels[0] == "trialfleet_evaluations_total"]
     assert len(outcomes) == len(Outcome) * len(LADDER.rungs)
@@ -121,6 +122,18 @@ def test_what_is_not_known_is_not_told(fleet: Fleet) -> None:
     assert "trialfleet_study_best_value" not in names
     assert "trialfleet_study_best_timestamp_seconds" not in names
     assert "trialfleet_queue_messages" not in names
+
+
+def test_the_trials_of_all_sessions_are_told_by_state(fleet: Fleet) -> None:
+    study = fleet.metrics.study(a_definition("s"), "fast")
+    progress = msgspec.structs.replace(a_progress("s"), trials=20, complete=9, pruned=5, failed=2)
+    study.progressed(progress, {})
+    figures = told(fleet.metrics)
+    counts = {
+        state: figures["trialfleet_study_trials", state, "s"] for state in ("undecided", "complete", "pruned", "fail")
+    }
+    assert counts == {"undecided": 4, "complete": 9, "pruned": 5, "fail": 2}
+    assert figures["trialfleet_trials_total", "complete", "s"] == 0, "this session has decided none"
 
 
 def test_the_wait_is_the_way_there_and_back_without_the_evaluation(fleet: Fleet) -> None:

@@ -1,8 +1,8 @@
 """A coordinator and its studies as Prometheus metrics: `FleetMetrics`.
 
 Studies are watched by a `StudyMetrics` each, which counts in plain numbers under a lock of its own (a millionth of a
-second an evaluation), and is read when Prometheus scrapes. Every series of a study is there, at 0, from its first scrape
-on, so that rates miss no first increment; all go some minutes after the study's end, when Prometheus has seen the last
+second an evaluation), and is read when Prometheus scrapes. Every series of a study is there from its first scrape on, at 0
+or more, so that rates miss nothing after that; all go some minutes after the study's end, when Prometheus has seen the last
 figures, so that a service that runs for months keeps the series of those studies alone that run, be it scraped or not.
 Those of a deleted study go at once: a study of its name is another one, whose counters start again at 0.
 """
@@ -210,7 +210,14 @@ class StudyMetrics(Telemetry):
         progress = self._progress
         if progress is None:
             return
-        runs = self.gone_at is None
+        runs, study = self.gone_at is None, self.definition.name
+        for state, count in (
+            ("undecided", progress.undecided),
+            (TrialState.COMPLETE.value, progress.complete),
+            (TrialState.PRUNED.value, progress.pruned),
+            (TrialState.FAIL.value, progress.failed),
+        ):
+            yield Sample(instruments.STUDY_TRIALS, (study, state), count)
         for instrument, value in (
             (instruments.TRIALS_TARGET, progress.trials_budget),
             (instruments.BEST_VALUE, progress.best_value),
@@ -220,7 +227,7 @@ class StudyMetrics(Telemetry):
             (instruments.IN_FLIGHT, progress.in_flight if runs else 0),
         ):
             if value is not None:
-                yield Sample(instrument, (self.definition.name,), value)
+                yield Sample(instrument, (study,), value)
 
 
 class Overview(Protocol):
