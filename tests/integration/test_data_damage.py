@@ -17,10 +17,10 @@ from trialfleet_shared.data import DataInfo
 from trialfleet_shared.errors import DataError
 from trialfleet_shared.messages import DataSpec, StudySpec
 from trialfleet_workers.adapters import checksums
-from trialfleet_workers.adapters.actors import StudyData
 from trialfleet_workers.adapters.checksums import damage, sums_file
 from trialfleet_workers.adapters.data_format import data_file
 from trialfleet_workers.adapters.lmdb_data import DataCache
+from trialfleet_workers.adapters.study_data import StudyData
 from trialfleet_workers.allowance import Allowance
 from trialfleet_workers.digests import code_digest
 from trialfleet_workers.telemetry import NO_TELEMETRY

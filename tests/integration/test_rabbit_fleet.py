@@ -485,10 +485,11 @@ def test_data_that_take_long_to_import_hold_up_neither_their_delivery_nor_other_
         workers.start()
         try:
             slow.fleet.submit([make_evaluation(0)])
-            poll_until(slow.poll, lambda: slow.fleet.leased == 1, "its delivery is acknowledged")  # type: ignore[attr-defined]
+            slow.await_slots(2)
             quick.fleet.submit([make_evaluation(0)])
             quick.await_results(1)
             assert slow.results == []
+            assert slow.fleet.leased == 0  # type: ignore[attr-defined]  # it was handed back meanwhile, and came again
             go.touch()
             slow.await_results(1)
             assert [one.results[0].value for one in coordinators] == [80.0, 160.0]
@@ -496,6 +497,43 @@ def test_data_that_take_long_to_import_hold_up_neither_their_delivery_nor_other_
             go.touch()
             for coordinator in coordinators:
                 coordinator.fleet.close()
+
+
+def test_a_worker_that_imports_leaves_the_work_to_who_has_the_data(rabbitmq: str, tmp_path: Path) -> None:
+    base = tmp_path / "study"
+    base.mkdir()
+    go, claimed = tmp_path / "go", tmp_path / "claimed"
+    claimed.touch()
+    (base / "rows.py").write_text(
+        "import time\nfrom pathlib import Path\nimport pandas as pd\n\n\ndef load():\n"
+        f"    try:\n        Path({str(claimed)!r}).touch(exist_ok=False)\n    except FileExistsError:\n        pass\n"
+        f"    else:\n        while not Path({str(go)!r}).exists():\n            time.sleep(0.01)\n"
+        "    return pd.DataFrame({'x': range(100), 'y': [0, 1] * 50})\n\n\n"
+        "def count(params, data):\n    return float(len(data.y))\n"
+    )
+    data = DataSpec(source="rows.py:load", target="y")
+    spec = StudySpec(
+        study="rows",
+        objective="rows.py:count",
+        objective_digest=code_digest("rows.py:count", base),
+        data=data,
+        data_digest=DataCache(tmp_path / "cache").import_data(data, base=base).digest,
+    )
+    claimed.unlink()
+    fleet = RabbitFleet(rabbitmq, address=uuid.uuid4().hex, clock=SystemClock())
+    fleet.start(spec)
+    coordinator = Coordinator(fleet)
+    with WorkerProcesses(rabbitmq, tmp_path, base, hold_seconds=0.2) as workers:
+        try:
+            workers.start()
+            fleet.submit([make_evaluation(trial) for trial in range(6)])
+            poll_until(coordinator.poll, claimed.exists, "the first worker imports")
+            workers.start()
+            coordinator.await_results(6)
+            assert not go.exists(), "it still does"
+        finally:
+            go.touch()
+            fleet.close()
 
 
 def test_the_password_is_nowhere_to_be_seen(

@@ -1,9 +1,12 @@
 import json
 import threading
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from pika.exceptions import AMQPHeartbeatTimeout, ConnectionBlockedTimeout
 from support.fleet_suite import make_evaluation, make_spec
+from support.waiting import wait_until
 
 from trialfleet_shared.adapters.rabbit import (
     EVALUATE,
@@ -16,8 +19,9 @@ from trialfleet_shared.adapters.rabbit import (
 )
 from trialfleet_shared.codec import MAX_PAYLOAD_BYTES, encode
 from trialfleet_shared.errors import DecodeError
-from trialfleet_shared.messages import EvaluationBatch, StudySpec
+from trialfleet_shared.messages import SCHEMA_VERSION, EvaluationBatch, StudySpec
 from trialfleet_workers.adapters.actors import declare_actor
+from trialfleet_workers.adapters.study_data import Imports
 from trialfleet_workers.telemetry import NO_TELEMETRY
 
 TAG = 1
@@ -57,22 +61,102 @@ def test_an_actor_that_raised_has_its_message_rejected_and_one_that_abandons_it_
     assert failed == [True]
 
 
-def test_whatever_keeps_the_data_from_a_worker_is_answered(broker: FleetBroker) -> None:
+class Refusing:
+    """A service that notes what it is to refuse, and what to begin."""
+
+    def __init__(self) -> None:
+        self.refused: list[str] = []
+        self.begun: list[object] = []
+
+    def take(self, batch: EvaluationBatch) -> SimpleNamespace:
+        return SimpleNamespace(batch=batch, wait=lambda _seconds: True)
+
+    def refuse(self, _ticket: object, reason: str) -> None:
+        self.refused.append(reason)
+
+    def begin(self, ticket: object) -> None:
+        self.begun.append(ticket)
+
+
+BATCH = EvaluationBatch(make_spec("objectives.py:misbehave"), (make_evaluation(0),))
+NO_MEMORY = OSError(12, "Cannot allocate memory")
+
+
+def fail(*_: object) -> bool:
+    raise NO_MEMORY
+
+
+@pytest.mark.parametrize("data", [{"is_here": lambda _spec: True, "require": fail}, {"is_here": fail}])
+def test_whatever_keeps_the_data_from_a_worker_is_answered(broker: FleetBroker, data: dict[str, Any]) -> None:
     """Held without an answer, the evaluations would be alive for as long as the worker is."""
-    refused: list[str] = []
+    service: Any = Refusing()
+    stand_in: Any = SimpleNamespace(**data)
+    declare_actor(broker, service, Imports(service, stand_in), NO_TELEMETRY, threading.Event())
+    broker.get_actor(EVALUATE).fn(pack(BATCH))
+    assert service.refused == ["the study's data can not be had: OSError: [Errno 12] Cannot allocate memory"]
 
-    def require(_spec: StudySpec) -> None:
-        raise OSError(12, "Cannot allocate memory")
 
-    service = SimpleNamespace(
-        take=lambda batch: SimpleNamespace(batch=batch, wait=lambda _seconds: True),
-        refuse=lambda _ticket, reason: refused.append(reason),
-    )
-    declare_actor(
-        broker, service, SimpleNamespace(is_here=lambda _spec: True, require=require), NO_TELEMETRY, threading.Event()
-    )  # type: ignore[arg-type]  # stand-ins
-    broker.get_actor(EVALUATE).fn(pack(EvaluationBatch(make_spec("objectives.py:misbehave"), (make_evaluation(0),))))
-    assert refused == ["the study's data can not be had: OSError: [Errno 12] Cannot allocate memory"]
+def test_a_thread_that_can_not_be_started_is_answered_and_the_next_batch_tries_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    service: Any = Refusing()
+    stand_in: Any = SimpleNamespace(is_here=lambda _spec: False, require=lambda _spec: None)
+    imports = Imports(service, stand_in)
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", fail)
+        imports.prepare(service.take(BATCH))
+    assert len(service.refused) == 1
+    imports.prepare(service.take(BATCH))
+    wait_until(lambda: len(service.begun) == 1, "the data are there")
+
+
+def test_batches_wait_for_one_import_of_their_study(broker: FleetBroker) -> None:
+    service: Any = Refusing()
+    brought, go = [], threading.Event()
+
+    def require(spec: StudySpec) -> None:
+        brought.append(spec)
+        go.wait()
+
+    stand_in: Any = SimpleNamespace(is_here=lambda _spec: False, require=require)
+    imports = Imports(service, stand_in)
+    given_back = service.take(BATCH)
+    waiting = [SimpleNamespace(batch=BATCH, wait=lambda _seconds: False) for _ in range(3)]
+    for ticket in (given_back, *waiting):
+        imports.prepare(ticket)
+    go.set()
+    wait_until(lambda: service.begun, "the data are there")
+    assert service.begun == waiting, "what was handed back meanwhile is forgotten"
+    assert brought == [BATCH.spec]
+
+
+def test_work_of_a_newer_coordinator_is_handed_back_over_a_connection_of_its_own(
+    broker: FleetBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RabbitMQ ends one that nobody serves until the next time, and takes nothing at times."""
+    monkeypatch.setattr("trialfleet_workers.adapters.actors.HAND_BACK_SECONDS", 0.0)
+    happens: list[BaseException | None] = [ConnectionBlockedTimeout(), None, AMQPHeartbeatTimeout()]
+    did: list[str] = []
+
+    def publish(_broker: FleetBroker, queue: str, _body: bytes) -> None:
+        did.append(queue)
+        error = happens.pop(0)
+        if error is not None:
+            raise error
+
+    monkeypatch.setattr(FleetBroker, "publish", publish)
+    monkeypatch.setattr(FleetBroker, "drop_connection", lambda _broker: did.append("dropped"))
+    service: Any = Refusing()
+    declare_actor(broker, service, Imports(service, SimpleNamespace()), NO_TELEMETRY, threading.Event())  # type: ignore[arg-type]  # a stand-in
+    fields = json.loads(pack(BATCH))
+    inner = json.loads(fields["args"][0])
+    fields["args"] = [json.dumps(inner | {"version": SCHEMA_VERSION + 1})]
+    newer = json.dumps(fields).encode()
+    broker.get_actor(EVALUATE).fn(newer)
+    assert did == [EVALUATIONS, "dropped"] * 2
+    with pytest.raises(Abandoned):
+        broker.get_actor(EVALUATE).fn(newer)
+    assert did == [EVALUATIONS, "dropped"] * 3
 
 
 def test_no_queue_for_delayed_messages_is_declared(broker: FleetBroker) -> None:

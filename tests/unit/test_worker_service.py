@@ -23,6 +23,7 @@ from trialfleet_workers.service import (
     IDLE_HEARTBEAT_SECONDS,
     REFUSAL_SECONDS,
     STALL_SECONDS,
+    Sending,
     Ticket,
     WorkerService,
 )
@@ -96,6 +97,8 @@ class FakeSink:
 
     def __init__(self) -> None:
         self.away = False
+        #: Addresses that nothing is taken for.
+        self.refused: set[str] = set()
         self.stopped = False
         self.handed_back_before = 0
         self.results: list[tuple[str, EvaluationResult]] = []
@@ -109,12 +112,15 @@ class FakeSink:
         self.stopped = True
         self.handed_back_before = len(self.handed_back)
 
-    def send_results(self, address: str, batch: ResultBatch) -> bool:
-        if not self.away:
-            self.batches += 1
-            self.answers.append(batch)
-            self.results += [(address, result) for result in batch.results]
-        return not self.away
+    def send_results(self, address: str, batch: ResultBatch) -> Sending:
+        if self.away:
+            return Sending.AWAY
+        if address in self.refused:
+            return Sending.REFUSED
+        self.batches += 1
+        self.answers.append(batch)
+        self.results += [(address, result) for result in batch.results]
+        return Sending.SAFE
 
     def hand_back(self, batch: EvaluationBatch) -> bool:
         if not self.away:
@@ -196,6 +202,64 @@ def test_work_does_not_wait_behind_what_waits_for_its_data() -> None:
     worker.run((4.2 * STALL_SECONDS, worker.service.drain))
     assert worker.answered() == [0, 1]
     assert [evaluation.trial for evaluation in worker.sink.handed_back] == [99]
+
+
+def test_what_waits_too_long_for_its_data_is_given_back(worker: Worker) -> None:
+    waits, begun = worker.service.take(batch(0, 1)), worker.service.take(batch(2))
+    copy = worker.service.take(batch(1))
+    worker.service.begin(begun)
+    for ticket in (copy, waits, begun):
+        worker.service.give_back(ticket)
+    worker.run((0.5, lambda: worker.service.begin(waits)), (3.0, worker.service.drain))
+    assert [evaluation.trial for evaluation in worker.sink.handed_back] == [0, 1]
+    assert worker.answered() == [2], "what was given back is nobody's here, though its data came"
+    assert waits.wait(0.0)
+    assert copy.wait(0.0)
+
+
+def test_what_can_not_be_given_back_yet_is_kept(worker: Worker) -> None:
+    ticket = worker.service.take(batch(0))
+    worker.sink.away = True
+    worker.service.give_back(ticket)
+
+    def come_back() -> None:
+        assert not ticket.wait(0.0)
+        worker.sink.away = False
+        worker.service.begin(ticket)
+
+    worker.run((1.0, come_back), (4.0, worker.service.drain))
+    assert worker.answered() == [0]
+
+
+def test_results_that_are_refused_hold_up_no_others(worker: Worker) -> None:
+    refused, answered = worker.service.take(batch(0)), worker.service.take(batch(1, spec=OTHER))
+    for ticket in (refused, answered):
+        worker.service.begin(ticket)
+    worker.sink.refused.add(SPEC.reply_to)
+    late = worker.clock.now + 10.0
+
+    def again() -> None:
+        assert worker.answered() == [1]
+        assert not refused.wait(0.0)
+        worker.service.begin(worker.service.take(batch(2, spec=OTHER)))
+
+    def take_it() -> None:
+        assert worker.answered() == [1, 2]
+        worker.sink.refused.clear()
+
+    worker.run((5.0, again), (8.0, take_it), (12.0, worker.service.drain))
+    assert worker.clock.now > late
+    assert worker.answered() == [0, 1, 2]
+    assert refused.wait(0.0)
+
+
+def test_a_worker_that_leaves_does_not_wait_for_what_is_refused(worker: Worker) -> None:
+    ticket = worker.service.take(batch(0))
+    worker.service.begin(ticket)
+    worker.sink.refused.add(SPEC.reply_to)
+    worker.run((5.0, worker.service.drain))
+    assert worker.answered() == []
+    assert not ticket.wait(0.0), "RabbitMQ delivers it again"
 
 
 def test_a_batch_is_settled_once_all_its_results_are_safe(worker: Worker) -> None:

@@ -13,6 +13,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from enum import Enum, auto
 from functools import partial
 from typing import NamedTuple, Protocol
 
@@ -76,6 +77,17 @@ class Pool(MeteredPool, Protocol):
         ...
 
 
+class Sending(Enum):
+    """What became of results that were to be sent."""
+
+    #: They are with whoever asked, or nobody wants them any more.
+    SAFE = auto()
+    #: Nothing can be sent now.
+    AWAY = auto()
+    #: These can not be sent to where they go now; others can.
+    REFUSED = auto()
+
+
 class Sink(Protocol):
     """Where a worker's messages go. Each method says whether the message is safe; if not, it is tried again."""
 
@@ -83,7 +95,7 @@ class Sink(Protocol):
         """Have `take` called no more, as far as that can be had; what comes all the same is handed back."""
         ...
 
-    def send_results(self, address: str, batch: ResultBatch) -> bool:
+    def send_results(self, address: str, batch: ResultBatch) -> Sending:
         """Answer the coordinator that hears at `address`."""
         ...
 
@@ -205,6 +217,10 @@ class WorkerService:
         """Its delivery is being acknowledged, though it is not settled."""
         self._do(partial(setattr, ticket, "leased", True))
 
+    def give_back(self, ticket: Ticket) -> None:
+        """Hand it back, which settles it, unless it has begun: it waits for data that other workers may have."""
+        self._do(partial(self._give_back, ticket))
+
     def drain(self) -> None:
         """Take up nothing new, hand back what has not started, finish what runs; then `run` returns."""
         self._draining = True
@@ -292,6 +308,10 @@ class WorkerService:
             return
         self._pool.submit(ticket.batch.spec, *self._own(ticket))
 
+    def _give_back(self, ticket: Ticket) -> None:
+        if not ticket.begun:
+            self._hand_back([_Held.of(ticket.batch.spec, evaluation) for evaluation in self._own(ticket)])
+
     def _refuse(self, ticket: Ticket, reason: str) -> None:
         ticket.begun = True
         for evaluation in self._own(ticket):
@@ -331,8 +351,8 @@ class WorkerService:
 
     def _put_out(self, spec: StudySpec, result: EvaluationResult) -> None:
         self._outbox.setdefault(spec, []).append(result)
-        if self._send_at is None:
-            self._send_at = self._clock.monotonic() + GATHER_SECONDS
+        due = self._clock.monotonic() + GATHER_SECONDS
+        self._send_at = due if self._send_at is None else min(self._send_at, due)
 
     def _send_results(self) -> None:
         """Send what has been gathered, once it is old or much enough."""
@@ -342,17 +362,30 @@ class WorkerService:
         gathered = max(map(len, self._outbox.values()), default=0)
         if now < self._send_at and gathered < MOST_RESULTS and not self._idle():
             return
-        for spec, results in list(self._outbox.items()):
-            for part in parts(tuple(results), MOST_RESULTS):
-                batch = ResultBatch(spec.study, part)
-                if not self._sink.send_results(spec.reply_to, batch.as_of(self._version(spec, batch.results))):
-                    self._retry_at = now + RETRY_SECONDS
-                    return
-                del results[: len(part)]
-                for result in batch.results:
-                    self._settle(_Held.of(spec, result))
-            del self._outbox[spec]
-        self._send_at = None
+        for spec in list(self._outbox):
+            sending = self._answer(spec)
+            if sending is Sending.AWAY:
+                self._retry_at = now + RETRY_SECONDS
+                return
+            if sending is Sending.REFUSED and self._stopped_taking:
+                # They are not waited for: RabbitMQ has their deliveries, or their coordinator misses them.
+                for result in self._outbox.pop(spec):
+                    self._held.pop(_Held.of(spec, result), None)
+        self._send_at = now + RETRY_SECONDS if self._outbox else None
+
+    def _answer(self, spec: StudySpec) -> Sending:
+        """Send what there is for a study."""
+        results = self._outbox[spec]
+        for part in parts(tuple(results), MOST_RESULTS):
+            batch = ResultBatch(spec.study, part)
+            sending = self._sink.send_results(spec.reply_to, batch.as_of(self._version(spec, batch.results)))
+            if sending is not Sending.SAFE:
+                return sending
+            del results[: len(part)]
+            for result in batch.results:
+                self._settle(_Held.of(spec, result))
+        del self._outbox[spec]
+        return Sending.SAFE
 
     def _version(self, spec: StudySpec, results: Sequence[EvaluationResult]) -> int:
         """The version that these were asked in."""

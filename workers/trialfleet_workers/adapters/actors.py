@@ -2,8 +2,9 @@
 
 dramatiq delivers a batch to the actor on one of its threads. The actor hands it to the service, which evaluates it on the
 main thread's slots, and waits: it returns, which acknowledges the delivery, once every result is safe with the broker. An
-evaluation that outlives `HOLD_SECONDS`, or waits so long for its data, is acknowledged all the same, before RabbitMQ's
-delivery timeout (30 minutes by default) would take it back and start it elsewhere; from then on heartbeats hold it.
+evaluation that outlives `HOLD_SECONDS` is acknowledged all the same, before RabbitMQ's delivery timeout (30 minutes by
+default) would take it back and start it elsewhere; from then on heartbeats hold it. One that waits so long for its data is
+handed back: other workers may have them.
 """
 
 import logging
@@ -16,11 +17,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import dramatiq
 import msgspec
-from pika.exceptions import ConnectionBlockedTimeout
+from pika.exceptions import ConnectionBlockedTimeout, NackError
 
 from trialfleet_shared.adapters.lmdb_results import CacheStats, LmdbResultCache
 from trialfleet_shared.adapters.rabbit import (
@@ -35,12 +36,11 @@ from trialfleet_shared.adapters.rabbit import (
     unpack,
 )
 from trialfleet_shared.clock import SystemClock
-from trialfleet_shared.errors import DecodeError, NewerSchemaError, TrialfleetError, message_of
-from trialfleet_shared.messages import EvaluationBatch, Heartbeat, ResultBatch, StudySpec
-from trialfleet_workers.adapters.data_format import data_file
-from trialfleet_workers.adapters.importing import import_apart
-from trialfleet_workers.allowance import Allowance, resolve
-from trialfleet_workers.service import Ticket, WorkerService
+from trialfleet_shared.errors import DecodeError, NewerSchemaError
+from trialfleet_shared.messages import EvaluationBatch, Heartbeat, ResultBatch
+from trialfleet_workers.adapters.study_data import Imports, StudyData
+from trialfleet_workers.allowance import Allowance
+from trialfleet_workers.service import Sending, Ticket, WorkerService
 from trialfleet_workers.slots import SlotPool
 from trialfleet_workers.telemetry import NO_TELEMETRY, WorkerTelemetry
 
@@ -58,12 +58,22 @@ _LOOK_SECONDS = 0.5
 _RESERVE_PRIORITY = -1
 #: Seconds between two attempts to send while the broker takes no messages: slots, deadlines and signals wait for each.
 BLOCKED_PAUSE_SECONDS = 30.0
+#: Seconds for which a results queue that the broker refuses messages for is left alone: twice as long each time, up to a limit.
+ASIDE_SECONDS = 60.0
+MOST_ASIDE_SECONDS = 3600.0
 #: Milliseconds that dramatiq's threads may take to end.
 _STOP_MILLISECONDS = 10_000
 #: Milliseconds after which idle dramatiq threads look whether they are to end.
 _IDLE_MILLISECONDS = 200
 #: Seconds to wait for the consumer to stop.
 _STOP_SECONDS = 2.0
+
+
+class _Aside(NamedTuple):
+    """A results queue that is left alone for a while: RabbitMQ takes a minute to say that it has no leader."""
+
+    until: float
+    pause: float
 
 
 class RabbitSink:
@@ -93,35 +103,52 @@ class RabbitSink:
         self._away = False
         #: Until when nothing is tried, because the broker takes no messages.
         self._blocked_until = 0.0
+        #: Results queues that the broker refuses messages for, by address.
+        self._aside: dict[str, _Aside] = {}
 
     def stop_taking(self) -> None:
         """Have RabbitMQ deliver no more."""
         for broker in (self._broker, self._reserve):
             broker.stop_consuming(_STOP_SECONDS)
 
-    def send_results(self, address: str, batch: ResultBatch) -> bool:
+    def send_results(self, address: str, batch: ResultBatch) -> Sending:
         """Publish on the study's queue of results; where that is gone, nobody wants them any more."""
+        aside = self._aside.get(address)
+        if aside is not None and time.monotonic() < aside.until:
+            return Sending.REFUSED
 
         def publish() -> None:
             if not self._broker.publish_results(address, batch):
                 _LOG.info("nobody wants the results of study %s any more", batch.study, extra={"study": batch.study})
 
-        return self._try(publish)
+        sending = self._try(publish)
+        if sending is Sending.REFUSED:
+            pause = ASIDE_SECONDS if aside is None else min(2 * aside.pause, MOST_ASIDE_SECONDS)
+            self._aside[address] = _Aside(time.monotonic() + pause, pause)
+            _LOG.warning(
+                "the broker refuses the results of study %s; they wait %g s",
+                batch.study,
+                pause,
+                extra={"study": batch.study},
+            )
+        elif sending is Sending.SAFE:
+            self._aside.pop(address, None)
+        return sending
 
     def hand_back(self, batch: EvaluationBatch) -> bool:
         """Publish on the queue of evaluations."""
-        return self._try(lambda: self._broker.publish(EVALUATIONS, pack(batch)))
+        return self._try(lambda: self._broker.publish(EVALUATIONS, pack(batch))) is Sending.SAFE
 
     def send_heartbeat(self, heartbeat: Heartbeat) -> bool:
         """Tell all coordinators, and where Prometheus finds the worker."""
         heartbeat = msgspec.structs.replace(heartbeat, metrics_address=self._metrics_address)
         self._on_heartbeat(heartbeat)
-        return self._try(lambda: self._broker.publish_heartbeat(heartbeat))
+        return self._try(lambda: self._broker.publish_heartbeat(heartbeat)) is Sending.SAFE
 
-    def _try(self, send: Callable[[], None]) -> bool:
+    def _try(self, send: Callable[[], None]) -> Sending:
         """Do it, on a new connection if the one there was has ended meanwhile."""
         if time.monotonic() < self._blocked_until:
-            return False
+            return Sending.AWAY
         trouble = "is away"
         for _ in range(2):
             try:
@@ -131,6 +158,8 @@ class RabbitSink:
                 self._blocked_until = time.monotonic() + BLOCKED_PAUSE_SECONDS
                 trouble = "takes no messages, for want of memory or disk"
                 break  # nor would it from another connection
+            except NackError:
+                return Sending.REFUSED  # it is there, and this queue is full, or has no leader
             except BROKER_FAILURES:
                 self._broker.drop_connection()
             else:
@@ -138,63 +167,11 @@ class RabbitSink:
                     _LOG.warning("the broker is back")
                     self._telemetry.reconnected()
                 self._away = False
-                return True
+                return Sending.SAFE
         if not self._away:
             _LOG.warning("the broker %s; trying again", trouble)
         self._away = True
-        return False
-
-
-class StudyData:
-    """Sees to it that a study's data are in this host's cache before its evaluations start; for any thread.
-
-    Args:
-        path: the data cache.
-        base: folder that data sources given as paths are relative to.
-        allowance: which objectives, and functions that give data, may run.
-        telemetry: watches.
-    """
-
-    def __init__(self, path: Path, base: Path, allowance: Allowance, telemetry: WorkerTelemetry) -> None:
-        self._path = path
-        self._base = base
-        self._allowance = allowance
-        self._telemetry = telemetry
-        self._lock = threading.Lock()
-        #: By digest: held by whoever looks after a data set, so that one study does not wait for the data of another.
-        self._looked_after: dict[str, threading.Lock] = {}
-        self._known: set[str] = set()
-
-    def is_here(self, spec: StudySpec) -> bool:
-        """Whether the study needs no data, or has had them and they are still here."""
-        # Somebody may have made room in the cache since.
-        return spec.data is None or (
-            spec.data_digest in self._known and data_file(self._path, spec.data_digest).exists()
-        )
-
-    def require(self, spec: StudySpec) -> None:
-        """Import the study's data unless they are here.
-
-        Raises:
-            ObjectiveError: the study's objective may not run here, so its data have no business here either.
-            DataError: the data can not be imported, or are not the study's.
-        """
-        if spec.data is None:
-            return
-        resolve(spec.objective, spec.objective_digest, self._base, self._allowance)
-        with self._lock:
-            looked_after = self._looked_after.setdefault(spec.data_digest, threading.Lock())
-        with looked_after:
-            if self.is_here(spec):
-                self._telemetry.data_found()
-                return
-            started = time.monotonic()
-            size = import_apart(spec, self._path, self._base, self._allowance)
-            self._known.add(spec.data_digest)
-        if size:
-            self._telemetry.data_imported(time.monotonic() - started, size)
-        else:
-            self._telemetry.data_found()
+        return Sending.AWAY
 
 
 def run_worker(
@@ -259,10 +236,10 @@ def run_worker(
     consumers = [_consumers(each, slots) for each in (broker, reserve)]
     try:
         with _signals(service) as received:
-            data = StudyData(data_path, base, allowance, telemetry)
+            imports = Imports(service, StudyData(data_path, base, allowance, telemetry))
             pool.start()
             for each, threads in zip((broker, reserve), consumers, strict=True):
-                declare_actor(each, service, data, telemetry, gone)
+                declare_actor(each, service, imports, telemetry, gone)
                 threads.start()
             _LOG.info(
                 "worker %s serves %s with %d slots", name, redact(url), slots, extra={"worker": name, "slots": slots}
@@ -303,14 +280,14 @@ class _Redeliveries(dramatiq.Middleware):
 
 
 def declare_actor(
-    broker: FleetBroker, service: WorkerService, data: StudyData, telemetry: WorkerTelemetry, gone: threading.Event
+    broker: FleetBroker, service: WorkerService, imports: Imports, telemetry: WorkerTelemetry, gone: threading.Event
 ) -> None:
     """Have what the broker delivers evaluated by the service.
 
     Args:
         broker: whose messages.
         service: evaluates.
-        data: sees to the data first.
+        imports: sees to the data first.
         telemetry: watches.
         gone: set once the service has ended; what is held then is neither answered nor handed back.
     """
@@ -328,10 +305,7 @@ def declare_actor(
             telemetry.unreadable()
             raise
         ticket = service.take(batch)
-        if data.is_here(batch.spec):
-            _prepare(service, ticket, data)
-        else:  # apart: an import may take hours, and a delivery is not held so long
-            threading.Thread(target=_prepare, args=(service, ticket, data), name="import", daemon=True).start()
+        imports.prepare(ticket)
         _settle(service, ticket, gone)
 
     broker.add_middleware(_Redeliveries(telemetry))
@@ -340,25 +314,19 @@ def declare_actor(
 
 def _hand_back_later(broker: FleetBroker, body: bytes, gone: threading.Event) -> None:
     """Leave work to newer workers, slowly enough that it does not go round in circles where there are none."""
-    gone.wait(HAND_BACK_SECONDS)
-    try:
-        broker.publish(EVALUATIONS, body)
-    except BROKER_FAILURES:
-        raise Abandoned from None  # RabbitMQ still has it
-
-
-def _prepare(service: WorkerService, ticket: Ticket, data: StudyData) -> None:
-    """Have the batch evaluated once the study's data are here, or refused where they can not be had."""
-    study = ticket.batch.spec.study
-    try:
-        data.require(ticket.batch.spec)
-    except TrialfleetError as error:
-        service.refuse(ticket, str(error))
-    except Exception as error:  # noqa: BLE001  # no memory for a process, say; it is held until it is answered
-        _LOG.exception("the data of study %s can not be had", study, extra={"study": study})
-        service.refuse(ticket, f"the study's data can not be had: {type(error).__name__}: {message_of(error)}")
-    else:
-        service.begin(ticket)
+    while not gone.wait(HAND_BACK_SECONDS):
+        try:
+            broker.publish(EVALUATIONS, body)
+        except ConnectionBlockedTimeout:
+            continue  # it is there, and so is the connection that the message came over
+        except BROKER_FAILURES:
+            break
+        else:
+            return
+        finally:
+            # This thread's own, which nobody serves until the next time: RabbitMQ would end it.
+            broker.drop_connection()
+    raise Abandoned  # RabbitMQ still has it
 
 
 def _settle(service: WorkerService, ticket: Ticket, gone: threading.Event) -> None:
@@ -367,9 +335,12 @@ def _settle(service: WorkerService, ticket: Ticket, gone: threading.Event) -> No
     while not ticket.wait(_LOOK_SECONDS):
         if gone.is_set():
             raise Abandoned  # neither answered nor handed back
-        if time.monotonic() >= end:
+        if time.monotonic() < end:
+            continue
+        if ticket.begun:
             service.lease(ticket)
             return
+        service.give_back(ticket)  # which settles it, once the broker has it
 
 
 @contextmanager
