@@ -86,6 +86,14 @@ class RabbitNode:
                 raise BrokerError(f"the private RabbitMQ node did not start{how}; {said}")
             time.sleep(0.1)
 
+    def check(self) -> None:
+        """Raise BrokerError when the node has ended by itself."""
+        status = None if self._process is None else self._process.poll()
+        if status is not None:
+            tail = (self.folder / "output.log").read_text(errors="replace")[-1500:]
+            said = f"; the end of its output:\n{tail}" if tail else ""
+            raise BrokerError(f"the private RabbitMQ node has ended with status {status}{said}")
+
     def stop(self) -> None:
         """Stop the node and its port mapper. May be called twice."""
         if self._process is not None:

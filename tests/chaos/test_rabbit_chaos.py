@@ -182,6 +182,21 @@ def test_a_broker_short_of_memory_is_waited_for(
         fleet.close()
 
 
+def test_a_broker_short_of_memory_is_noticed_by_who_publishes_nothing(
+    rabbitmq_node: ControlledNode, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Workers' heartbeats are held up meanwhile: who did not know would take what they evaluate for lost."""
+    fleet = RabbitFleet(f"{rabbitmq_node.url}?blocked_connection_timeout=1", address="quiet", clock=SystemClock())
+    fleet.start(make_spec("objectives.py:misbehave"))
+    rabbitmq_node.control("set_vm_memory_high_watermark", "0")
+    try:
+        poll_until(lambda: fleet.poll(0.1), lambda: "takes no messages" in caplog.text, "the coordinator notices")
+    finally:
+        rabbitmq_node.control("set_vm_memory_high_watermark", "0.4")
+    poll_until(lambda: fleet.poll(0.1), lambda: "takes messages again" in caplog.text, "it goes on")
+    fleet.close()
+
+
 def test_a_node_ends_with_whoever_started_it(tmp_path: Path) -> None:
     code = (
         "import sys, time; from pathlib import Path; from trialfleet.rabbitmq_node import RabbitNode; "

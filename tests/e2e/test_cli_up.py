@@ -8,6 +8,8 @@ import pytest
 from support.commands import PATIENCE, document, start_trialfleet, trialfleet
 from support.waiting import wait_until
 
+from trialfleet_workers import linux
+
 STUDY = """
 [study]
 name = "parabola"
@@ -54,6 +56,11 @@ def left_behind(home: Path) -> list[str]:
     return found
 
 
+def descendants_named(name: str, pid: int) -> list[int]:
+    """Processes of this name that a process has started, or what it has started."""
+    return [each for each in linux.descendants(pid) if name in Path(f"/proc/{each}/comm").read_text()]
+
+
 @pytest.mark.rabbitmq
 def test_up_runs_a_study_on_a_fleet_and_leaves_nothing(tmp_path: Path) -> None:
     home = tmp_path / "home"
@@ -83,6 +90,21 @@ def test_a_signal_stops_everything_and_the_study_goes_on_embedded(tmp_path: Path
     assert document(output)["ended"] == "stopped"
     wait_until(lambda: not left_behind(home), "everything has ended")
     assert document(trialfleet(["run", study, "--json"], home).stdout)["complete"] == 30
+
+
+@pytest.mark.rabbitmq
+def test_a_node_that_dies_ends_it(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    study = write_study(tmp_path / "study", trials=1000, seconds=0.1)
+    calls = study.parent / "calls"
+    with start_trialfleet(["up", study, "--workers", "1"], home) as process:
+        wait_until(lambda: calls.exists() and calls.read_text().count("\n") > 3, "evaluations began", PATIENCE)
+        for node in descendants_named("beam.smp", process.pid):
+            os.kill(node, signal.SIGKILL)
+        _, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 3, errors
+    assert "the private RabbitMQ node has ended" in errors
+    wait_until(lambda: not left_behind(home), "everything has ended")
 
 
 @pytest.mark.rabbitmq

@@ -6,6 +6,7 @@ import logging
 import socket
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -309,6 +310,26 @@ def test_who_says_nothing_is_hung_up_on(service: HttpService, monkeypatch: pytes
     assert answered.recv(1000).startswith(b"HTTP/1.1 200")
     answered.sendall(HALF)
     assert hung_up_on(answered)
+
+
+def test_who_asks_and_does_not_read_is_hung_up_on(service: HttpService, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that is closed waits for its last byte to be taken, and counts as one until then."""
+    monkeypatch.setattr(server, "HEAD_SECONDS", 0.2)
+    for number in range(2000):
+        service.daemon.submit(Submission(tables={}, base="/", name=f"study-{number}"))
+
+    def sockets() -> int:
+        return sum("socket:" in str(file.readlink()) for file in Path("/proc/self/fd").iterdir() if file.is_symlink())
+
+    before = sockets()
+    request = f"GET {PREFIX}/studies HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n\r\n".encode()
+    url = httpx.URL(service.url)
+    with socket.socket() as greedy:
+        greedy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        greedy.connect((url.host, url.port))
+        greedy.sendall(request * 30)
+        wait_until(lambda: sockets() == before + 2, "it is connected")
+        wait_until(lambda: sockets() == before + 1, "the coordinator has hung up")
 
 
 def test_a_body_that_does_not_come_is_not_waited_for(

@@ -19,10 +19,13 @@ import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 from support.commands import PATIENCE, document, start_trialfleet, trialfleet
 from support.deployed import OPS
+from support.fleet_suite import make_spec
 from support.queues import messages, put
 from support.rabbit_node import VHOST, OpsNode
 from support.waiting import wait_until
+from support.workers import poll_until
 
+from trialfleet_coordinator.adapters.rabbit_fleet import RabbitFleet
 from trialfleet_shared.adapters.rabbit import (
     DEAD,
     EVALUATIONS,
@@ -32,6 +35,7 @@ from trialfleet_shared.adapters.rabbit import (
     connect,
     results_queue,
 )
+from trialfleet_shared.clock import SystemClock
 from trialfleet_shared.errors import BrokerError
 
 DEFINITIONS = json.loads((OPS / "rabbitmq" / "definitions.json").read_text())
@@ -269,6 +273,16 @@ def test_a_role_may_do_nothing_else(
 def test_a_stranger_does_not_get_in(user: str, password: str, node: OpsNode) -> None:
     with pytest.raises(BrokerError, match="user or password is wrong"):
         connect(f"amqp://{user}:{password}@{node.address}/{VHOST}", patience=5.0)
+
+
+@pytest.mark.rabbitmq
+def test_a_coordinator_with_a_workers_secret_is_told_what_it_may_not(node: OpsNode) -> None:
+    fleet = RabbitFleet(node.url_of("worker"), address="mine", clock=SystemClock())
+    fleet.start(make_spec("objectives.py:double"))
+    with pytest.raises(BrokerError, match=r"refused: ACCESS_REFUSED - .*trialfleet\.v1\.results\.mine") as refused:
+        poll_until(lambda: fleet.poll(0.1), lambda: False, "it is refused")
+    assert node.password_of("worker") not in str(refused.value)
+    fleet.close()
 
 
 @pytest.mark.rabbitmq

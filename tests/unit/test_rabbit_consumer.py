@@ -96,6 +96,15 @@ def test_whatever_keeps_the_data_from_a_worker_is_answered(broker: FleetBroker, 
     assert service.refused == ["the study's data can not be had: OSError: [Errno 12] Cannot allocate memory"]
 
 
+def test_a_delivery_that_is_forgotten_is_left_to_the_broker(broker: FleetBroker) -> None:
+    service: Any = Refusing()
+    service.take = lambda batch: SimpleNamespace(batch=batch, wait=lambda _seconds: False, forgotten=True)
+    here: Any = SimpleNamespace(is_here=lambda _spec: True, require=lambda _spec: None)
+    declare_actor(broker, service, Imports(service, here), NO_TELEMETRY, threading.Event())
+    with pytest.raises(Abandoned):
+        broker.get_actor(EVALUATE).fn(pack(BATCH))
+
+
 def test_a_thread_that_can_not_be_started_is_answered_and_the_next_batch_tries_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -259,7 +259,28 @@ def test_a_worker_that_leaves_does_not_wait_for_what_is_refused(worker: Worker) 
     worker.sink.refused.add(SPEC.reply_to)
     worker.run((5.0, worker.service.drain))
     assert worker.answered() == []
-    assert not ticket.wait(0.0), "RabbitMQ delivers it again"
+    assert not ticket.wait(0.0)
+    assert ticket.forgotten, "RabbitMQ delivers it again"
+
+
+def test_what_can_not_be_handed_back_by_a_worker_that_leaves_is_not_acknowledged_later() -> None:
+    """Its delivery is RabbitMQ's, also while what runs takes long to finish."""
+    worker = Worker(slots=1, seconds=30.0)
+    runs, waits = worker.service.take(batch(0)), worker.service.take(batch(1))
+    for ticket in (runs, waits):
+        worker.service.begin(ticket)
+
+    def leave() -> None:
+        worker.sink.away = True
+        worker.service.drain()
+
+    def look() -> None:
+        assert (runs.forgotten, waits.forgotten) == (False, True)
+        worker.sink.away = False
+
+    worker.run((5.0, leave), (10.0, look))
+    assert worker.answered() == [0]
+    assert worker.sink.handed_back == []
 
 
 def test_a_batch_is_settled_once_all_its_results_are_safe(worker: Worker) -> None:

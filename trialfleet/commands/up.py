@@ -43,6 +43,11 @@ def up_command(study_file: Path, flags: StudyFlags, environment: Environment, *,
         stack.callback(started.stop)
         started.start()
         say(notes, f"RabbitMQ listens on {node.address}; {workers} workers of {started.slots} slots each")
+
+        def check() -> None:
+            node.check()
+            started.check()
+
         stack.callback(signals.ignore)  # the first thing on the way out: nothing interrupts the stopping
         return run_and_report(
             request,
@@ -52,7 +57,7 @@ def up_command(study_file: Path, flags: StudyFlags, environment: Environment, *,
             broker_url=node.url,
             warm_start=warm_start,
             as_json=as_json,
-            check=started.check,
+            check=check,
         )
 
 

@@ -11,7 +11,7 @@ what runs is finished) -> gone; `abort` hands back what runs as well.
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from enum import Enum, auto
 from functools import partial
@@ -117,6 +117,8 @@ class Ticket:
         self.leased = False
         #: Whether `begin` or `refuse` was called for it; until then it waits for its data.
         self.begun = False
+        #: Whether some of it is neither answered nor handed back by a worker that leaves: RabbitMQ is to deliver it again.
+        self.forgotten = False
         self._settled = threading.Event()
         self._left = {(evaluation.key, evaluation.attempt): evaluation for evaluation in batch.evaluations}
         if not self._left:
@@ -369,8 +371,7 @@ class WorkerService:
                 return
             if sending is Sending.REFUSED and self._stopped_taking:
                 # They are not waited for: RabbitMQ has their deliveries, or their coordinator misses them.
-                for result in self._outbox.pop(spec):
-                    self._held.pop(_Held.of(spec, result), None)
+                self._forget(_Held.of(spec, result) for result in self._outbox.pop(spec))
         self._send_at = now + RETRY_SECONDS if self._outbox else None
 
     def _answer(self, spec: StudySpec) -> Sending:
@@ -402,6 +403,11 @@ class WorkerService:
         if not self._held:
             early = self._heartbeat_due - HEARTBEAT_SECONDS + IDLE_HEARTBEAT_SECONDS
             self._heartbeat_due = min(self._heartbeat_due, early)
+
+    def _forget(self, chosen: Iterable[_Held]) -> None:
+        for held in chosen:
+            for ticket in self._held.pop(held, []):
+                ticket.forgotten = True
 
     def _stalled(self) -> bool:
         """Whether evaluations wait here behind leased ones, which may take hours, while other workers may be idle.
@@ -446,8 +452,7 @@ class WorkerService:
             for part in parts(tuple(evaluations.values())):
                 if not self._sink.hand_back(EvaluationBatch(spec, part, version)):
                     if self.draining:
-                        for held in chosen:
-                            self._held.pop(held, None)
+                        self._forget(chosen)
                     return False
                 for evaluation in part:
                     self._settle(_Held.of(spec, evaluation))

@@ -33,6 +33,7 @@ from trialfleet_shared.adapters.rabbit import (
     connect,
     pack,
     redact,
+    refusal,
     results_queue,
     unpack_results,
 )
@@ -203,10 +204,14 @@ class _Link:
                 self._mailbox.put(Ready(None))
                 self._pause()
             except BROKER_FAILURES as error:
-                now = self._clock.monotonic()
+                now, refused = self._clock.monotonic(), refusal(error)
+                if refused is not None and not self._connections:  # trying again does not change that
+                    self._mailbox.fail(BrokerError(f"the broker at {self._where} refused: {refused}"))
+                    return
                 if self._connections > before or lost_at is None:
                     lost_at = now
-                    _LOG.warning("lost the broker at %s (%s); connecting again", self._where, type(error).__name__)
+                    why = refused or type(error).__name__
+                    _LOG.warning("lost the broker at %s (%s); connecting again", self._where, why)
                 self._mailbox.put(Ready(None))
                 if now - lost_at > self._outage:
                     self._mailbox.fail(
@@ -249,6 +254,10 @@ class _Link:
         connection.process_data_events(time_limit=0)
         while True:
             self._flush()
+            look = self._clock.monotonic() >= self._look_at
+            if look or self._is_blocked:
+                # In want of memory or disk the broker holds up heartbeats, and who publishes nothing would not know.
+                broker.probe()
             if self._is_blocked:
                 _LOG.warning("the broker at %s takes messages again", self._where)
                 self._is_blocked = False
@@ -256,7 +265,7 @@ class _Link:
                 stopping = self._stopping
             if stopping:
                 break
-            if self._clock.monotonic() >= self._look_at:
+            if look:
                 self._look_at = self._clock.monotonic() + _LOOK_SECONDS
                 bind_heartbeats()
                 self._mailbox.put(Ready(broker.ready_messages(EVALUATIONS)))

@@ -36,6 +36,8 @@ EVALUATIONS = "trialfleet.v1.evaluations"
 HEARTBEATS = "trialfleet.v1.heartbeats"
 DEAD = "trialfleet.v1.dead"
 _RESULTS = "trialfleet.v1.results."
+#: No queue.
+_NOWHERE = "trialfleet.v1.nowhere"
 #: Name of the actor that evaluates.
 EVALUATE = "evaluate"
 #: Longest message that is looked at, in bytes: a payload in an envelope, where quotes and backslashes need two bytes each.
@@ -48,6 +50,8 @@ _RESULTS_EXPIRE = 30 * 24 * 3600 * 1000
 _DEAD_EXPIRE = 7 * 24 * 3600 * 1000
 #: AMQP's reply code for a queue that is gone.
 _NOT_FOUND = 404
+#: AMQP's reply codes for what a user may not do, and for a queue that is there with other arguments.
+_REFUSED = (403, 406)
 #: AMQP's reply code for what the broker can not do though it should.
 INTERNAL_ERROR = 541
 #: First pause between two attempts to connect, in seconds; doubled each time.
@@ -252,6 +256,10 @@ class FleetBroker(RabbitmqBroker):
         """Have the exchange that heartbeats go through. Raises one of `BROKER_FAILURES`."""
         self.channel.exchange_declare(HEARTBEATS, exchange_type="fanout", durable=True)
 
+    def probe(self) -> None:
+        """Publish what nobody gets: waits while the broker takes no messages. Raises one of `BROKER_FAILURES`."""
+        self.channel.basic_publish("", _NOWHERE, b"")
+
     def ready_messages(self, queue: str) -> int:
         """Messages that wait for a consumer. Raises one of `BROKER_FAILURES`."""
         return int(self.channel.queue_declare(queue=queue, passive=True).method.message_count)
@@ -351,7 +359,7 @@ def connect(
             broker.declare_queue(EVALUATIONS, ensure=True)
         except (*_REFUSALS, *BROKER_FAILURES) as error:
             cause = _cause(error)
-            if isinstance(cause, _REFUSALS):
+            if _is_refusal(cause):
                 raise BrokerError(f"the broker at {redact(url)} refused the connection: {_words(cause)}") from None
             if monotonic() + pause > end:
                 raise BrokerError(
@@ -361,6 +369,13 @@ def connect(
             pause = min(2 * pause, _LONGEST_PAUSE)
         else:
             return broker
+
+
+def refusal(error: BaseException) -> str | None:
+    """What the broker will not allow, in its words; None where it is something else that went wrong."""
+    cause = _cause(error)
+    is_one = isinstance(cause, pika.exceptions.ChannelClosedByBroker) and cause.reply_code in _REFUSED
+    return _words(cause) if is_one else None
 
 
 def quiet_libraries() -> None:
@@ -376,6 +391,12 @@ _REFUSALS = (
     pika.exceptions.ProbableAccessDeniedError,
     pika.exceptions.ChannelClosedByBroker,
 )
+
+
+def _is_refusal(error: BaseException) -> bool:
+    """Whether it is one of the server. pika guesses one wherever a connection ends in that phase, as with a proxy's server."""
+    guessed = isinstance(error, pika.exceptions.ProbableAuthenticationError | pika.exceptions.ProbableAccessDeniedError)
+    return isinstance(error, _REFUSALS) and not (guessed and "StreamLostError" in str(error.args))
 
 
 def _broker(url: str) -> FleetBroker:

@@ -333,7 +333,7 @@ def _settle(service: WorkerService, ticket: Ticket, gone: threading.Event) -> No
     """Wait until the batch is settled or held long enough."""
     end = time.monotonic() + HOLD_SECONDS
     while not ticket.wait(_LOOK_SECONDS):
-        if gone.is_set():
+        if gone.is_set() or ticket.forgotten:
             raise Abandoned  # neither answered nor handed back
         if time.monotonic() < end:
             continue

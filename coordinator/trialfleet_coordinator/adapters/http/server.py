@@ -43,16 +43,23 @@ class _Connection(H11Protocol):
         else:
             self.loop.call_later(HEAD_SECONDS, self._leave_if_silent, None)
 
-    def _leave_if_silent(self, answered: object) -> None:
-        """End it if no request has come since the last look, when the latest was `answered`; else look again later."""
-        if self.transport.is_closing():
-            return
+    def _leave_if_silent(self, answered: object, unread: int = 0) -> None:
+        """End it if no request has come since the last look, when the latest was `answered`; else look again later.
+
+        Also one that has read nothing since, when so many bytes waited for it: closing it would wait for them to be taken.
+        """
+        left = self.transport.get_write_buffer_size()
         latest: RequestResponseCycle | None = self.cycle
-        if latest is answered:
+        if left and left == unread:
             self.transport.abort()
-            return
-        is_answered = latest is None or latest.response_complete
-        self.loop.call_later(HEAD_SECONDS, self._leave_if_silent, latest if is_answered else _UNANSWERED)
+        elif self.transport.is_closing():
+            if left:
+                self.loop.call_later(HEAD_SECONDS, self._leave_if_silent, _UNANSWERED, left)
+        elif latest is answered:
+            self.transport.abort()
+        else:
+            is_answered = latest is None or latest.response_complete
+            self.loop.call_later(HEAD_SECONDS, self._leave_if_silent, latest if is_answered else _UNANSWERED, left)
 
 
 @contextmanager
