@@ -1,5 +1,6 @@
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,12 @@ def rabbitmq_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Controll
         if os.environ.get("CI"):
             raise
         pytest.skip(str(error))
-    with node:
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(node)
+        except BrokerError:
+            # A port that was free may be taken by the time that Erlang has started.
+            node = stack.enter_context(ControlledNode(Path(tmp_path_factory.mktemp("rabbitmq"))))
         yield node
 
 

@@ -4,14 +4,15 @@ import ipaddress
 import os
 import socket
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from prometheus_client import CollectorRegistry, ProcessCollector, start_http_server
+from prometheus_client import CollectorRegistry, ProcessCollector, make_asgi_app
 from prometheus_client.registry import Collector
 
+from trialfleet_coordinator.adapters.http.server import served
 from trialfleet_coordinator.adapters.prometheus import FleetMetrics
 from trialfleet_shared.clock import SystemClock
 from trialfleet_shared.errors import ConfigurationError
@@ -54,17 +55,15 @@ def metrics_served(collectors: Sequence[Collector], port: int | None, *, host: s
     if port is None:
         yield
         return
-    try:
-        server, thread = start_http_server(port, addr=host, registry=metrics_registry(collectors))
-    except OSError as error:
-        where = "" if host == THIS_MACHINE else f" at {host}"
-        raise ConfigurationError(f"--metrics-port {port}{where}: {error.strerror}") from error
-    try:
+    with ExitStack() as stack:
+        try:
+            # As the coordinator's own, it bears those who say nothing: the slots need the process's files.
+            stack.enter_context(served(make_asgi_app(metrics_registry(collectors)), host, port))
+        except ConfigurationError as error:
+            where = "" if host == THIS_MACHINE else f" at {host}"
+            reason = getattr(error.__cause__, "strerror", None) or error.__cause__
+            raise ConfigurationError(f"--metrics-port {port}{where}: {reason}") from error
         yield
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 def metrics_address(host: str, port: int, broker_url: str) -> str:

@@ -12,11 +12,11 @@ pytestmark = pytest.mark.chaos
     ("fleet", "faults"),
     [
         pytest.param(
-            False, ["killed slot", "full disk", "killed zygote", "killed coordinator", "stepped clock"], id="embedded"
+            False, ["killed coordinator", "killed slot", "full disk", "killed zygote", "stepped clock"], id="embedded"
         ),
         pytest.param(
             True,
-            ["killed worker", "killed slot", "killed coordinator"],
+            ["killed coordinator", "killed worker", "killed slot"],
             id="fleet",
             marks=pytest.mark.rabbitmq,
         ),

@@ -41,10 +41,14 @@ OBJECTIVE = """
 import os, pathlib, time
 import numpy as np
 
+HERE = pathlib.Path(__file__).parent
+
 def train(params, data):
-    with (pathlib.Path(__file__).parent / "calls").open("a") as calls:
+    with (HERE / "calls").open("a") as calls:
         print(os.getppid(), file=calls)
-    time.sleep(0.05)
+    # Unless it is told to go on, the tenth call waits: another worker has joined by then.
+    while not (HERE / "go").exists() and len((HERE / "calls").read_text().splitlines()) >= 10:
+        time.sleep(0.01)
     gram = data.X.T @ data.X + params["strength"] * np.eye(data.X.shape[1])
     weights = np.linalg.solve(gram, data.X.T @ data.y)
     return float(np.mean((data.y_valid - data.X_valid @ weights) ** 2))
@@ -62,6 +66,7 @@ def study(tmp_path: Path) -> Path:
     table.to_csv(folder / "table.csv", index=False)
     (folder / "objective.py").write_text(OBJECTIVE)
     (folder / "study.toml").write_text(STUDY)
+    (folder / "go").touch()
     return folder / "study.toml"
 
 
@@ -99,6 +104,7 @@ def calls(study: Path) -> list[str]:
 def test_a_fleet_finds_what_an_embedded_run_finds(study: Path, workers: Workers, rabbitmq: str, tmp_path: Path) -> None:
     url_file = tmp_path / "url"
     url_file.write_text(rabbitmq)
+    (study.parent / "go").unlink()
     coordinator = start_trialfleet(
         ["run", study, "--json"], tmp_path / "home", TRIALFLEET_BROKER_URL_FILE=str(url_file)
     )
@@ -108,9 +114,11 @@ def test_a_fleet_finds_what_an_embedded_run_finds(study: Path, workers: Workers,
     copy = tmp_path / "elsewhere" / "study" / "study.toml"
     shutil.copytree(study.parent, copy.parent)
     (copy.parent / "calls").unlink()
+    (copy.parent / "go").touch()
     second = workers.start(tmp_path / "elsewhere")
     wait_until(lambda: calls(copy), "the second worker evaluates", PATIENCE)
     first.kill()
+    (study.parent / "go").touch()
 
     output, errors = coordinator.communicate(timeout=PATIENCE)
     second.terminate()

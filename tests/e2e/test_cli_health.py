@@ -71,9 +71,9 @@ def test_another_success_is_not_readiness(server: _Server, tmp_path: Path) -> No
 
 
 def test_nobody_there_is_not_ready(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as held:
-        url = f"http://127.0.0.1:{held.getsockname()[1]}"
-    done = trialfleet(["health", "--url", url], tmp_path)
+    with socket.socket() as held:  # and not listened at: nobody else can, meanwhile
+        held.bind(("127.0.0.1", 0))
+        done = trialfleet(["health", "--url", f"http://127.0.0.1:{held.getsockname()[1]}"], tmp_path)
 
     assert done.returncode == 1
     assert done.stdout.count("\n") == 1

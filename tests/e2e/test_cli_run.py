@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from support.commands import PATIENCE, document, start_trialfleet, trialfleet
+from support.modules import HELD
 from support.waiting import wait_until
 
 STUDY = """
@@ -200,15 +201,19 @@ def test_repeated_params_come_from_the_cache_of_another_study(tmp_path: Path, ho
 
 
 def test_the_first_signal_finishes_what_is_in_flight_and_the_same_command_goes_on(tmp_path: Path, home: Path) -> None:
-    study = write_study(tmp_path / "study", trials=30, seconds=0.1)
+    study = write_study(tmp_path / "study", trials=30)
+    objective = study.parent / "objective.py"
+    objective.write_text(objective.read_text().replace("time.sleep(0.0)", HELD))
     process = start_trialfleet(["run", study, "--json"], home)
-    wait_until(lambda: len(calls(study)) >= 4, "four evaluations began")
+    wait_until(lambda: len(calls(study)) >= 4, "four evaluations began", PATIENCE)
 
     os.killpg(process.pid, signal.SIGINT)  # Ctrl-C is for the slots as well
+    assert process.stderr is not None
+    assert any("SIGINT: finishing what is in flight" in line for line in process.stderr)
+    (study.parent / "go").touch()
     output, errors = process.communicate(timeout=PATIENCE)
 
     assert process.returncode == 128 + signal.SIGINT, errors
-    assert "SIGINT: finishing what is in flight" in errors
     stopped = document(output)
     assert stopped["ended"] == "stopped"
     assert stopped["complete"] == len(calls(study)) < 30

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from support.commands import PATIENCE, document, start_trialfleet, trialfleet
+from support.modules import HELD
 from support.waiting import wait_until
 
 from trialfleet_workers import linux
@@ -78,12 +79,17 @@ def test_up_runs_a_study_on_a_fleet_and_leaves_nothing(tmp_path: Path) -> None:
 @pytest.mark.rabbitmq
 def test_a_signal_stops_everything_and_the_study_goes_on_embedded(tmp_path: Path) -> None:
     home = tmp_path / "home"
-    study = write_study(tmp_path / "study", trials=30, seconds=0.1)
+    study = write_study(tmp_path / "study", trials=30)
+    objective = study.parent / "objective.py"
+    objective.write_text(objective.read_text().replace("time.sleep(0.0)", HELD))
     calls = study.parent / "calls"
     process = start_trialfleet(["up", study, "--workers", "1", "--json"], home)
     wait_until(lambda: calls.exists() and len(calls.read_text().splitlines()) > 3, "evaluations began", PATIENCE)
 
     process.send_signal(signal.SIGTERM)
+    assert process.stderr is not None
+    assert any("finishing what is in flight; once more" in line for line in process.stderr)
+    (study.parent / "go").touch()
     output, errors = process.communicate(timeout=PATIENCE)
 
     assert process.returncode == 128 + signal.SIGTERM, errors

@@ -143,14 +143,22 @@ READER = """
     )
     print(data.X.sum() + data.X_valid.sum() + data.y.sum(), flush=True)
     sys.stdin.readline()
+    # Of libraries it depends on what other programs run.
+    mapped, is_data = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if not line.partition(" ")[0].endswith(":"):
+            is_data = line.endswith(".mdb")
+        elif is_data and line.startswith("Pss:"):
+            mapped += int(line.split()[1]) * 1024
     lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
-    print(*(int(line.split()[1]) * 1024 for line in lines if line.startswith(("Pss:", "Pss_Anon:"))), flush=True)
+    own = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss_Anon:"))
+    print(mapped, own, flush=True)
     sys.stdin.readline()
 """
 
 
 def four_readers(folder: Path, digest: str, mode: str) -> tuple[int, int]:
-    """Proportional set size of four processes that have read all the data: of files they map, and of their own."""
+    """Proportional set size of four processes that have read all the data: of the data's file, and of their own."""
     readers = [
         subprocess.Popen(
             [sys.executable, "-c", textwrap.dedent(READER), str(folder), digest, mode],
@@ -167,8 +175,8 @@ def four_readers(folder: Path, digest: str, mode: str) -> tuple[int, int]:
         for reader in readers:  # all have read everything by now, and none has ended
             print(file=reader.stdin, flush=True)
         for reader in readers:
-            whole, anonymous = map(int, reader.stdout.readline().split())  # type: ignore[union-attr]  # piped
-            mapped += whole - anonymous
+            of_data, anonymous = map(int, reader.stdout.readline().split())  # type: ignore[union-attr]  # piped
+            mapped += of_data
             own += anonymous
     finally:
         for reader in readers:

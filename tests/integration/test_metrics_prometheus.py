@@ -111,18 +111,16 @@ def test_a_study_on_this_machine(tmp_path: Path) -> None:
             missing = series([metric for metric in expected if metric not in NOT_AT_ONCE]) - prometheus.names("study")
             assert not missing
             # Over all of its time: between two turns of its loop a rate may be ahead of what was.
-            busy = prometheus.number(
+            busy = prometheus.value(
                 "trialfleet_worker_busy_slot_seconds_total / trialfleet_worker_available_slot_seconds_total"
             )
-            assert busy is not None
             assert 0 < busy <= 1
-            assert prometheus.number("trialfleet_worker_slots") == 2
-            assert prometheus.number("trialfleet_study_info{mode='balanced', direction='maximize'}") == 1
-            too_much = prometheus.number(
+            assert prometheus.value("trialfleet_worker_slots") == 2
+            assert prometheus.value("trialfleet_study_info{mode='balanced', direction='maximize'}") == 1
+            too_much = prometheus.value(
                 "trialfleet_baseline_cpu_seconds_total - trialfleet_spent_cpu_seconds_total"
                 " - sum without (source) (trialfleet_saved_cpu_seconds_total)"
             )
-            assert too_much is not None
             assert too_much < 1e-6, "a baseline beyond what was spent and saved"
             check_exposition(port)
     finally:
@@ -169,15 +167,15 @@ def test_a_study_with_a_worker(rabbitmq: str, tmp_path: Path) -> None:
                 f"all {evaluated} evaluations are seen",
                 PATIENCE,
             )
-            errors = prometheus.number("sum(trialfleet_worker_evaluations_total{outcome='error'})")
-            assert errors is not None
+            errors = prometheus.value("sum(trialfleet_worker_evaluations_total{outcome='error'})")
             assert errors >= report["failed"] > 0
             ran = "sum(trialfleet_worker_evaluations_total)"
             for counted in (
                 "trialfleet_worker_evaluation_seconds_count",
                 "trialfleet_worker_result_cache_requests_total",
             ):
-                assert prometheus.number(f"sum({counted}) == {ran}") is not None, counted
+                # A copy of an evaluation that was given to another slot too may be under way still.
+                assert prometheus.value(f"sum({counted}) == {ran}") is not None, counted
             check_exposition(worker_port)
     finally:
         _, log = end(worker, signal.SIGTERM)

@@ -227,12 +227,14 @@ def test_what_is_not_started_can_be_taken_back(make_pool: MakePool) -> None:
 def test_busy_time_is_integrated_while_an_evaluation_runs(make_pool: MakePool) -> None:
     pool = make_pool(lambda params: time.sleep(params["x"]) or 1.0)
     pool.prepare(memory_spec())
+    began = time.monotonic()
     pool.submit(memory_spec(), evaluation(0, x=1.0))
-    pool.poll(0.4)
-    assert 0.35 < pool.busy_slot_seconds < 0.95
-    collect(pool, 1)
+    answered = pool.poll(0.4)
+    assert 0.35 < pool.busy_slot_seconds <= time.monotonic() - began
+    if not answered:  # it is, where this process was held up
+        collect(pool, 1)
     busy = pool.busy_slot_seconds
-    assert 0.95 < busy < 1.5
+    assert 0.95 < busy <= time.monotonic() - began
     assert pool.busy_slot_seconds == busy
     assert pool.available_slot_seconds > 2 * busy - 0.1
 

@@ -202,11 +202,12 @@ def test_many_that_were_offered_to_a_slot_that_is_held_up_are_done_by_another(
 def test_the_next_has_a_deadline_of_its_own(make_pool: MakePool, tmp_path: Path) -> None:
     spec = memory_spec(deadline_seconds=0.5)
     pool = make_pool(spec)
+    began = time.monotonic()
     for trial in range(3):
         pool.submit(spec, ask(tmp_path, trial, "wait"))
     results = collect(pool, 3)
     assert {result.outcome for result in results.values()} == {Outcome.TIMEOUT}
-    assert all(result.wall_seconds == pytest.approx(0.5, abs=0.4) for result in results.values())
+    assert all(0.45 < result.wall_seconds <= time.monotonic() - began for result in results.values())
 
 
 def test_what_ends_while_it_is_judged_late_is_done_once_and_so_is_all_that_follows(

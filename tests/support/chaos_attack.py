@@ -46,7 +46,10 @@ def attack(
         world = World(Path(folder) / "world", number % 256, fleet=fleet, trials=trials, seconds=seconds)
         with world:
             wait_for_answers(world, 1)
-            for name in plan(chance.getrandbits(32), world, faults) if isinstance(faults, int) else faults:
+            names = plan(chance.getrandbits(32), world, faults) if isinstance(faults, int) else faults
+            for name in names:
+                if name in world.missing:
+                    continue
                 time.sleep(chance.uniform(0.0, CALM_SECONDS))
                 if world.finished() or world.violations:
                     break

@@ -315,7 +315,8 @@ class World:
 
     @contextlib.contextmanager
     def full_disk(self) -> Iterator[None]:
-        """Nothing more fits on the disk of store and caches."""
+        """Nothing more fits on the disk of store and caches, which has to be one of their own."""
+        assert self._mounted
         ballast = self.folder / "disk" / "ballast"
         with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
             while file.write(b"\0" * 2**16):

@@ -71,9 +71,21 @@ class PrometheusServer:
         assert len(vector) <= 1, vector
         return next(iter(vector.values()), None)
 
+    def value(self, expression: str) -> float:
+        """As `number`, once there is one: one scrape that takes longer than a second leaves all of a target's series out."""
+        found: list[float] = []
+
+        def has_value() -> bool:
+            found.extend(number for number in [self.number(expression)] if number is not None)
+            return bool(found)
+
+        wait_until(has_value, f"{expression} has a value", _START_SECONDS)
+        return found[-1]
+
     def names(self, job: str) -> set[str]:
-        """The names of all series of a job."""
-        return {dict(labels)["__name__"] for labels in self.query(f'group by (__name__) ({{job="{job}"}})')}
+        """The names of all series of a job, whether its last scrape came in time or not."""
+        recent = f'last_over_time({{job="{job}"}}[1m])'
+        return {dict(labels)["__name__"] for labels in self.query(f"group by (__name__) ({recent})")}
 
     def _configuration(self) -> str:
         jobs = [

@@ -91,7 +91,7 @@ def purge(url: str) -> None:
             return  # nobody has declared it yet
 
 
-def poll_until(poll: Callable[[], object], condition: Callable[[], bool], what: str, seconds: float = 30.0) -> None:
+def poll_until(poll: Callable[[], object], condition: Callable[[], bool], what: str, seconds: float = 60.0) -> None:
     """Poll a fleet until the condition holds."""
 
     def look() -> bool:
