@@ -61,10 +61,10 @@ class Pacing:
     def in_flight(self, slots: int, *, seconds_left: float = math.inf) -> int:
         """Evaluations to keep in flight on `slots` slots, in a study that ends in so many seconds.
 
-        None is ahead that would begin after the end.
+        None is ahead that would begin after the end, nor any that might while it is not known how long they take.
         """
         if self._mean is None:
-            ahead = 1
+            ahead = 1 if seconds_left == math.inf else 0
         elif self._mean >= SLOW_SECONDS:
             ahead = 0
         else:

@@ -78,6 +78,11 @@ class StudyRecord(msgspec.Struct):
     #: What it was last run by; None: it was not run yet, or by a version that did not record it or recorded it otherwise.
     terms: RecordTerms | None = None
 
+    @property
+    def has_outcome(self) -> bool:
+        """Whether it has a trial that did not fail: then it is worth going on with."""
+        return any(trial.state is not TrialState.FAIL for trial in self.trials)
+
 
 class StudyStore(Protocol):
     """Owns the study. One coordinator at a time holds a study open for writing."""
@@ -93,7 +98,7 @@ class StudyStore(Protocol):
     def open(self, definition: StudyDefinition) -> StudyRecord:
         """Lock the study for this coordinator; create it if it is new; return what is recorded.
 
-        One that has no trial yet is made anew where its definition is another.
+        One that has no trial yet, or none that did not fail, is made anew where its definition is another.
 
         Raises:
             StudyLockedError: another coordinator has it open.

@@ -268,6 +268,22 @@ class StoreContract:
         with pytest.raises(StudyChangedError):
             connect().open(definition())
 
+    def test_a_study_whose_trials_all_failed_may_become_another(self, store: StudyStore, connect: Connect) -> None:
+        """Of an objective that was broken, and is mended. As long as it is the same one, its trials are kept."""
+        store.open(definition())
+        store.commit([trial(0), RecordDecision(0, TrialState.FAIL, None, "error: no module")], elapsed=1.0)
+        store.close()
+        again = connect()
+        assert len(again.open(definition()).trials) == 1
+        again.close()
+        corrected = definition(seed=1)
+        other = connect()
+        assert other.open(corrected) == StudyRecord(corrected, [], 0.0, None)
+        other.commit([trial(0), trial(1), RecordDecision(0, TrialState.FAIL, None, "error: no memory")], elapsed=1.0)
+        other.close()
+        with pytest.raises(StudyChangedError):
+            connect().open(definition())
+
     def test_a_store_holds_one_study(self, store: StudyStore) -> None:
         store.open(definition())
         with pytest.raises(StoreError, match="close it first"):

@@ -155,6 +155,21 @@ def test_a_changed_study_is_refused_and_can_be_forked(tmp_path: Path, home: Path
     assert document(forked.stdout)["study"] == "wider"
 
 
+def test_a_study_whose_trials_all_failed_is_run_again_once_it_is_mended(tmp_path: Path, home: Path) -> None:
+    study = write_study(tmp_path / "study")
+    objective = study.parent / "objective.py"
+    mended = objective.read_text()
+    objective.write_text(mended.replace('params["x"] - 0.25', 'params["y"] - 0.25'))
+    failed = trialfleet(["run", study], home)
+    objective.write_text(mended)
+
+    done = trialfleet(["run", study, "--json"], home)
+
+    assert failed.returncode == 1
+    assert done.returncode == 0, done.stderr
+    check_whole(document(done.stdout), 12)
+
+
 def test_a_study_with_an_added_parameter_can_be_forked(tmp_path: Path, home: Path) -> None:
     study = write_study(tmp_path / "study")
     best = document(trialfleet(["run", study, "--json"], home).stdout)["best_params"]["x"]

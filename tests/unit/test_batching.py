@@ -13,6 +13,7 @@ def paced(seconds: float, *, largest: int = 100, answered: int = 10_000) -> Paci
 def test_before_anything_is_known_one_evaluation_is_ahead_of_each_slot_and_travels_alone() -> None:
     pacing = Pacing(100)
     assert pacing.in_flight(4) == 8
+    assert pacing.in_flight(4, seconds_left=60.0) == 4, "each may take longer than that"
     assert pacing.batch(8, 4) == 1
 
 

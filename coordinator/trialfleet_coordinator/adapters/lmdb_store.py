@@ -102,14 +102,17 @@ class LmdbStudyStore:
             return None if study is None else self._record(transaction, study, name)
 
     def definition(self, name: str) -> StudyDefinition | None:
-        """What a study called `name` has to be; None when there is none of trialfleet's that has a trial.
+        """What a study called `name` has to be; None when there is none of trialfleet's that has a trial that did not fail.
 
         Raises StoreError when it is damaged.
         """
         with self._tables.environment.read() as transaction:
             study = self._tables.study_id(transaction, name)
             try:
-                if study is None or not self._tables.count_trials(transaction, study):
+                if study is None or all(
+                    decode_trial(stored).state == OPTUNA_STATES[TrialState.FAIL]
+                    for stored in self._tables.stored_trials(transaction, study, 0)
+                ):
                     return None
                 return self._definition(transaction, study)
             except (KeyError, ValueError) as error:  # as those of msgspec are
@@ -136,7 +139,7 @@ class LmdbStudyStore:
     def open(self, definition: StudyDefinition) -> StudyRecord:
         """Lock the study for this coordinator; create it if it is new; return what is recorded.
 
-        One that has no trial yet is made anew where its definition is another.
+        One that has no trial yet, or none that did not fail, is made anew where its definition is another.
 
         Raises:
             StudyLockedError: another coordinator has it open.
@@ -211,7 +214,7 @@ class LmdbStudyStore:
         if study is None:
             study = self._create(transaction, definition)
         record = self._record(transaction, study, definition.name)
-        if not record.trials and record.definition.changes(as_stored(definition)):
+        if not record.has_outcome and record.definition.changes(as_stored(definition)):
             self._tables.delete_study(transaction, study)
             study = self._create(transaction, definition)
             record = self._record(transaction, study, definition.name)

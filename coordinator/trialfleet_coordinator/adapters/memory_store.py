@@ -55,7 +55,7 @@ class MemoryStudyStore:
         if definition.name in self._disk.locked:
             raise StudyLockedError(f"study {definition.name!r} is being run")
         record = self._disk.studies.get(definition.name)
-        if record is None or (not record.trials and record.definition != definition):
+        if record is None or (not record.has_outcome and record.definition != definition):
             record = self._disk.studies[definition.name] = StudyRecord(definition, [], 0.0, None)
         record.definition.require_same(definition)
         self._open = definition.name
