@@ -287,6 +287,8 @@ class _Run:
         self._home = Home(default_home(os.environ) if home is None else named_path("home", home))
         self._store = None if options.get("study_name") is not None else scratch
         self._warm_start = options.get("warm_start")
+        if self._warm_start is not None and not isinstance(self._warm_start, str):
+            raise ConfigurationError(f"warm_start = {show(self._warm_start)}: expected the name of a kept study")
         self._show_progress = options.get("show_progress", False)
         self._request = _request(
             objective_function,

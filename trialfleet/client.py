@@ -382,7 +382,7 @@ def _checked(url: str) -> str:
         is_one = False
     if not is_one:
         # Not shown: what is no URL may hold a password.
-        raise ConfigurationError("the coordinator's URL is none; allowed is http://host:port, or https://")
+        raise ConfigurationError("the coordinator's URL can not be used; allowed is http://host:port, or https://")
     return url.rstrip("/")
 
 

@@ -17,6 +17,9 @@ from pathlib import Path
 from trialfleet_shared.adapters.private_files import make_private_folder, private
 from trialfleet_shared.errors import ConfigurationError, StoreError, StudyLockedError
 
+#: Where a coordinator listens that is not told where.
+COORDINATOR_PORT = 8765
+SERVED_AT = f"http://127.0.0.1:{COORDINATOR_PORT}"
 #: Random bytes of a token.
 _TOKEN_BYTES = 32
 #: How often it is tried to lock what somebody looks at, and seconds between two times: looking takes microseconds.

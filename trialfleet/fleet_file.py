@@ -6,6 +6,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from trialfleet.coordinator_files import COORDINATOR_PORT
 from trialfleet.study_file import read_toml
 from trialfleet.tls import check_server_files
 from trialfleet_shared.errors import ConfigurationError
@@ -21,7 +22,7 @@ class CoordinatorSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     #: Address to listen on.
     host: Annotated[str, Meta(min_length=1, max_length=255)] = "127.0.0.1"
     #: Port to listen on; 0: any that is free.
-    port: Annotated[int, Meta(ge=0, le=65535)] = 8765
+    port: Annotated[int, Meta(ge=0, le=65535)] = COORDINATOR_PORT
     #: Certificate and key of the HTTP side, PEM files, relative to the file; None: it speaks HTTP without TLS.
     tls_certificate: str | None = None
     tls_key: str | None = None

@@ -14,6 +14,7 @@ from trialfleet.words import words
 from trialfleet_coordinator.report import BestTrial, EfficiencyMetrics, StudyReport
 from trialfleet_coordinator.serving import ServiceState, StudyStatus
 from trialfleet_shared.visible import visible_in_json
+from trialfleet_workers.user_modules import is_library
 
 #: A frame of an objective's error.
 _FRAME = re.compile(r'^  File "(?P<file>.*)", line (?P<line>\d+), in (?P<function>.*)$', re.MULTILINE)
@@ -251,5 +252,7 @@ def one_line(text: str) -> str:
     line = line if len(line) <= 200 else f"{line[:199]}…"
     places = list(_FRAME.finditer(text))
     if places:
-        line += " ({}, line {}, in {})".format(Path(places[-1]["file"]).name, *places[-1].group("line", "function"))
+        # Of the user's code, where there is some: what a library's line says, the error says itself.
+        place = next((each for each in reversed(places) if not is_library(each["file"])), places[-1])
+        line += " ({}, line {}, in {})".format(Path(place["file"]).name, *place.group("line", "function"))
     return line

@@ -17,6 +17,7 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
+from trialfleet_coordinator.recent_reports import RecentReports
 from trialfleet_coordinator.report import Progress, StudyReport, progress_of
 from trialfleet_coordinator.roster import Entry, RosterStore
 from trialfleet_coordinator.runs import Run
@@ -144,6 +145,7 @@ class Daemon:
         #: When studies may be started again that could not go on.
         self._not_before: dict[str, float] = {}
         self._shares = FairShare()
+        self._reports = RecentReports(clock)
         self._closing = False
 
     # StudyService
@@ -216,9 +218,13 @@ class Daemon:
         """See `StudyService.report`."""
         with self._lock:
             entry = self._entry(study)
-        report = self._workshop.report(study)
+        report = self._reports.get(entry)
         if report is None:
-            raise StudyBusyError(f"study {study!r} has no record yet")
+            began = self._clock.monotonic()
+            report = self._workshop.report(study)
+            if report is None:
+                raise StudyBusyError(f"study {study!r} has no record yet")
+            self._reports.keep(entry, report, seconds=self._clock.monotonic() - began)
         if not entry.state.ended:
             return report
         # The record tells of trials; what else is known of the end is the roster's.

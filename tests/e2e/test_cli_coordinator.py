@@ -22,6 +22,7 @@ def fleet(rabbitmq: str, tmp_path: Path) -> Iterator[Fleet]:
 
 
 def test_a_study_is_submitted_watched_and_reported(fleet: Fleet) -> None:
+    assert fleet.run("health").returncode == 0, "it is found as by every command"
     watched = fleet.run("submit", fleet.write("a"), "--watch", "--json")
     assert watched.returncode == 0, watched.stderr
     assert document(watched.stdout)["state"] == "done"

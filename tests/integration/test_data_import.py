@@ -108,6 +108,14 @@ def test_a_file_comes_out_as_it_went_in(suffix: str, cache: DataCache, tmp_path:
     assert_same(dataset, frame.assign(single=single))
 
 
+@pytest.mark.parametrize(("separator", "words"), [(";", "semicolons"), ("\t", "tabs"), ("|", "bars")])
+def test_other_separators_are_told(separator: str, words: str, cache: DataCache, tmp_path: Path) -> None:
+    """As of an export with decimal commas, where the parser counts columns."""
+    table().to_csv(tmp_path / "table.csv", index=False, sep=separator, decimal=",")
+    with pytest.raises(DataError, match=f"separated by {words}; allowed are commas"):
+        cache.import_data(spec("table.csv"), base=tmp_path)
+
+
 def test_the_index_of_a_frame_is_no_feature(cache: DataCache, tmp_path: Path) -> None:
     """The number of a row that was kept often tells its class: rows stood sorted by it."""
     table().sample(frac=0.9, random_state=0).to_parquet(tmp_path / "table.parquet")

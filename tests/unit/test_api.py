@@ -427,6 +427,7 @@ def test_a_study_whose_first_trials_all_fail_raises(home: Path) -> None:
         ({"config": "fast"}, 'config = "fast": expected an EfficiencyConfig'),
         ({"seed": -1}, "seed = -1: expected int >= 0"),
         ({"target_value": math.nan}, "target_value = nan: a finite number is needed"),
+        ({"warm_start": 5}, "warm_start = 5: expected the name of a kept study"),
         ({"home": 3}, "home = 3: expected a path"),
         ({"objective_function": 3}, "objective_function = 3: expected a function"),
         ({"search_space": {1: Float(0, 1)}}, "search_space: 1 is no parameter's name: that is a text"),

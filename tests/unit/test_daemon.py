@@ -13,6 +13,8 @@ from support.waiting import wait_until
 
 from trialfleet_coordinator import daemon
 from trialfleet_coordinator.daemon import RETRY_SECONDS, Daemon
+from trialfleet_coordinator.recent_reports import KEPT_FOR, RecentReports
+from trialfleet_coordinator.report import StudyReport
 from trialfleet_coordinator.serving import ServiceState, Submission, WorkerState
 from trialfleet_shared.errors import (
     BrokerError,
@@ -508,6 +510,50 @@ def test_what_is_wrong_with_the_broker_is_told(service: Service) -> None:
     readiness = service.daemon.readiness()
     assert not readiness.ready
     assert (readiness.broker, readiness.store) == ("the broker is away", "")
+
+
+def test_a_report_that_took_long_is_given_again_until_the_study_ends(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that pages through a large study asks for it with every page."""
+    made: list[str] = []
+    seconds = 2.0
+
+    def report(study: str) -> StudyReport:
+        made.append(study)
+        service.clock.now += seconds
+        return a_report(study, "open")
+
+    monkeypatch.setattr(service.workshop, "report", report)
+    service.submit("a")
+    study = service.running("a")
+    first = service.daemon.report("a")
+    assert service.daemon.report("a") is first
+    service.clock.now += KEPT_FOR * seconds
+    service.daemon.report("a")
+    assert made == ["a", "a"]
+    study.end(a_report("a", "trials", "all trials are done"))
+    service.tick_until("a", DONE)
+    assert [service.daemon.report("a").ended for _ in range(2)] == ["trials", "trials"]
+    assert made == ["a", "a", "a"]
+    service.daemon.delete("a")
+    service.clock.now += 1.0
+    seconds = 0.0
+    service.submit("a")
+    service.running("a")
+    for _ in range(2):
+        service.daemon.report("a")
+    assert made == ["a"] * 5, "another study of the name, and reports that cost nothing"
+
+
+def test_reports_of_a_few_studies_are_kept(service: Service) -> None:
+    reports = RecentReports(service.clock)
+    entries = []
+    for name in "abcdef":
+        service.submit(name)
+        entries.append(service.roster.load()[-1])
+        reports.keep(entries[-1], a_report(name, "open"), seconds=1.0)
+    assert [reports.get(entry) is not None for entry in entries] == [False] * 2 + [True] * 4
 
 
 def test_a_report_needs_a_record(service: Service) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import optuna
 import pytest
 
+from trialfleet.rendering import one_line
 from trialfleet_shared.codec import decode, encode
 from trialfleet_shared.errors import TrialPruned
 from trialfleet_shared.messages import ERROR_CHARACTERS, Evaluation, EvaluationResult, Outcome, ResultBatch
@@ -79,6 +80,27 @@ def test_an_error_names_itself_first_and_the_users_lines_after() -> None:
     assert lines[-2].endswith(", in inner")
     assert lines[-1].strip() == 'return params["missing"]'
     assert "trialfleet_workers" not in (result.error or "")
+
+
+def test_the_users_own_line_is_told_however_deep_in_a_library_it_broke() -> None:
+    deep = compile(
+        "def call(depth):\n    if depth == 0:\n        raise ValueError('no numbers')\n    call(depth - 1)\n",
+        "/usr/lib/python3.11/site-packages/sklearn/deep.py",
+        "exec",
+    )
+    library: dict[str, Any] = {}
+    exec(deep, library)  # as code of a library
+
+    def fit(params: dict[str, Any]) -> Any:
+        return library["call"](20)
+
+    result = evaluated(fit)
+    lines = (result.error or "").splitlines()
+    assert lines[0] == "ValueError: no numbers"
+    assert lines[1].endswith(", in fit")
+    assert lines[-1].endswith('deep.py", line 3, in call')
+    assert "(test_evaluate.py, line " in one_line(result.error or "")
+    assert one_line(result.error or "").endswith(", in fit)")
 
 
 @pytest.mark.parametrize("error", [optuna.TrialPruned("no use"), TrialPruned("no use")])

@@ -45,7 +45,9 @@ def test_the_copy_whose_code_is_the_studys_is_taken(worker: Path, digest: str) -
 def test_other_code_is_told_with_both_digests(worker: Path, digest: str) -> None:
     (worker / "tune.py").write_text(OTHER)
     mine = code_digest("tune.py:f", worker)
-    with pytest.raises(ObjectiveError, match=f"is {mine[:8]} here and {digest[:8]} in the study; update"):
+    with pytest.raises(
+        ObjectiveError, match=f"is {mine[:8]} in {worker}/tune.py and {digest[:8]} in the study; update"
+    ):
         resolve("tune.py:f", digest, worker, Allowance((worker,)))
 
 

@@ -7,6 +7,8 @@ import urllib.request
 
 import click
 
+from trialfleet.coordinator_files import SERVED_AT, CoordinatorFiles
+from trialfleet.environment import default_home
 from trialfleet.tls import client_tls
 from trialfleet_shared.visible import visible
 
@@ -16,8 +18,12 @@ _PATIENCE = 3.0
 _SHOWN = 200
 
 
-def health_command(url: str) -> int:
-    """Ask the coordinator at `url` whether it can do its work, and say so in one line; the exit status, 0 or 1."""
+def health_command(url: str | None) -> int:
+    """Ask the coordinator at `url` whether it can do its work, and say so in one line; the exit status, 0 or 1.
+
+    Without a URL it is the one of the home, where one runs.
+    """
+    url = url or CoordinatorFiles(default_home(os.environ)).url() or SERVED_AT
     address = f"{url.rstrip('/')}/readyz"
     if not address.startswith(("http://", "https://")):
         raise click.BadParameter(f"{url!r} is none; allowed is http://host:port, or https://", param_hint="--url")

@@ -58,9 +58,11 @@ def resolve(reference: str, digest: str, base: Path, allowance: Allowance | None
             continue
         if mine == digest:
             return candidate
+        found = parse_reference(candidate[0])
+        where = f"in {candidate[1] / found.place}" if found.is_file else "here"
         problems.append(
             ObjectiveError(
-                f"the code of objective {reference!r} is {mine[:_SHOWN]} here and {digest[:_SHOWN]} in the study; "
+                f"the code of objective {reference!r} is {mine[:_SHOWN]} {where} and {digest[:_SHOWN]} in the study; "
                 "update the worker's copy, or the study's"
             )
         )

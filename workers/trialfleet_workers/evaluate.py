@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from trialfleet_shared.errors import ObjectiveError, message_of
 from trialfleet_shared.messages import ERROR_CHARACTERS, Evaluation, EvaluationResult, Outcome
 from trialfleet_workers.objective import Objective, read_returned
+from trialfleet_workers.user_modules import is_library
 
 #: Frames of the user's code that an error tells, innermost last.
 _FRAMES = 6
@@ -107,10 +108,13 @@ def failed(
 
 
 def describe_error(error: BaseException) -> str:
-    """`Type: message`, then the innermost frames of the user's code; at most ERROR_CHARACTERS long."""
+    """`Type: message`, then the innermost frames, the innermost of the user's own code among them; at most ERROR_CHARACTERS."""
     lines = [_summary(error)]
     try:
         frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_own(frame)]
+        users = [place for place, frame in enumerate(frames) if not is_library(frame.filename)]
+        if users and users[-1] < len(frames) - _FRAMES:
+            frames = [frames[users[-1]], *frames[1 - _FRAMES :]]
         lines += [
             f'  File "{frame.filename}", line {frame.lineno}, in {frame.name}'
             + (f"\n    {frame.line}" * bool(frame.line))

@@ -6,6 +6,7 @@ and written again within a second would be taken for what it was, and its result
 
 import importlib.util
 import os.path
+import re
 import sys
 import threading
 import time
@@ -20,6 +21,8 @@ from trialfleet_shared.errors import ObjectiveError
 
 #: Folders of installed packages.
 INSTALLED = ("site-packages", "dist-packages")
+#: What files of Python's own and of installed packages have in their names, on whatever machine.
+_LIBRARY = re.compile(rf"^<frozen |/({'|'.join(INSTALLED)}|lib/python3\.\d+)/")
 #: Seconds between a source and its bytecode from which on it is theirs or evidently another's; file systems count in up to two.
 _APART_SECONDS = 4.0
 
@@ -134,3 +137,8 @@ def find_module(name: str, folders: list[str]) -> Path | None:
 def is_file(path: Path) -> bool:
     """Whether it is a file as far as this process may see: False where `Path.is_file` raises, for a name too long, say."""
     return os.path.isfile(path)  # noqa: PTH113
+
+
+def is_library(filename: str) -> bool:
+    """Whether the code of a traceback's file is Python's own or an installed package's, by its name alone."""
+    return _LIBRARY.search(filename) is not None

@@ -17,6 +17,7 @@ from trialfleet.commands.declared.options import (
     study_options,
     verbose_option,
 )
+from trialfleet.coordinator_files import SERVED_AT
 from trialfleet.environment import URL
 from trialfleet.flags import StudyFlags
 from trialfleet.logs import LogFormat
@@ -59,12 +60,10 @@ def coordinator(
 @click.option(
     "--url",
     envvar=URL,
-    default="http://127.0.0.1:8765",
-    show_default=True,
     metavar="URL",
-    help=f"Where the coordinator listens; also {URL}.",
+    help=f"Where the coordinator listens; also {URL}. By default that of this machine's home, else {SERVED_AT}.",
 )
-def health(url: str) -> int:
+def health(url: str | None) -> int:
     """Ask a coordinator whether it can do its work: exit status 0 when it can, 1 when not."""
     from trialfleet.commands.health import health_command  # noqa: PLC0415  # see the package
 

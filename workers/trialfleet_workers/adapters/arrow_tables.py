@@ -45,6 +45,9 @@ NULL_VALUES = [
 ]
 #: What a CSV column is read as when its values turn out not to fit what the first block looked like.
 _WIDER = {pa.null(): pa.int64(), pa.int64(): pa.float64()}
+#: Bytes of a CSV file's first line that are looked at, and what else may stand between its columns.
+_HEADER_BYTES = 2**16
+_OTHER_SEPARATORS = {b";": "semicolons", b"\t": "tabs", b"|": "bars"}
 #: What a parquet or Arrow file calls the index of a pandas frame where it has no name.
 _UNNAMED_INDEX = re.compile(r"__index_level_\d+__")
 #: How Arrow names the column whose value does not fit.
@@ -135,6 +138,14 @@ def _read_csv(
     opened: Callable[[], AbstractContextManager[IO[bytes]]], consume: Callable[[Iterable[pa.RecordBatch]], None]
 ) -> None:
     """Read with the types of the first block, and again with wider ones for as long as a later value does not fit."""
+    with opened() as file:
+        header = file.readline(_HEADER_BYTES)
+    for separator, words in _OTHER_SEPARATORS.items():
+        if separator in header and b"," not in header:
+            raise DataError(
+                f"the columns of the CSV file are separated by {words}; allowed are commas: "
+                "a function may read it, by pandas.read_csv with `sep`, and give a frame"
+            )
     types: dict[str, pa.DataType] = {}
     while True:
         with opened() as file, _csv_reader(file, types) as reader:
