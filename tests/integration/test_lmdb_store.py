@@ -155,7 +155,7 @@ def test_the_lock_names_who_holds_it(
         store.open(DEFINITION)
     assert store.load("digits") is not None
     process.kill()
-    process.wait(30)
+    process.wait(60)
     store.open(DEFINITION)
 
 

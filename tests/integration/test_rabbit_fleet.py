@@ -93,7 +93,7 @@ def test_a_worker_may_join_late_and_leave_when_there_is_nothing_to_do(
     worker = workers.start(burst=True)
     coordinator.await_results(4)
     assert coordinator.fleet.slots() == 2
-    assert worker.wait(30) == 0
+    assert worker.wait(60) == 0
     coordinator.await_slots(0)
 
 
@@ -237,7 +237,7 @@ def test_work_of_a_newer_coordinator_is_handed_back_and_kept_from_the_dead_lette
     assert coordinator.results[0].value == 2.0, "it goes on with what it can do"
     for process in workers.processes:
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
     wait_until(lambda: messages(channel, EVALUATIONS) == 1, "the work is there for another worker")
     assert messages(channel, DEAD) == 0
 

@@ -158,7 +158,7 @@ def test_a_deployed_fleet_runs_a_study_and_is_watched(fleet: Fleet, tmp_path: Pa
         wait_until(
             lambda: {dict(labels)["job"] for labels in prometheus.query("up == 1")} == jobs, f"{jobs} are up", PATIENCE
         )
-        assert prometheus.number("count(up)") == 4  # one each: all of one coordinator, worker and node
+        assert prometheus.value("count(up)") == 4  # one each: all of one coordinator, worker and node
         finished = f'{instruments.TRIALS.series}{{job="trialfleet-coordinator",study="parabola"}}'
         wait_until(lambda: prometheus.number(f"sum({finished})") == 30, "all trials are counted", PATIENCE)
         # What KEDA asks.
@@ -170,7 +170,7 @@ def test_a_deployed_fleet_runs_a_study_and_is_watched(fleet: Fleet, tmp_path: Pa
             depths = prometheus.query(f'rabbitmq_detailed_queue_{metric}{{job="rabbitmq-queues",vhost="{VHOST}"}}')
             assert {EVALUATIONS, DEAD} <= {dict(labels)["queue"] for labels in depths}
         # The node's own alarms.
-        assert prometheus.number('rabbitmq_alarms_memory_used_watermark{job="rabbitmq"}') == 0
+        assert prometheus.value('rabbitmq_alarms_memory_used_watermark{job="rabbitmq"}') == 0
 
         # A worker that leaves is no longer looked for, and nobody takes it for one that is down.
         worker.terminate()
