@@ -1,5 +1,6 @@
 """Opens the studies of a coordinator that serves many: `HomeWorkshop`."""
 
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -8,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from trialfleet.engine import OpenStudy, open_study
+from trialfleet.engine import OpenStudy, open_study, results_address
 from trialfleet.home import Home
 from trialfleet.recorded import open_store, recorded_definition, recorded_report, recorded_runs
 from trialfleet.study_file import StudyRequest, read_study
@@ -19,6 +20,7 @@ from trialfleet_coordinator.report import StudyReport
 from trialfleet_coordinator.roster import Entry
 from trialfleet_coordinator.runs import Run
 from trialfleet_coordinator.serving import Submission
+from trialfleet_shared.adapters.rabbit import remove_results
 from trialfleet_shared.errors import ConfigurationError, StoreError, UnknownStudyError
 from trialfleet_shared.messages import StudyName
 from trialfleet_shared.tables import read_value
@@ -83,7 +85,12 @@ class HomeWorkshop:
         """See `Workshop.delete`."""
         with open_store(self._home) as store:
             if study in store.names():  # else it has no record, or one of its name was made by Optuna alone
+                identity = store.identity(study)
                 store.delete(study)
+                if identity is not None:
+                    # Apart: the broker may be slow to answer, and nobody depends on it.
+                    arguments = self._broker_url, results_address(self._home, identity)
+                    threading.Thread(target=remove_results, args=arguments, daemon=True).start()
         self._watching.study_deleted(study)
 
     def trouble(self) -> str:

@@ -6,12 +6,15 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pika
 import pytest
 from support.simulated import SimulatedClock
 from support.waiting import wait_until
 from support.workers import WorkerProcesses, purge
 
+from trialfleet.engine import results_address
 from trialfleet.home import Home
+from trialfleet.recorded import open_store
 from trialfleet.watching import Watching
 from trialfleet.workshop import HomeWorkshop
 from trialfleet_coordinator.adapters.prometheus import KEEP_SECONDS, FleetMetrics
@@ -19,6 +22,7 @@ from trialfleet_coordinator.adapters.rabbit_workers import WorkerWatch
 from trialfleet_coordinator.adapters.roster_files import RosterFiles
 from trialfleet_coordinator.daemon import Daemon
 from trialfleet_coordinator.serving import ServiceState, StudyStatus, Submission, WorkerState
+from trialfleet_shared.adapters.rabbit import results_queue
 from trialfleet_shared.clock import SystemClock
 from trialfleet_shared.errors import ObjectiveError, StudyBusyError
 from trialfleet_workers.allowance import Allowance
@@ -166,10 +170,27 @@ def test_a_failing_study_says_why_and_a_cancelled_one_can_be_run_again(start: Ca
     running.submit("broken", objective="objective.py:broken")
 
 
-def test_what_is_answered_to_a_deleted_study_is_none_of_the_next_ones_of_its_name(start: Callable[[], Running]) -> None:
+def is_declared(url: str, queue: str) -> bool:
+    with pika.BlockingConnection(pika.URLParameters(url)) as connection:
+        try:
+            connection.channel().queue_declare(queue, passive=True)
+        except pika.exceptions.ChannelClosedByBroker:
+            return False
+    return True
+
+
+def test_what_is_answered_to_a_deleted_study_is_none_of_the_next_ones_of_its_name(
+    start: Callable[[], Running], rabbitmq: str, tmp_path: Path
+) -> None:
     running = start()
     running.submit("a", objective="objective.py:late")
     wait_until(lambda: any(worker.busy == 2 for worker in running.daemon.workers()), "both slots have one", 60.0)
+    home = Home(tmp_path / "home")
+    with open_store(home) as store:
+        identity = store.identity("a")
+    assert identity is not None
+    queue = results_queue(results_address(home, identity))
+    assert is_declared(rabbitmq, queue)
     running.daemon.cancel("a")
 
     def deleted() -> bool:
@@ -180,6 +201,7 @@ def test_what_is_answered_to_a_deleted_study_is_none_of_the_next_ones_of_its_nam
         return True
 
     wait_until(deleted, "it is deleted", 60.0)
+    wait_until(lambda: not is_declared(rabbitmq, queue), "its results queue is gone", 60.0)
     running.submit("a", trials=6)
     running.await_state("a", ServiceState.DONE)
     values = [trial.value for trial in running.daemon.report("a").trials]

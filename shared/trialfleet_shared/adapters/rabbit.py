@@ -371,6 +371,18 @@ def connect(
             return broker
 
 
+def remove_results(url: str, address: str) -> None:
+    """Remove the results queue of a study that is gone; where the broker is away, it does so by itself after a month."""
+    try:
+        broker = connect(url, patience=0.0)
+        try:
+            broker.channel.queue_delete(results_queue(address))
+        finally:
+            broker.close()
+    except (BrokerError, *BROKER_FAILURES):
+        return
+
+
 def refusal(error: BaseException) -> str | None:
     """What the broker will not allow, in its words; None where it is something else that went wrong."""
     cause = _cause(error)
