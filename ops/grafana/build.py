@@ -166,8 +166,8 @@ WORKER = (
         "Slots of the worker, and those that are evaluating.",
         "short",
         {
-            'trialfleet_worker_slots{instance=~"$instance"}': "slots",
-            'trialfleet_worker_slots_busy{instance=~"$instance"}': "busy",
+            'trialfleet_worker_slots{instance=~"$instance"}': "slots of {{instance}}",
+            'trialfleet_worker_slots_busy{instance=~"$instance"}': "busy of {{instance}}",
         },
     ),
     Panel(
@@ -193,7 +193,7 @@ WORKER = (
         "Slots ended early",
         "Slots that were ended, or died, by the reason.",
         "short",
-        {'trialfleet_worker_slot_restarts_total{instance=~"$instance"}': "{{reason}}"},
+        {'trialfleet_worker_slot_restarts_total{instance=~"$instance"}': "{{reason}} on {{instance}}"},
         _BAD_IF_ANY,
     ),
     Panel(
@@ -207,8 +207,8 @@ WORKER = (
         "Bytes of the worker's caches.",
         "bytes",
         {
-            'trialfleet_worker_result_cache_bytes{instance=~"$instance"}': "results",
-            'trialfleet_worker_data_cache_bytes{instance=~"$instance"}': "data",
+            'trialfleet_worker_result_cache_bytes{instance=~"$instance"}': "results of {{instance}}",
+            'trialfleet_worker_data_cache_bytes{instance=~"$instance"}': "data of {{instance}}",
         },
     ),
 )
