@@ -22,7 +22,7 @@ from trialfleet_shared.messages import (
     ResultBatch,
     StudySpec,
 )
-from trialfleet_workers.service import Ticket, WorkerService
+from trialfleet_workers.service import Sending, Ticket, WorkerService
 
 #: Seconds until a worker whose connection ended has a new one.
 _RECONNECT_SECONDS = 0.5
@@ -284,7 +284,7 @@ class SimulatedWorker:
         if self._connection is not None:
             self._connection.capacity = 0
 
-    def send_results(self, address: str, batch: ResultBatch) -> bool:
+    def send_results(self, address: str, batch: ResultBatch) -> Sending:
         if not self.honest and self._world.chance(self._broker.rates.lies):
             spec = self._spec(address, batch.study)
             try:
@@ -293,10 +293,10 @@ class SimulatedWorker:
                     self._broker.publish(address, lie(self._world, spec, result), forged=True)
                 self._broker.announce(false_heartbeat(self._world, spec, batch.results[0]))
             except Unreachable:
-                return False
+                return Sending.AWAY
             if self._world.chance(0.3):
-                return True  # and nothing else: the honest answer never comes
-        return self._try(address, encode(batch))
+                return Sending.SAFE  # and nothing else: the honest answer never comes
+        return Sending.SAFE if self._try(address, encode(batch)) else Sending.AWAY
 
     def hand_back(self, batch: EvaluationBatch) -> bool:
         return self._try(EVALUATIONS, encode(batch))
