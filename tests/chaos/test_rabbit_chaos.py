@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import pika
 import pytest
 from support.fleet_suite import BASE, make_evaluation, make_spec
 from support.rabbit_node import ControlledNode
@@ -18,7 +19,7 @@ from support.workers import WorkerProcesses, poll_until
 
 from trialfleet.rabbitmq_node import RabbitNode
 from trialfleet_coordinator.adapters.rabbit_fleet import RabbitFleet
-from trialfleet_shared.adapters.rabbit import connect
+from trialfleet_shared.adapters.rabbit import connect, results_queue
 from trialfleet_shared.clock import SystemClock
 from trialfleet_shared.errors import BrokerError
 from trialfleet_shared.fleet import LostEvaluation
@@ -195,6 +196,44 @@ def test_a_broker_short_of_memory_is_noticed_by_who_publishes_nothing(
         rabbitmq_node.control("set_vm_memory_high_watermark", "0.4")
     poll_until(lambda: fleet.poll(0.1), lambda: "takes messages again" in caplog.text, "it goes on")
     fleet.close()
+
+
+def test_a_results_queue_that_is_full_holds_up_no_other_study(rabbitmq_node: ControlledNode, tmp_path: Path) -> None:
+    """By an operator's policy, say; nobody runs the study that would read it."""
+    node, address = rabbitmq_node, uuid.uuid4().hex
+    queue = results_queue(address)
+    with (
+        WorkerProcesses(node.url, tmp_path, BASE) as workers,
+        pika.BlockingConnection(pika.URLParameters(node.url)) as connection,
+    ):
+        full, other = (RabbitFleet(node.url, address=each, clock=SystemClock()) for each in (address, uuid.uuid4().hex))
+        for fleet in (full, other):
+            fleet.start(make_spec("objectives.py:misbehave"))
+        full.submit([make_evaluation(0, what="return", x=1.0)])
+        full.close()
+        channel = connection.channel()
+        channel.confirm_delivery()
+
+        def takes_no_more() -> bool:
+            try:
+                channel.basic_publish("", queue, b"?")
+            except pika.exceptions.NackError:
+                return True
+            return False
+
+        node.control("set_policy", "full", queue, '{"max-length": 1, "overflow": "reject-publish"}')
+        try:
+            wait_until(takes_no_more, "the queue is full")
+            workers.start()
+            record = Record(other)
+            poll_until(record.poll, lambda: "refuses the results" in workers.log(0).read_text(), "they are refused")
+            other.submit([make_evaluation(trial, what="return", x=1.0) for trial in range(4)])
+            record.await_results(4)
+            assert "is away" not in workers.log(0).read_text()
+            other.close()
+        finally:
+            node.control("clear_policy", "full")
+            channel.queue_delete(queue)
 
 
 def test_a_node_ends_with_whoever_started_it(tmp_path: Path) -> None:
