@@ -11,7 +11,7 @@ from simulation.campaign import Failure, Tally, main, run_seed, run_seeds
 from simulation.plan import draw_plan
 
 #: Schedules of each run of the tests; `make simulate` runs more.
-SCHEDULES = 10_000
+SCHEDULES = 6_000
 #: Seeds in which a bug showed that was in trialfleet, or that is planted in test_planted_bugs.py.
 REGRESSIONS = (0, 3, 5, 14, 62, 508_044)
 #: Schedules that are run on stores of both kinds.
