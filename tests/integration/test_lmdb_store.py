@@ -346,6 +346,16 @@ def test_trials_that_optuna_adds_can_be_read(tmp_path: Path, store: LmdbStudySto
         store.commit([trial(1)], elapsed=2.0)
 
 
+def test_a_study_binds_those_of_its_name_once_a_trial_did_not_fail(store: LmdbStudyStore) -> None:
+    """Who asks before a study is submitted is told the same as who opens it."""
+    store.open(DEFINITION)
+    assert store.definition("digits") is None
+    store.commit([trial(0), RecordDecision(0, State.FAIL, None, "error: no module")], elapsed=1.0)
+    assert store.definition("digits") is None
+    store.commit([trial(1)], elapsed=2.0)
+    assert store.definition("digits") is not None
+
+
 def test_a_study_that_nobody_has_open_can_be_deleted_and_made_anew(tmp_path: Path, store: LmdbStudyStore) -> None:
     store.open(DEFINITION)
     store.commit([trial(0), RecordEvaluation(result(0, 0, 0.5))], elapsed=1.0)

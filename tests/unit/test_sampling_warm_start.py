@@ -149,6 +149,12 @@ def test_a_parameter_that_is_new_is_drawn_anew_and_the_others_are_learnt() -> No
     assert max(float(str(draw["x3"])) for draw in drawn) > 4
 
 
+def test_trials_that_differ_in_nothing_but_what_is_drawn_anew_are_one_point() -> None:
+    sampler = new(SearchSpace({"x": Float(0, 1), "added": Float(0, 1)}))
+    told = observe([{"x": 0.25, "gone": 1}, {"x": 0.25, "gone": 2}, {"x": 0.5, "gone": 1}])
+    assert warm_start(sampler, told, maximize=False) == (2, ["added"])
+
+
 def test_what_an_earlier_study_had_of_a_branch_is_learnt_though_the_choice_is_new() -> None:
     space = SearchSpace(
         {
